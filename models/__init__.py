@@ -1,0 +1,1 @@
+"""What Okruh knows: definitions, contracts, learning, watching, deciding. No network, no clock, no product beneath."""

@@ -1,0 +1,126 @@
+"""A bundle: what one training yields and what may serve.
+
+Four files: `model.onnx` (preprocessing inside), `card.json` (what it is and where it comes from), `profile.json` (what
+its errors and columns looked like when it was judged), `state.safetensors` (weights, to train on from). The card ties
+code, data and model together and carries the contract, so that a service needs nothing else.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+
+from models.contract.columns import Contract
+from models.errors import BundleError
+
+FILES = ("model.onnx", "card.json", "profile.json", "state.safetensors")
+
+
+class DataReference(msgspec.Struct, frozen=True, kw_only=True):
+    """The data a bundle was trained on, by lake commit."""
+
+    commit: str
+    paths: tuple[str, ...]
+    """Objects that were read, as of that commit."""
+    rows_train: int
+    rows_validation: int
+    rows_test: int
+    first_at: datetime
+    last_at: datetime
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Which code, environment and runs made a bundle."""
+
+    code_commit: str
+    """git commit of the checkout, with `+dirty` when files differed; `unknown` outside a checkout."""
+    source_digest: str
+    """Digest of the package's own sources."""
+    environment_digest: str
+    """Digest of the installed distributions and their versions."""
+    flow_run: str
+    tracker_run: str
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True):
+    """How close the exported graph stays to the network, on real rows."""
+
+    rows: int
+    batch_sizes: tuple[int, ...]
+    largest_difference: float
+    """Largest |graph - network|, in the target's unit."""
+    tolerance: float
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bundle is and where it comes from."""
+
+    model: str
+    version: str
+    contract: Contract
+    as_of: datetime
+    """Only what was known at this moment was read."""
+    created_at: datetime
+    seed: int
+    settings: dict[str, float | int | str | bool | None]
+    """Training settings, flat."""
+    warm_start: str | None
+    """The version whose weights the training started from."""
+    data: DataReference
+    origin: Origin
+    metrics: dict[str, float]
+    """On the test rows, which the training never saw; errors in the target's unit."""
+    slices: dict[str, dict[str, float]]
+    """The same, by slice name and value."""
+    parity: Parity
+    onnx_digest: str
+    """sha256 of `model.onnx`."""
+
+
+class Bundle(msgspec.Struct, frozen=True, kw_only=True):
+    """The four files, in memory."""
+
+    card: Card
+    onnx: bytes
+    profile: bytes
+    state: bytes
+
+    def __post_init__(self) -> None:
+        """Refuse a graph that is not the card's. Raises: `BundleError`."""
+        digest = hashlib.sha256(self.onnx).hexdigest()
+        if digest != self.card.onnx_digest:
+            raise BundleError(
+                f"bundle {self.card.version}: model.onnx has digest {digest[:12]}, its card says "
+                f"{self.card.onnx_digest[:12]}; register the bundle again"
+            )
+
+    def files(self) -> dict[str, bytes]:
+        """Give each file's content by name."""
+        card = msgspec.json.format(msgspec.json.encode(self.card), indent=2)
+        return dict(zip(FILES, (self.onnx, card, self.profile, self.state), strict=True))
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> "Bundle":
+        """Rebuild a bundle. Raises: `BundleError` for a missing, corrupt or mismatched file."""
+        if missing := [name for name in FILES if name not in files]:
+            raise BundleError(f"bundle lacks {', '.join(missing)}")
+        return cls(
+            card=decode_card(files["card.json"]),
+            onnx=files["model.onnx"],
+            profile=files["profile.json"],
+            state=files["state.safetensors"],
+        )
+
+
+def decode_card(content: bytes) -> Card:
+    """Read a card. Raises: `BundleError`."""
+    try:
+        return msgspec.json.decode(content, type=Card)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"card.json is not a card: {error}") from error
+
+
+def bundle_folder(version: str) -> str:
+    """Where the lake keeps a bundle."""
+    return f"bundles/{version}"

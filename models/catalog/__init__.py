@@ -1,0 +1,1 @@
+"""One folder a model: what a data scientist writes."""

@@ -1,0 +1,132 @@
+"""`taxi_eta`: how many minutes a yellow-cab trip in New York will take, told when it starts.
+
+Data: New York City Taxi & Limousine Commission trip records, a sample of 10,000 trips a month, 2018 to 2020, as
+published with great-expectations 1.24.1 (Apache-2.0). The sample's distance is the driven one, known only at the end of
+a trip; a real service would send the routed distance.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.contract.columns import Category, Contract, Number, Time, TimePart
+from models.deciding.promotion import GateSettings
+from models.deciding.retraining import RetrainingSettings
+from models.learning.settings import TrainingSettings
+from models.model import Model
+from models.watching.alarms import WatchSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+    from torch import nn
+
+    from models.learning.loop import Examples
+
+ZONES = tuple(range(1, 266))
+
+CONTRACT = Contract(
+    time=Time(
+        name="pickup_at",
+        zone="America/New_York",
+        parts=(TimePart.MINUTE_OF_DAY, TimePart.WEEKDAY, TimePart.MONTH),
+        description="when the trip starts",
+    ),
+    features=(
+        Category(name="pickup_zone", values=ZONES, description="TLC taxi zone where the trip starts"),
+        Category(name="dropoff_zone", values=ZONES, description="TLC taxi zone where it will end"),
+        Number(name="trip_miles", unit="miles", minimum=0.1, maximum=50, description="distance of the trip"),
+        Number(name="passengers", unit="people", minimum=0, maximum=9, nullable=True),
+    ),
+    target=Number(name="trip_minutes", unit="minutes", minimum=1, maximum=120, description="from pickup to dropoff"),
+    known="dropoff_at",
+    checks=(Number(name="fare_usd", unit="USD", minimum=2.5, maximum=250, description="an odd fare is an odd trip"),),
+    unique=("pickup_at", "dropoff_at", "pickup_zone", "dropoff_zone", "trip_miles", "fare_usd"),
+    minimum_rows=1_000,
+    maximum_refused=0.2,
+    maximum_gap_days=5,
+)
+
+
+def prepare(raw: "pd.DataFrame") -> "pd.DataFrame":
+    """Rename the commission's columns and compute the minutes."""
+    import pandas as pd
+
+    pickup, dropoff = raw["pickup_datetime"], raw["dropoff_datetime"]
+    return pd.DataFrame(
+        {
+            "pickup_at": pickup,
+            "pickup_zone": raw["pickup_location_id"].astype("int64"),
+            "dropoff_zone": raw["dropoff_location_id"].astype("int64"),
+            "trip_miles": raw["trip_distance"].astype("float64").round(3),
+            "passengers": raw["passenger_count"].astype("float64"),
+            "trip_minutes": (dropoff - pickup).dt.total_seconds() / 60,
+            "dropoff_at": dropoff,
+            "fare_usd": raw["fare_amount"].astype("float64").round(2),
+        }
+    )
+
+
+def network(train: "Examples") -> "nn.Module":
+    """Make the network; its distance bins are quantiles of the training rows."""
+    import torch
+
+    from models.catalog.taxi_eta.network import EtaNetwork
+
+    return EtaNetwork(torch.from_numpy(train.inputs.numbers_NF), torch.from_numpy(train.target_N))
+
+
+def naive(train: "pd.DataFrame", rows: "pd.DataFrame") -> "npt.NDArray[np.float32]":
+    """Mean speed by hour and distance: what one would compute without learning."""
+    import numpy as np
+    import pandas as pd
+
+    edges = [0, 1, 2, 3, 5, 8, 12, 20, 51]
+
+    def groups(table: "pd.DataFrame") -> "pd.DataFrame":
+        return pd.DataFrame({"hour": table["pickup_at"].dt.hour, "miles": np.digitize(table["trip_miles"], edges)})
+
+    sums = train[["trip_miles", "trip_minutes"]].groupby([groups(train)["hour"], groups(train)["miles"]]).sum()
+    speed = (sums["trip_miles"] / sums["trip_minutes"]).rename("speed").reset_index()
+    typical = train["trip_miles"].sum() / train["trip_minutes"].sum()
+    found = groups(rows).merge(speed, how="left", on=["hour", "miles"])["speed"].fillna(typical)
+    return (rows["trip_miles"].to_numpy() / found.to_numpy()).astype(np.float32)
+
+
+def slices(rows: "pd.DataFrame") -> "Mapping[str, pd.Series]":
+    """Report errors by part of the day and by distance."""
+    import pandas as pd
+
+    hours, miles = [-1, 5, 9, 15, 19, 23], [0, 1, 3, 8, 50]
+    return {
+        "hour": pd.cut(rows["pickup_at"].dt.hour, hours, labels=["0-5", "6-9", "10-15", "16-19", "20-23"]),
+        "miles": pd.cut(rows["trip_miles"], miles, labels=["under 1", "1-3", "3-8", "over 8"]),
+    }
+
+
+MODEL = Model(
+    name="taxi_eta",
+    description="Minutes that a yellow-cab trip in New York will take, told when it starts.",
+    contract=CONTRACT,
+    table="trips",
+    raw_columns={
+        "pickup_datetime": "time",
+        "dropoff_datetime": "time",
+        "pickup_location_id": "integer",
+        "dropoff_location_id": "integer",
+        "trip_distance": "number",
+        "passenger_count": "number",
+        "fare_amount": "number",
+    },
+    prepare=prepare,
+    network=network,
+    naive=naive,
+    slices=slices,
+    sample=Path(__file__).parent / "trips",
+    training=TrainingSettings(),
+    gate=GateSettings(),
+    watch=WatchSettings(),
+    retraining=RetrainingSettings(),
+)

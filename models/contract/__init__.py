@@ -1,0 +1,1 @@
+"""Columns of a model: what they may hold, how tables are validated and how rows become arrays."""

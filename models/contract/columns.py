@@ -1,0 +1,123 @@
+"""The contract: what a model's columns may hold.
+
+Written once by a data scientist. From it come the table validation, the request decoder, the OpenAPI schema, the ONNX
+graph's inputs and the bins of the profile. A contract is data: it travels inside a bundle's card as JSON, so that a
+service needs no other definition.
+"""
+
+import hashlib
+from enum import StrEnum
+
+import msgspec
+
+from models.errors import DefinitionError
+
+MISSING_CODE = -(2**63)
+"""What stands for null where an integer category is an array."""
+
+
+class Number(msgspec.Struct, frozen=True, kw_only=True, tag="number"):
+    """A measured quantity; a 64-bit float in tables and messages, float32 in arrays, NaN for null."""
+
+    name: str
+    unit: str
+    minimum: float
+    maximum: float
+    nullable: bool = False
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Keep bounds as floats, so that a contract and its JSON form are equal."""
+        msgspec.structs.force_setattr(self, "minimum", float(self.minimum))
+        msgspec.structs.force_setattr(self, "maximum", float(self.maximum))
+
+
+class Category(msgspec.Struct, frozen=True, kw_only=True, tag="category"):
+    """One of a closed list of values, all integers or all strings."""
+
+    name: str
+    values: tuple[int | str, ...]
+    nullable: bool = False
+    description: str = ""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the values are strings."""
+        return isinstance(self.values[0], str)
+
+
+class TimePart(StrEnum):
+    """What a network may be told of a time column."""
+
+    MINUTE_OF_DAY = "minute_of_day"
+    HOUR = "hour"
+    WEEKDAY = "weekday"
+    """Monday is 0."""
+    MONTH = "month"
+    """January is 1."""
+    DAY_OF_YEAR = "day_of_year"
+    """1 January is 1."""
+
+
+class Time(msgspec.Struct, frozen=True, kw_only=True, tag="time"):
+    """The moment a row is about, to the second; int64 seconds since 1970 in arrays, of the wall clock it names."""
+
+    name: str
+    zone: str | None
+    """IANA name: naive wall time of that zone (JSON `2020-03-01T08:15:00`). None: an instant (aware, UTC)."""
+    parts: tuple[TimePart, ...]
+    description: str = ""
+
+
+class Contract(msgspec.Struct, frozen=True, kw_only=True):
+    """The columns of a model and what a table of them must keep."""
+
+    time: Time
+    """Orders rows, cuts partitions and windows."""
+    features: tuple[Number | Category, ...]
+    """What a request carries beside `time`, in the graph's input order."""
+    target: Number
+    """What is predicted; arrives later as a label."""
+    known: str | None = None
+    """Table column with the moment at which the target became known, in `time`'s clock. None: at `time` itself."""
+    checks: tuple[Number | Category, ...] = ()
+    """Columns that only tables have: validated at ingest, never asked of a request, not learned from."""
+    unique: tuple[str, ...] = ()
+    """Columns whose joint value may stand in a table once."""
+    minimum_rows: int = 1
+    """Fewer accepted rows than this refuse a table."""
+    maximum_refused: float = 0.2
+    """A larger share of refused rows than this refuses a table."""
+    maximum_gap_days: float | None = None
+    """Freshness: the newest row of a table may lie at most this long before the end of its month. None: any."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant. Raises: `DefinitionError`."""
+        names = [column.name for column in (*self.inputs, *self.checks, self.target)]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise DefinitionError(f"contract: columns {sorted(repeated)} are declared more than once")
+        for column in (*self.inputs, *self.checks):
+            if isinstance(column, Category) and not column.values:
+                raise DefinitionError(f"contract: category {column.name!r} has no values")
+            if isinstance(column, Number) and not column.minimum < column.maximum:
+                raise DefinitionError(f"contract: {column.name!r} needs minimum < maximum")
+
+    @property
+    def inputs(self) -> tuple[Time | Number | Category, ...]:
+        """What a request carries, in the graph's input order."""
+        return (self.time, *self.features)
+
+    @property
+    def numbers(self) -> tuple[Number, ...]:
+        """The measured features, in order."""
+        return tuple(column for column in self.features if isinstance(column, Number))
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The categorical features, in order."""
+        return tuple(column for column in self.features if isinstance(column, Category))
+
+    @property
+    def signature(self) -> str:
+        """Digest of what a request must carry; two bundles with one signature can serve for each other."""
+        return hashlib.sha256(msgspec.json.encode(self.inputs, order="deterministic")).hexdigest()

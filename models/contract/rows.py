@@ -1,0 +1,306 @@
+"""Request rows: decoded straight from bytes, checked against the contract, turned into the graph's arrays.
+
+The types that decode are generated from the contract once, so that nothing is checked in Python on the way of a good
+request: one row costs a few microseconds. A bad request is looked at a second time, value by value with the same
+types, to name field, row and rule; nothing of it is kept.
+
+A row is an object with every input column and nothing else, besides an optional `id`. Null is said, not left out. A
+local time is written without an offset, an instant with one; fractions of a second are dropped.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import UNSET, Meta, UnsetType
+
+from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
+from models.errors import ContractError, DefinitionError, Violation
+
+MAXIMUM_ROWS = 10_000
+"""A request carries at most this many rows."""
+
+ID = "id"
+"""What a caller may name a row by; no column may be called so."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=200, description="The caller's name of a prediction.")]
+
+_SHOWN = 5
+_EXPLAINED_BYTES = 1 << 20  # a larger bad request is not decoded untyped: that can take thirty times its size
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_S = 86_400
+_PATH = re.compile(r" - at `\$\.\w+\[(\d+)\](?:\.(.+))?`$")
+
+Array = npt.NDArray[np.generic]
+
+
+class NotJSON(ContractError):
+    """The body is not JSON."""
+
+
+class TooManyRows(ContractError):
+    """The body carries more than `MAXIMUM_ROWS` rows."""
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """N accepted rows."""
+
+    ids: list[str | None]
+    """What the caller named each row; None where it did not."""
+    columns: dict[str, Array]
+    """One array a column, as `models.inference.Predictor.predict` takes them."""
+    event_at: list[datetime]
+    """What each row is about, aware, UTC."""
+    raw: list[bytes]
+    """Each row as JSON, without its id."""
+
+
+class RowDecoder:
+    """Decodes the requests of one contract. Thread-safe."""
+
+    def __init__(self, contract: Contract) -> None:
+        """Generate the types. Raises: `DefinitionError` for a column called `id`."""
+        if any(column.name == ID for column in contract.inputs):
+            raise DefinitionError(f"contract: {ID!r} names a row in requests; call the column otherwise")
+        self.contract = contract
+        self.request = _request_type(contract)
+        """The type of a whole request, `{"rows": [...]}`; its JSON Schema describes the contract."""
+        self._decoder = msgspec.json.Decoder(self.request)
+        self._encoder = msgspec.json.Encoder()
+        self._fields = [
+            (column.name, attrgetter(f"c{index}"), array_maker(column)) for index, column in enumerate(contract.inputs)
+        ]
+        self._time = self._fields[0][1]
+        self._event_at = event_clock(contract.time)
+
+    def decode(self, body: bytes) -> Rows:
+        """Decode a request body.
+
+        Raises: `NotJSON`, `TooManyRows`, and otherwise `ContractError` with at most five violations.
+        """
+        try:
+            rows: list[Any] = self._decoder.decode(body).rows  # type: ignore[attr-defined]
+            if len(rows) > MAXIMUM_ROWS:
+                raise TooManyRows(
+                    f"a request carries at most {MAXIMUM_ROWS} rows, this one {len(rows)}; send it in parts"
+                )
+            event_at = list(map(self._event_at, map(self._time, rows)))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+            raise self._explain(body, error) from error
+        ids = _take_ids(rows)
+        columns = {name: make(list(map(get, rows))) for name, get, make in self._fields}
+        return Rows(ids, columns, event_at, list(map(self._encoder.encode, rows)))
+
+    def _explain(self, body: bytes, error: Exception) -> ContractError:
+        if not isinstance(error, msgspec.ValidationError | OverflowError):
+            return NotJSON(f"the body is not JSON: {error}")
+        found: list[Violation] = []
+        if len(body) <= _EXPLAINED_BYTES:
+            try:
+                request = msgspec.json.decode(body)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
+                if not isinstance(broken, msgspec.ValidationError):
+                    return NotJSON(f"the body is not JSON: {broken}")
+            else:
+                found = _first(self._request_violations(request))
+        return broken_contract(found or [violation_of(error, "rows")])
+
+    def _request_violations(self, request: object) -> Iterator[Violation]:
+        if not isinstance(request, dict):
+            yield Violation("rows", f'expected an object {{"rows": [...]}}, got {_shown(request)}')
+            return
+        for name in request.keys() - {"rows"}:
+            yield Violation(str(name), "unknown field: a request carries only `rows`")
+        if "rows" not in request:
+            yield Violation("rows", "missing")
+        elif not isinstance(rows := request["rows"], list) or not rows:
+            yield Violation("rows", f"expected a list of 1 to {MAXIMUM_ROWS} rows, got {_shown(request['rows'])}")
+        else:
+            for index, row in enumerate(rows):
+                yield from self._row_violations(index, row)
+
+    def _row_violations(self, index: int, row: object) -> Iterator[Violation]:
+        if not isinstance(row, dict):
+            yield Violation("rows", f"expected an object with a value a column, got {_shown(row)}", index)
+            return
+        names = [column.name for column in self.contract.inputs]
+        for name in sorted(row.keys() - {*names, ID}):
+            yield Violation(name, f"unknown column: the model takes {', '.join(names)}", index)
+        if ID in row and not _accepts(Id, row[ID]):
+            yield Violation(ID, f"expected a string of 1 to 200 characters, got {_shown(row[ID])}", index)
+        for column in self.contract.inputs:
+            if column.name not in row:
+                yield Violation(column.name, f"missing column: expected {_expected(column)}", index)
+            elif not _keeps(column, row[column.name]):
+                yield Violation(column.name, _broken_rule(column, row[column.name]), index)
+
+
+def broken_contract(violations: Sequence[Violation]) -> ContractError:
+    """Make the error whose message says each violation."""
+    return ContractError("; ".join(str(violation) for violation in violations), violations)
+
+
+def violation_of(error: Exception, field: str) -> Violation:
+    """Name the place that msgspec's error says; `field` where it says none."""
+    message = str(error)
+    if match := _PATH.search(message):
+        return Violation(match[2] or field, message[: match.start()], int(match[1]))
+    return Violation(field, message)
+
+
+def array_maker(column: Time | Number | Category) -> Callable[[Sequence[Any]], Array]:
+    """Give the function that turns a column's values (decoded, None for null) into the graph's array, shape [N]."""
+    if isinstance(column, Number):
+        return lambda values: np.array(values, dtype=np.float32)
+    if isinstance(column, Time):
+        epoch = _EPOCH if column.zone is None else _EPOCH.replace(tzinfo=None)
+        return lambda values: np.array([_seconds(value - epoch) for value in values], dtype=np.int64)
+    kind, null = (np.object_, "") if column.is_text else (np.int64, MISSING_CODE)
+    if column.nullable:
+        return lambda values: np.array([null if value is None else value for value in values], dtype=kind)
+    return lambda values: np.array(values, dtype=kind)
+
+
+def event_clock(time: Time) -> Callable[[datetime], datetime]:
+    """Give the function from a time column's value to the instant it means, aware, UTC.
+
+    Of a wall time that a clock change repeats, the first is meant.
+    """
+    if time.zone is None:
+        return lambda value: value.astimezone(UTC)
+    zone = ZoneInfo(time.zone)
+    return lambda value: value.replace(tzinfo=zone).astimezone(UTC)
+
+
+def example_row(contract: Contract) -> dict[str, object]:
+    """Give a row that the contract accepts, as JSON values."""
+    return {column.name: _example(column) for column in contract.inputs}
+
+
+def _example(column: Time | Number | Category) -> object:
+    if isinstance(column, Time):
+        return "2020-03-01T08:15:00" if column.zone else "2020-03-01T08:15:00Z"
+    if isinstance(column, Number):
+        return (column.minimum + column.maximum) / 2
+    return column.values[0]
+
+
+def _request_type(contract: Contract) -> type[msgspec.Struct]:
+    names = {f"c{index}": column.name for index, column in enumerate(contract.inputs)}
+    fields: list[Any] = [(f"c{index}", _value_type(column)) for index, column in enumerate(contract.inputs)]
+    row = msgspec.defstruct(
+        "Row",
+        [*fields, (ID, Id | UnsetType, UNSET)],
+        rename=names,
+        forbid_unknown_fields=True,
+        kw_only=True,
+    )
+    rows = Annotated[list[row], Meta(min_length=1, extra_json_schema={"maxItems": MAXIMUM_ROWS})]  # type: ignore[valid-type]
+    return msgspec.defstruct("PredictRequest", [("rows", rows)], forbid_unknown_fields=True, kw_only=True)
+
+
+def _value_type(column: Time | Number | Category) -> Any:
+    """Give the type that decodes a column's value and, as JSON Schema, describes it."""
+    description = column.description or None
+    if isinstance(column, Time):
+        form = {"format": "date-time"} if column.zone is None else {"format": "local-date-time", "x-zone": column.zone}
+        return Annotated[datetime, Meta(tz=column.zone is None, description=description, extra_json_schema=form)]
+    if isinstance(column, Number):
+        unit = {"x-unit": column.unit}
+        value: Any = Annotated[
+            float, Meta(ge=column.minimum, le=column.maximum, description=description, extra_json_schema=unit)
+        ]
+    else:
+        value = Annotated[Literal[column.values], Meta(description=description)]
+    return value | None if column.nullable else value
+
+
+def _take_ids(rows: list[Any]) -> list[str | None]:
+    """Take the ids out of the rows, so that what is kept of a row is its columns."""
+    ids: list[str | None] = []
+    for row in rows:
+        ids.append(None if row.id is UNSET else row.id)
+        row.id = UNSET
+    given = [name for name in ids if name is not None]
+    if len(given) != len(set(given)):
+        seen: set[str | None] = {None}
+        for index, name in enumerate(ids):
+            if name in seen and name is not None:
+                raise broken_contract([Violation(ID, f"{name!r} names an earlier row of this request as well", index)])
+            seen.add(name)
+    return ids
+
+
+def _seconds(since: timedelta) -> int:
+    return since.days * _DAY_S + since.seconds
+
+
+def _first(violations: Iterator[Violation]) -> list[Violation]:
+    return [violation for violation, _ in zip(violations, range(_SHOWN), strict=False)]
+
+
+def _accepts(kind: Any, value: object) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _keeps(column: Time | Number | Category, value: object) -> bool:
+    if not _accepts(_value_type(column), value):
+        return False
+    if isinstance(column, Time):
+        try:
+            event_clock(column)(msgspec.convert(value, datetime))
+        except OverflowError:
+            return False
+    return True
+
+
+def _broken_rule(column: Time | Number | Category, value: object) -> str:
+    return f"{_broken_kind(column, value)}: expected {_expected(column)}, got {_shown(value)}"
+
+
+def _broken_kind(column: Time | Number | Category, value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool | list | dict):
+        return "wrong type"
+    if isinstance(column, Number) and isinstance(value, int | float):
+        return "out of range"
+    if isinstance(column, Category) and isinstance(value, type(column.values[0])):
+        return "unknown category"
+    if isinstance(column, Time) and isinstance(value, str):
+        return "wrong time"
+    return "wrong type"
+
+
+def _expected(column: Time | Number | Category) -> str:
+    if isinstance(column, Time):
+        if column.zone is None:
+            return "an instant with its offset, like 2020-03-01T08:15:00Z"
+        return f"the wall time of {column.zone} without an offset, like 2020-03-01T08:15:00"
+    if isinstance(column, Number):
+        expected = f"a number from {column.minimum:g} to {column.maximum:g} ({column.unit})"
+    else:
+        some = ", ".join(repr(value) for value in column.values[:_SHOWN])
+        expected = f"one of {some}" + (f", ... ({len(column.values)} values)" if len(column.values) > _SHOWN else "")
+    return f"{expected} or null" if column.nullable else expected
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    if value is None or isinstance(value, bool):
+        return str(value).lower() if value is not None else "null"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

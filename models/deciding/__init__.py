@@ -1,0 +1,1 @@
+"""Verdicts: may a candidate serve, is it time to train again, who serves now."""

@@ -1,0 +1,60 @@
+"""May a candidate serve? A paired test on rows that neither it nor its early stopping has seen.
+
+For each row d = |champion's error| (1 - minimum_gain) - |candidate's error|; the candidate wins when the one-sided lower
+confidence bound of the mean of d is above 0 (Student's t; the means of thousands of paired differences are close to
+normal). The test is paired because trips differ far more from each other than two models do on one trip.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import t as student
+
+from models.deciding.verdict import Verdict
+from models.errors import DefinitionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """What a candidate must prove."""
+
+    minimum_gain: float = 0.005
+    """Share of the champion's error by which the candidate must be better."""
+    error_rate: float = 0.05
+    """Probability of promoting a candidate that is not better by that much."""
+    minimum_rows: int = 30
+    """Fewer test rows than this decide nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot decide. Raises: `DefinitionError` naming the option."""
+        if not 0 <= self.minimum_gain < 1:
+            raise DefinitionError(f"gate.minimum_gain must lie in 0..1, not {self.minimum_gain!r}")
+        if not 0 < self.error_rate < 0.5:
+            raise DefinitionError(f"gate.error_rate must lie between 0 and 0.5, not {self.error_rate!r}")
+        if self.minimum_rows < 2:
+            raise DefinitionError(f"gate.minimum_rows must be at least 2, not {self.minimum_rows!r}")
+
+
+def judge(
+    incumbent: str,
+    incumbent_error_N: npt.NDArray[np.float64],
+    candidate_error_N: npt.NDArray[np.float64],
+    settings: GateSettings,
+) -> Verdict:
+    """Compare absolute errors on the same N rows; `incumbent` says in the reasons who is challenged."""
+    rows = len(candidate_error_N)
+    if rows < settings.minimum_rows:
+        return Verdict(False, (f"only {rows} test rows, {settings.minimum_rows} are needed",))
+    if not np.isfinite(candidate_error_N).all():
+        return Verdict(False, ("the candidate's predictions are not all finite",))
+    before, after = float(incumbent_error_N.mean()), float(candidate_error_N.mean())
+    difference_N = incumbent_error_N * (1 - settings.minimum_gain) - candidate_error_N
+    margin = float(student.ppf(1 - settings.error_rate, rows - 1) * difference_N.std(ddof=1) / np.sqrt(rows))
+    lower = float(difference_N.mean()) - margin
+    share = f"{abs(1 - after / before):.1%} {'smaller' if after < before else 'larger'}" if before else "not comparable"
+    reason = (
+        f"error {after:.3f} against {before:.3f} of {incumbent} ({share}) on {rows} rows not trained on; "
+        f"gain beyond {settings.minimum_gain:.1%} at least {lower:+.3f} with {1 - settings.error_rate:.0%} confidence"
+    )
+    return Verdict(lower > 0, (reason,))

@@ -1,0 +1,60 @@
+"""What can go wrong with a definition, its data or its bundle.
+
+OkruhError
+├── DefinitionError        a model's definition, or the name of one, is wrong
+├── ContractError          rows or a table break the contract
+├── Refused                a verdict said no; its reasons are the message
+│   ├── TrainingDiverged   the loss is not a number
+│   └── ParityFailed       the exported graph does not answer as the network does
+└── BundleError            a bundle is incomplete, corrupt or does not fit
+
+The family of what we stand on (network, disk, configuration) is `infra.errors`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class OkruhError(Exception):
+    """Root of every error that Okruh raises on purpose; its message is one line that says what to do."""
+
+
+class DefinitionError(OkruhError):
+    """A model's definition, or the name of one, is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken rule: where, and which."""
+
+    field: str
+    rule: str
+    row: int | None = None
+
+    def __str__(self) -> str:
+        place = f"row {self.row}, " if self.row is not None else ""
+        return f"{place}field {self.field!r}: {self.rule}"
+
+
+class ContractError(OkruhError):
+    """Rows or a table break the contract; `violations` names field, row and rule."""
+
+    def __init__(self, message: str, violations: Sequence[Violation] = ()) -> None:
+        super().__init__(message)
+        self.violations = tuple(violations)
+
+
+class Refused(OkruhError):
+    """A verdict said no; its reasons are the message."""
+
+
+class TrainingDiverged(Refused):
+    """The loss is not a number."""
+
+
+class ParityFailed(Refused):
+    """The exported graph does not answer as the network does."""
+
+
+class BundleError(OkruhError):
+    """A bundle is incomplete, corrupt or does not fit."""

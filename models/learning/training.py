@@ -1,0 +1,116 @@
+"""One training, from three spans of a table to what a bundle holds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from safetensors.torch import load, save
+from torch import nn
+
+from models.bundle import Parity
+from models.contract.columns import Contract
+from models.contract.table import time_part, to_columns
+from models.errors import BundleError, ParityFailed
+from models.learning import evaluation, loop
+from models.learning.export import check_parity, export
+from models.learning.loop import Examples, Fitted, Report
+from models.learning.preprocessing import Prepared, prepare
+from models.learning.settings import TrainingSettings
+from models.learning.splits import Split
+from models.model import Model
+from models.watching import profile
+
+EXAMPLE_ROWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training yields; a flow adds where it comes from and registers it as a bundle."""
+
+    onnx: bytes
+    profile: bytes
+    state: bytes
+    metrics: dict[str, float]
+    slices: dict[str, dict[str, float]]
+    parity: Parity
+    fitted: Fitted
+
+
+def train(
+    model: Model,
+    split: Split,
+    settings: TrainingSettings,
+    *,
+    device: str,
+    threads: int,
+    warm_start: bytes | None = None,
+    report: Report = lambda figures: None,
+) -> Trained:
+    """Train, export, prove parity, evaluate.
+
+    Args:
+        split: three spans of accepted rows; none may be empty.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        warm_start: the champion's `state.safetensors`, to train on from.
+        report: takes each epoch's figures.
+
+    Raises: `TrainingDiverged`, `ParityFailed`, `BundleError` when the warm state does not fit the network.
+    """
+    contract = model.contract
+    with loop.repeatable(settings.seed, threads):
+        examples = to_examples(contract, split.train)
+        network = model.network(examples)
+        if warm_start is not None:
+            _load_state(network, warm_start)
+        fitted = loop.fit(
+            network, examples, to_examples(contract, split.validation), settings, loop.choose_device(device), report
+        )
+        judged = pd.concat([split.validation, split.test])
+        columns = to_columns(contract, judged)
+        prepared = prepare(contract, columns)
+        _check_time_parts(contract, judged, prepared)
+        onnx = export(fitted.network, contract, prepared[:EXAMPLE_ROWS])
+        answered_N = loop.predict(fitted.network, prepared)
+        parity = check_parity(onnx, contract, columns, answered_N, model.parity_tolerance)
+    tested_N = answered_N[len(split.validation) :]
+    target = split.test[contract.target.name]
+    return Trained(
+        onnx=onnx,
+        profile=profile.encode(_profile(model, split.test, tested_N)),
+        state=save({name: value.contiguous() for name, value in fitted.network.state_dict().items()}),
+        metrics=evaluation.measure(tested_N, target),
+        slices=evaluation.measure_slices(tested_N, target, model.slices(split.test)),
+        parity=parity,
+        fitted=fitted,
+    )
+
+
+def to_examples(contract: Contract, table: pd.DataFrame) -> Examples:
+    """Prepare accepted rows for the loop."""
+    return Examples(prepare(contract, to_columns(contract, table)), table[contract.target.name].to_numpy(np.float32))
+
+
+def _load_state(network: nn.Module, state: bytes) -> None:
+    try:
+        network.load_state_dict(load(state))
+    except RuntimeError as error:
+        raise BundleError(
+            "warm start: the champion's weights do not fit the network; train from scratch after changing a network"
+        ) from error
+
+
+def _profile(model: Model, test: pd.DataFrame, predicted_N: npt.NDArray[np.float32]) -> profile.Profile:
+    errors_N = evaluation.absolute_errors(predicted_N, test[model.contract.target.name])
+    return profile.Profile(
+        columns=profile.describe_columns(model.contract, to_columns(model.contract, test)),
+        loss=profile.describe_loss(errors_N, model.watch.ceiling),
+    )
+
+
+def _check_time_parts(contract: Contract, table: pd.DataFrame, prepared: Prepared) -> None:
+    times = table[contract.time.name]
+    for place, part in enumerate(contract.time.parts):
+        wrong = int((prepared.time_parts_NP[:, place] != time_part(times, part)).sum())
+        if wrong:
+            raise ParityFailed(f"parity: time part {part} of {contract.time.name} is wrong on {wrong} of {len(table)} rows")

@@ -1,0 +1,91 @@
+"""A model: what a data scientist defines once, in `models/catalog/<name>/`.
+
+Its parts that need torch or the training rows are functions, so that reading a definition stays cheap.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from models.contract.columns import Contract
+from models.deciding.promotion import GateSettings
+from models.deciding.retraining import RetrainingSettings
+from models.errors import DefinitionError
+from models.learning.settings import TrainingSettings
+from models.watching.alarms import WatchSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+    from torch import nn
+
+    from models.learning.loop import Examples
+
+RawKind = Literal["time", "integer", "number", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One definition: contract, network, training, gate, watch and retraining settings."""
+
+    name: str
+    """Lower-case words joined by `_`."""
+    description: str
+    contract: Contract
+    table: str
+    """Name of the table in the lake: `data/<table>/<YYYY-MM>.parquet`."""
+    raw_columns: Mapping[str, RawKind]
+    """Columns that a raw file must have, and of what kind; others are ignored."""
+    prepare: "Callable[[pd.DataFrame], pd.DataFrame]"
+    """Turns a raw table into the contract's columns; pure pandas, drops no row."""
+    network: "Callable[[Examples], nn.Module]"
+    """Makes an untrained network; may take scales and bins from the training rows.
+
+    Its forward takes (numbers [N, F] float32 with NaN for null, categories [N, C] int64 with 0 for null and otherwise
+    the 1-based place in the contract, time_parts [N, P] int64) and gives the target [N].
+    """
+    naive: "Callable[[pd.DataFrame, pd.DataFrame], npt.NDArray[np.float32]]"
+    """Predicts the second table from the first without learning a network: what a first champion must beat."""
+    slices: "Callable[[pd.DataFrame], Mapping[str, pd.Series]]"
+    """Groups for which errors are reported one by one."""
+    sample: Path | None = None
+    """Folder of raw files that come with the definition."""
+    parity_tolerance: float = 1e-3
+    """Largest accepted difference between graph and network, in the target's unit."""
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    retraining: RetrainingSettings = field(default_factory=RetrainingSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse a name that cannot be a folder, a repository and a Bento. Raises: `DefinitionError`."""
+        if not self.name.isidentifier() or self.name != self.name.lower():
+            raise DefinitionError(f"model name {self.name!r}: use lower-case letters, digits and `_`")
+
+
+def names() -> list[str]:
+    """List the catalog."""
+    import models.catalog
+
+    return sorted(module.name for module in pkgutil.iter_modules(models.catalog.__path__))
+
+
+def load(name: str) -> Model:
+    """Import a definition from the catalog. Raises: `DefinitionError`."""
+    if name not in names():
+        raise DefinitionError(f"no model {name!r}; the catalog has {', '.join(names())}")
+    definition = getattr(importlib.import_module(f"models.catalog.{name}"), "MODEL", None)
+    if not isinstance(definition, Model):
+        raise DefinitionError(f"models/catalog/{name}/__init__.py must define MODEL, a models.model.Model")
+    return definition
+
+
+def contract_digest_source(model: Model) -> bytes:
+    """Give what a step's result depends on beside code and data: the contract, as JSON."""
+    return msgspec.json.encode(model.contract, order="deterministic")

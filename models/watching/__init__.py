@@ -1,0 +1,1 @@
+"""What a served model is compared with, and when that comparison becomes an alarm."""

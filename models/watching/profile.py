@@ -1,0 +1,119 @@
+"""The reference profile: what a bundle's columns and errors looked like on the rows that judged it.
+
+The bins come from the contract (categories) and from the reference rows (numbers: equally full bins). Drift is the
+Jensen-Shannon distance (base 2, 0..1) between binned shares; Lin, "Divergence measures based on the Shannon entropy",
+1991. It describes a window; alarms rest on errors (`models.watching.alarms`). Cost: one histogram a column.
+"""
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from models.contract.columns import Category, Contract, Number, Time
+from models.errors import BundleError
+from models.inference import Columns
+
+BINS = 20
+
+
+class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """Shares of a column's values: missing first, then by bin or by category."""
+
+    edges: tuple[float, ...] = ()
+    """Inner bin edges of a number; empty for a category."""
+    shares: tuple[float, ...]
+
+
+class LossProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """The absolute errors of a bundle on its test rows, in the target's unit."""
+
+    rows: int
+    mean: float
+    scaled_mean: float
+    """Mean of min(error, ceiling) / ceiling, the loss that alarms watch."""
+    scaled_deviation: float
+    """Its standard deviation."""
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """What a served bundle's windows are compared with."""
+
+    columns: dict[str, ColumnProfile]
+    loss: LossProfile
+
+
+def encode(profile: Profile) -> bytes:
+    """Write `profile.json`."""
+    return msgspec.json.encode(profile)
+
+
+def decode(content: bytes) -> Profile:
+    """Read `profile.json`. Raises: `BundleError`."""
+    try:
+        return msgspec.json.decode(content, type=Profile)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"profile.json is not a profile: {error}") from error
+
+
+def describe_columns(contract: Contract, columns: Columns) -> dict[str, ColumnProfile]:
+    """Bin the reference rows, column by column."""
+    described = {}
+    for column in contract.features:
+        values = columns[column.name]
+        edges = _edges(values) if isinstance(column, Number) else ()
+        described[column.name] = ColumnProfile(edges=edges, shares=tuple(_shares(column, values, edges).tolist()))
+    return described
+
+
+def describe_loss(error_N: npt.NDArray[np.float64], ceiling: float) -> LossProfile:
+    """Summarise absolute errors; `ceiling` bounds the scaled loss."""
+    scaled_N = np.minimum(error_N, ceiling) / ceiling
+    return LossProfile(
+        rows=len(error_N),
+        mean=float(error_N.mean()),
+        scaled_mean=float(scaled_N.mean()),
+        scaled_deviation=float(scaled_N.std(ddof=1)),
+    )
+
+
+def drift(contract: Contract, profile: Profile, columns: Columns) -> dict[str, float]:
+    """Give each feature's Jensen-Shannon distance between the profile and other rows."""
+    distances = {}
+    for column in contract.features:
+        reference = profile.columns[column.name]
+        found = _shares(column, columns[column.name], reference.edges)
+        distances[column.name] = _jensen_shannon(np.asarray(reference.shares), found)
+    return distances
+
+
+def _edges(values: npt.NDArray[np.generic]) -> tuple[float, ...]:
+    numbers = values.astype(np.float64)
+    inner = np.nanquantile(numbers, np.linspace(0, 1, BINS + 1)[1:-1])
+    return tuple(float(edge) for edge in np.unique(inner))
+
+
+def _shares(
+    column: Number | Category | Time, values: npt.NDArray[np.generic], edges: tuple[float, ...]
+) -> npt.NDArray[np.float64]:
+    if isinstance(column, Category):
+        place = {value: position for position, value in enumerate(column.values, start=1)}
+        found, counted = np.unique(values, return_counts=True)
+        counts = np.zeros(len(place) + 1)
+        for value, count in zip(found.tolist(), counted, strict=True):
+            counts[place.get(value, 0)] += count
+    else:
+        numbers = values.astype(np.float64)
+        present = numbers[~np.isnan(numbers)]
+        binned = np.bincount(np.searchsorted(edges, present, side="right"), minlength=len(edges) + 1)
+        counts = np.concatenate([[len(numbers) - len(present)], binned]).astype(np.float64)
+    return counts / max(counts.sum(), 1.0)
+
+
+def _jensen_shannon(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> float:
+    middle = (left + right) / 2
+
+    def divergence(shares: npt.NDArray[np.float64]) -> float:
+        positive = shares > 0
+        return float((shares[positive] * np.log2(shares[positive] / middle[positive])).sum())
+
+    return float(np.sqrt(max((divergence(left) + divergence(right)) / 2, 0.0)))
