@@ -1,0 +1,196 @@
+"""Keeps content in immutable files named by their sha256.
+
+Guarantees: a file has its final name only when its bytes are on disk (temporary file, fsync, rename, fsync of the
+folder), so whoever records the digest afterwards never points at nothing. Equal content is stored once. A read compares
+bytes and digest; storing content again repairs a damaged copy. A process killed half-way leaves a temporary file or
+content that nothing names; both are harmless, and temporary files are swept.
+
+Costs: one write, one sha256 and two fsyncs for new content, one read for content that is stored already. Content above
+one block is digested by block as well, beside the write. Constant memory for a file of any size.
+"""
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import sha256
+from io import BufferedReader, BytesIO
+from pathlib import Path
+
+import msgspec
+
+from infra.errors import NotFound
+from infra.lake.faults import translated
+
+BLOCK_BYTES = 4 * 2**20
+"""Larger content keeps a digest for each block of this size, so that a part of it can be verified alone."""
+
+_ABANDONED_AFTER_S = 3600.0
+
+
+class Content(msgspec.Struct, frozen=True):
+    """What was stored."""
+
+    digest: str
+    """sha256, hexadecimal."""
+    size: int
+    """Bytes."""
+    blocks: bytes
+    """The sha256 of each block, one after the other; empty for content of at most one block."""
+
+
+class ContentFiles:
+    """The folder of content under a lake's root."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._objects = root / "objects"
+        self._temporary = root / "tmp"
+        self._durable_shards: set[str] | None = None
+
+    def prepare(self) -> None:
+        """Make the folders and sweep what killed processes left in the temporary one."""
+        with translated(self._root):
+            if not self._temporary.is_dir():
+                self._objects.mkdir(parents=True, exist_ok=True)
+                self._temporary.mkdir(exist_ok=True)
+                sync_folder(self._root)
+                sync_folder(self._root.parent)
+            oldest = time.time() - _ABANDONED_AFTER_S
+            for leftover in self._temporary.iterdir():
+                _remove_older(leftover, oldest)
+
+    def path(self, digest: str) -> Path:
+        """Say where content lies."""
+        return self._objects / digest[:2] / digest[2:]
+
+    def store(self, content: bytes | Path) -> Content:
+        """Store content, durable when it returns. Raises: `NotFound` for a source that is no readable file."""
+        if isinstance(content, Path) and _size(content) > BLOCK_BYTES:
+            with translated(self._root):
+                return self._store_file(content)
+        with translated(self._root):
+            return self._store_bytes(content if isinstance(content, bytes) else content.read_bytes())
+
+    def read(self, digest: str) -> bytes | None:
+        """Read content; None where it is missing or differs from its digest."""
+        with translated(self._root):
+            try:
+                content = self.path(digest).read_bytes()
+            except FileNotFoundError:
+                return None
+        return content if sha256(content).hexdigest() == digest else None
+
+    def damage(self, expected: Content) -> str | None:
+        """Compare a stored file with what was recorded; None where all is well."""
+        with translated(self._root):
+            try:
+                with self.path(expected.digest).open("rb") as file:
+                    found = _digested(file)
+            except FileNotFoundError:
+                return "its content is missing"
+        if found.size != expected.size:
+            return f"its content has {found.size} bytes instead of {expected.size}"
+        return None if found == expected else "its content differs from its digest"
+
+    def _store_bytes(self, content: bytes) -> Content:
+        stored = _digested(BytesIO(content))
+        if self.damage(stored) is None:
+            # Whoever renamed it may have been killed, or may not yet have come, to the folder's fsync.
+            self._sync_shard(stored.digest)
+            return stored
+        with self._temporary_name() as temporary:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            self._publish(temporary, stored.digest)
+        return stored
+
+    def _store_file(self, source: Path) -> Content:
+        with self._temporary_name() as temporary:
+            shutil.copyfile(source, temporary)
+            # The copy is digested, not the source, which may change meanwhile; it is in memory still, so that
+            # digesting costs nothing beside the disk's own work.
+            with temporary.open("rb") as file, ThreadPoolExecutor(1) as thread:
+                flushed = thread.submit(os.fsync, file.fileno())
+                stored = _digested(file)
+                flushed.result()
+            self._publish(temporary, stored.digest)
+        return stored
+
+    @contextmanager
+    def _temporary_name(self) -> Iterator[Path]:
+        temporary = self._temporary / secrets.token_hex(16)
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _publish(self, temporary: Path, digest: str) -> None:
+        temporary.chmod(0o444)
+        target = self.path(digest)
+        target.parent.mkdir(exist_ok=True)
+        temporary.replace(target)
+        self._sync_shard(digest)
+
+    def _sync_shard(self, digest: str) -> None:
+        shard = self.path(digest).parent
+        sync_folder(shard)
+        if self._durable_shards is None or shard.name not in self._durable_shards:
+            present = {folder.name for folder in self._objects.iterdir()}
+            sync_folder(self._objects)
+            self._durable_shards = present
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _size(source: Path) -> int:
+    try:
+        with source.open("rb") as file:
+            return os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise NotFound(f"{source} cannot be read as a file to store: {error.strerror}") from error
+
+
+def _digested(file: BufferedReader | BytesIO) -> Content:
+    """Digest a file, in constant memory; the blocks of a large one beside the whole."""
+    first = file.read(BLOCK_BYTES + 1)
+    if len(first) <= BLOCK_BYTES:
+        return Content(sha256(first).hexdigest(), len(first), b"")
+    file.seek(0)
+    whole, size, blocks = sha256(), 0, bytearray()
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    with ThreadPoolExecutor(1) as thread:
+        while count := file.readinto(buffer):
+            digesting = thread.submit(_digest, buffer[:count])
+            whole.update(buffer[:count])
+            blocks += digesting.result()
+            size += count
+    return Content(whole.hexdigest(), size, bytes(blocks))
+
+
+def _digest(block: memoryview) -> bytes:
+    return sha256(block).digest()
+
+
+def _remove_older(leftover: Path, oldest: float) -> None:
+    try:
+        if leftover.stat().st_mtime >= oldest:
+            return
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink()
+    except FileNotFoundError:
+        return

@@ -1,0 +1,259 @@
+"""The lake on one machine: a folder with SQLite for what is known and sha256-named files for content.
+
+Guarantees: everything that `infra.lake.protocol` promises, to any number of threads and processes on one machine; what
+was acknowledged survives a kill or a power cut at any moment (content is durable before the metadata that names it, and
+every change of metadata is one transaction); content is compared with its digest on every read. `resolve` sees other
+processes' commits at once.
+
+Costs: `put` one write with fsync and one small transaction; `commit` and `merge` one transaction and work in proportion
+to the number of paths, while other writers of the same lake wait. Nothing is ever deleted from content. The folder
+must be on a local file system: SQLite's log does not work over a network.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
+from infra.lake import history, rows
+from infra.lake.content import ContentFiles
+from infra.lake.database import Database
+from infra.lake.manifests import Manifests
+from infra.lake.merge import Manifest, ancestor_manifest, compare, three_way
+from infra.lake.names import check_name, check_note, check_path, check_prefix
+from infra.lake.protocol import MAIN, Change, Commit, Entry
+from infra.lake.verification import problems
+
+_EXAMPLES = 5
+
+
+class EmbeddedLake:
+    """A `Lake` in a folder, which is made where it is missing. Raises as the protocol says."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self._files = ContentFiles(self.root)
+        self._database = Database(self.root)
+        self._manifests = Manifests()
+        self._files.prepare()
+        self._database.prepare(self._begin)
+
+    def __reduce__(self) -> tuple[type["EmbeddedLake"], tuple[Path]]:
+        return EmbeddedLake, (self.root,)
+
+    def close(self) -> None:
+        """Close the database files; using the lake again opens them again."""
+        self._database.close()
+
+    def verify(self) -> list[str]:
+        """Check every commit that a branch or tag reaches, every object it names, and uncommitted changes.
+
+        Reads all content. Gives one line for each problem, naming paths and digests; nothing where all is well.
+        Temporary files and content that nothing names are no problem: killed writers leave them, and they do no harm.
+        """
+        try:
+            with self._database.reading() as connection:
+                return problems(connection, self._manifests, self._files)
+        except Corrupt as error:
+            return [str(error)]
+
+    def resolve(self, ref: str) -> str:
+        """Give the commit id that a branch, tag or commit id stands for now."""
+        with self._database.connection() as connection:
+            return rows.locate(connection, ref)[0]
+
+    def branches(self) -> dict[str, str]:
+        """Give each branch's head commit id, by name."""
+        with self._database.connection() as connection:
+            return rows.branches(connection)
+
+    def create_branch(self, name: str, source: str) -> str:
+        """Start a branch at `source`, without its uncommitted changes. Raises: `Conflict` if the name is taken."""
+        check_name(name)
+        with self._database.writing() as connection:
+            head, _ = rows.locate(connection, source)
+            rows.add_branch(connection, name, head)
+        return head
+
+    def delete_branch(self, name: str) -> None:
+        """Drop a branch and its uncommitted changes. Raises: `Misconfigured` for `main`."""
+        if name == MAIN:
+            raise Misconfigured(f"branch {MAIN!r} is the truth and cannot be deleted")
+        with self._database.writing() as connection:
+            rows.head_of(connection, name)
+            rows.drop_branch(connection, name)
+
+    def put(self, branch: str, path: str, content: bytes | Path) -> Entry:
+        """Store content under a path of a branch, uncommitted; a `Path` is streamed."""
+        check_path(path)
+        with self._database.connection() as connection:
+            rows.head_of(connection, branch)
+        stored = self._files.store(content)
+        entry = Entry(path, stored.digest, stored.size)
+        with self._database.writing() as connection:
+            rows.add_content(connection, stored)
+            if self._committed(connection, rows.head_of(connection, branch)).get(path) == entry:
+                rows.unstage(connection, branch, path)
+            else:
+                rows.stage(connection, branch, path, entry)
+        return entry
+
+    def delete(self, branch: str, path: str) -> None:
+        """Remove a path from a branch, uncommitted."""
+        check_path(path)
+        with self._database.writing() as connection:
+            head = rows.head_of(connection, branch)
+            self._entry(connection, branch, path)
+            if path in self._committed(connection, head):
+                rows.stage(connection, branch, path, None)
+            else:
+                rows.unstage(connection, branch, path)
+
+    def get(self, ref: str, path: str) -> bytes:
+        """Read an object; its digest is verified."""
+        entry = self.stat(ref, path)
+        content = self._files.read(entry.digest)
+        if content is None:
+            raise Corrupt(
+                f"{path} at {ref} is missing or differs from its digest {entry.digest}: "
+                f"restore {self._files.path(entry.digest)} from a backup, or store the same content again"
+            )
+        return content
+
+    def stat(self, ref: str, path: str) -> Entry:
+        """Describe an object without reading it."""
+        check_path(path)
+        with self._database.reading() as connection:
+            return self._entry(connection, ref, path)
+
+    def commit(self, branch: str, message: str, metadata: Mapping[str, str]) -> Commit:
+        """Make a branch's uncommitted changes a commit. Raises: `Conflict` when there is nothing to commit."""
+        note = check_note(message, metadata)
+        with self._database.writing() as connection:
+            head = rows.head_of(connection, branch)
+            changes = rows.staged(connection, branch)
+            if not changes:
+                raise Conflict(f"nothing to commit on branch {branch!r}")
+            manifest = _overlaid(self._committed(connection, head), changes)
+            commit = self._append(connection, (head,), manifest, changes, message, note)
+            rows.advance(connection, branch, head, commit.id)
+            rows.unstage(connection, branch)
+        return commit
+
+    def merge(self, source: str, into: str, message: str, metadata: Mapping[str, str]) -> Commit:
+        """Merge a ref's commits into a branch, path by path; always by a merge commit."""
+        note = check_note(message, metadata)
+        with self._database.writing() as connection:
+            head = rows.head_of(connection, into)
+            theirs, _ = rows.locate(connection, source)
+            if pending := rows.staged(connection, into):
+                raise Conflict(f"branch {into!r} has uncommitted changes: {_some(sorted(pending))}")
+            lookup, manifest_of = partial(rows.record_of, connection), partial(self._committed, connection)
+            base = ancestor_manifest([head], [theirs], lookup, manifest_of)
+            if manifest_of(theirs) == base:
+                raise Conflict(f"nothing to merge: {source!r} has no changes that {into!r} lacks")
+            merged = three_way(base, manifest_of(head), manifest_of(theirs))
+            if merged.clashes:
+                raise Conflict(f"{source!r} and {into!r} both changed {_some(merged.clashes)}")
+            commit = self._append(connection, (head, theirs), merged.manifest, merged.taken, message, note)
+            rows.advance(connection, into, head, commit.id)
+        return commit
+
+    def tag(self, name: str, ref: str) -> None:
+        """Name a commit for good. Raises: `Conflict` if the name is taken by another commit."""
+        check_name(name)
+        with self._database.writing() as connection:
+            rows.add_tag(connection, name, rows.locate(connection, ref)[0])
+
+    def tags(self) -> dict[str, str]:
+        """Give each tag's commit id, by name."""
+        with self._database.connection() as connection:
+            return rows.tags(connection)
+
+    def log(self, ref: str, prefix: str | None = None) -> Iterator[Commit]:
+        """Walk history from newest to oldest, each commit once."""
+        check_prefix(prefix or "")
+        return self._walk(self.resolve(ref), prefix)
+
+    def diff(self, before: str, after: str, prefix: str = "") -> list[Change]:
+        """Compare two refs path by path, sorted by path."""
+        check_prefix(prefix)
+        with self._database.reading() as connection:
+            changes = compare(self._visible(connection, before), self._visible(connection, after))
+        return [change for change in changes if change.path.startswith(prefix)]
+
+    # Last of the public ones, because below it `list` would name this method and not the type.
+    def list(self, ref: str, prefix: str = "") -> list[Entry]:
+        """List objects by path prefix, sorted by path."""
+        check_prefix(prefix)
+        with self._database.reading() as connection:
+            visible = self._visible(connection, ref)
+        return [entry for path, entry in visible.items() if path.startswith(prefix)]
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        empty = self._manifests.store(connection, {})
+        record = history.Record(
+            created_at=datetime.now(UTC), manifest=empty, message="Start of the lake", metadata={}, parents=()
+        )
+        rows.add_branch(connection, MAIN, rows.add_commit(connection, record, ()))
+
+    def _append(
+        self,
+        connection: sqlite3.Connection,
+        parents: tuple[str, ...],
+        manifest: Manifest,
+        changed: Sequence[str] | Mapping[str, Entry | None],
+        message: str,
+        metadata: dict[str, str],
+    ) -> Commit:
+        record = history.Record(
+            created_at=history.next_moment(rows.record_of(connection, parent) for parent in parents),
+            manifest=self._manifests.store(connection, manifest),
+            message=message,
+            metadata=metadata,
+            parents=parents,
+        )
+        return history.describe(rows.add_commit(connection, record, changed), record)
+
+    def _committed(self, connection: sqlite3.Connection, commit_id: str) -> Manifest:
+        return self._manifests.load(connection, rows.record_of(connection, commit_id).manifest)
+
+    def _visible(self, connection: sqlite3.Connection, ref: str) -> Manifest:
+        commit_id, branch = rows.locate(connection, ref)
+        changes = rows.staged(connection, branch) if branch else {}
+        committed = self._committed(connection, commit_id)
+        return _overlaid(committed, changes) if changes else committed
+
+    def _entry(self, connection: sqlite3.Connection, ref: str, path: str) -> Entry:
+        commit_id, branch = rows.locate(connection, ref)
+        is_staged, entry = rows.staged_at(connection, branch, path) if branch else (False, None)
+        if not is_staged:
+            entry = self._committed(connection, commit_id).get(path)
+        if entry is None:
+            raise NotFound(f"no {path} at {ref}")
+        return entry
+
+    def _walk(self, tip: str, prefix: str | None) -> Iterator[Commit]:
+        for commit_id, record in history.walk([tip], self._record):
+            if prefix is None or self._touches(commit_id, prefix):
+                yield history.describe(commit_id, record)
+
+    def _record(self, commit_id: str) -> history.Record:
+        with self._database.connection() as connection:
+            return rows.record_of(connection, commit_id)
+
+    def _touches(self, commit_id: str, prefix: str) -> bool:
+        with self._database.connection() as connection:
+            return rows.changed_under(connection, commit_id, prefix)
+
+
+def _overlaid(manifest: Manifest, changes: Mapping[str, Entry | None]) -> Manifest:
+    overlaid = {**manifest, **changes}
+    return {path: entry for path, entry in sorted(overlaid.items()) if entry is not None}
+
+
+def _some(paths: Sequence[str]) -> str:
+    shown = ", ".join(paths[:_EXAMPLES])
+    return f"{shown} and {len(paths) - _EXAMPLES} more" if len(paths) > _EXAMPLES else shown

@@ -1,0 +1,133 @@
+"""What a store must do to be a lake.
+
+A `Lake` is one model's repository. It is exactly as wide as what flows and services need and as both stores (embedded,
+lakeFS) can keep: branches with uncommitted changes, commits, three-way merges by path, tags, history, differences.
+
+Refs. A ref is a branch, a tag or a commit id. Through a branch name one sees its uncommitted changes as well (as in
+lakeFS); whoever needs a fixed state resolves the branch to a commit id first and reads by that.
+
+Writing. There is no compare-and-swap commit, so that lakeFS can keep the promise too: a writer works on a private
+branch and merges it; a clash with somebody else's change to the same path is a `Conflict`. `infra.lake.transaction`
+is that pattern, and the only writer to `main`.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+MAIN = "main"
+"""The branch that is the truth; every repository has it from the start."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One object under a ref."""
+
+    path: str
+    digest: str
+    """sha256 of the content, hexadecimal."""
+    size: int
+    """Bytes."""
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True):
+    """An immutable state of the lake."""
+
+    id: str
+    parents: tuple[str, ...]
+    message: str
+    created_at: datetime
+    """Aware, UTC."""
+    metadata: dict[str, str]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """How one path differs between two refs."""
+
+    path: str
+    kind: Literal["added", "removed", "changed"]
+
+
+class Lake(Protocol):
+    """One model's repository.
+
+    Raises, all methods: `infra.errors.NotFound` for a ref or path that does not exist, `Misconfigured` for a name or
+    path that is not allowed, `Unavailable` when the store does not answer, `Corrupt` when content and digest differ.
+    """
+
+    def resolve(self, ref: str) -> str:
+        """Give the commit id that a branch, tag or commit id stands for now."""
+        ...
+
+    def branches(self) -> dict[str, str]:
+        """Give each branch's head commit id, by name."""
+        ...
+
+    def create_branch(self, name: str, source: str) -> str:
+        """Start a branch at the commit of `source`, without its uncommitted changes, and give that commit's id.
+
+        Raises: `Conflict` if a branch or tag has the name.
+        """
+        ...
+
+    def delete_branch(self, name: str) -> None:
+        """Drop a branch and its uncommitted changes; its commits stay. Raises: `Misconfigured` for `main`."""
+        ...
+
+    def put(self, branch: str, path: str, content: bytes | Path) -> Entry:
+        """Store content under a path of a branch, uncommitted; durable when it returns.
+
+        A `Path` is read in constant memory; `NotFound` if it is no file. Storing what the head has is no change.
+        """
+        ...
+
+    def delete(self, branch: str, path: str) -> None:
+        """Remove a path from a branch, uncommitted. Raises: `NotFound` if the branch does not show the path."""
+        ...
+
+    def get(self, ref: str, path: str) -> bytes:
+        """Read an object; its digest is verified."""
+        ...
+
+    def stat(self, ref: str, path: str) -> Entry:
+        """Describe an object without reading it."""
+        ...
+
+    def commit(self, branch: str, message: str, metadata: Mapping[str, str]) -> Commit:
+        """Make a branch's uncommitted changes a commit. Raises: `Conflict` when there is nothing to commit."""
+        ...
+
+    def merge(self, source: str, into: str, message: str, metadata: Mapping[str, str]) -> Commit:
+        """Merge a ref's commits into a branch, path by path, against their best common ancestor.
+
+        Always a merge commit, with both heads as parents, so that it can carry `metadata`; uncommitted changes of
+        `source` stay out. Raises: `Conflict` naming at most five of the paths that both sides changed differently, when
+        `into` has uncommitted changes, or when there is nothing to merge (`source` has the content of the ancestor).
+        """
+        ...
+
+    def tag(self, name: str, ref: str) -> None:
+        """Name a commit for good. Raises: `Conflict` if the name is a branch, or a tag of another commit."""
+        ...
+
+    def tags(self) -> dict[str, str]:
+        """Give each tag's commit id, by name."""
+        ...
+
+    def log(self, ref: str, prefix: str | None = None) -> Iterator[Commit]:
+        """Walk history from newest to oldest, each commit once and after all its descendants.
+
+        With `prefix`: only commits that changed a path under it relative to their first parent.
+        """
+        ...
+
+    def diff(self, before: str, after: str, prefix: str = "") -> list[Change]:
+        """Compare two refs path by path, sorted by path."""
+        ...
+
+    # Last, because below it `list` would name this method and not the type.
+    def list(self, ref: str, prefix: str = "") -> list[Entry]:
+        """List objects by path prefix, sorted by path."""
+        ...

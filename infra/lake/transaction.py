@@ -1,0 +1,67 @@
+"""The one way to change a lake: a private branch, merged whole or dropped.
+
+Nothing is visible before the merge; a process killed at any moment leaves at most a private branch, which the next
+transaction on the same lake sweeps once it is a day old.
+"""
+
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from infra.errors import InfraError, NotFound
+from infra.lake.protocol import Commit, Entry, Lake
+
+_PREFIX = "tx-"
+_ABANDONED_AFTER = timedelta(days=1)
+
+
+class Transaction:
+    """Changes that become one merge commit, or none."""
+
+    def __init__(self, lake: Lake, base: str, branch: str) -> None:
+        self._lake = lake
+        self.base = base
+        """The commit id that this transaction started from."""
+        self._branch = branch
+        self.committed: Commit | None = None
+        """The merge commit, once the `with` block has ended; None where nothing changed."""
+
+    def put(self, path: str, content: bytes | Path) -> Entry:
+        """Store content under a path."""
+        return self._lake.put(self._branch, path, content)
+
+    def delete(self, path: str) -> None:
+        """Remove a path."""
+        self._lake.delete(self._branch, path)
+
+
+@contextmanager
+def transaction(lake: Lake, into: str, message: str, metadata: Mapping[str, str]) -> Iterator[Transaction]:
+    """Collect changes on a private branch and merge them into `into` as one commit when the block ends well.
+
+    Raises: `Conflict` when somebody changed the same paths meanwhile; nothing is visible then.
+    """
+    _sweep(lake)
+    base = lake.resolve(into)
+    branch = f"{_PREFIX}{datetime.now(UTC):%Y%m%d%H%M%S}-{secrets.token_hex(4)}"
+    lake.create_branch(branch, base)
+    work = Transaction(lake, base, branch)
+    try:
+        yield work
+        if lake.diff(base, branch):
+            lake.commit(branch, message, metadata)
+            work.committed = lake.merge(branch, into, message, metadata)
+    finally:
+        # By now the merge is done, or an error says why not; a branch that cannot be dropped is left to the sweep.
+        with suppress(InfraError):
+            lake.delete_branch(branch)
+
+
+def _sweep(lake: Lake) -> None:
+    oldest = f"{_PREFIX}{datetime.now(UTC) - _ABANDONED_AFTER:%Y%m%d%H%M%S}"
+    for name in lake.branches():
+        if name.startswith(_PREFIX) and name < oldest:
+            with suppress(NotFound):
+                lake.delete_branch(name)
