@@ -26,8 +26,12 @@ class DataReference(msgspec.Struct, frozen=True, kw_only=True):
     rows_train: int
     rows_validation: int
     rows_test: int
-    first_at: datetime
-    last_at: datetime
+    learn_from: datetime | None
+    """Rows about earlier moments were left out."""
+    validation_from: datetime
+    """Rows known before it were learned from."""
+    test_from: datetime
+    """Rows known from it on, until the card's `as_of`, judged."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):

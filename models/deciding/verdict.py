@@ -1,6 +1,11 @@
 """A decision with its reasons. A "no" is an answer, not an error."""
 
 from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from models.watching.profile import LossProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,3 +17,25 @@ class Verdict:
 
     def __str__(self) -> str:
         return f"{'yes' if self.allowed else 'no'}: {'; '.join(self.reasons)}"
+
+
+class PromotionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A verdict on one candidate, as the lake keeps it."""
+
+    at: datetime
+    """The `as_of` it was given at."""
+    version: str
+    incumbent: str
+    """Version that it was compared with, or `naive`."""
+    allowed: bool
+    reasons: tuple[str, ...]
+    test_rows: int
+    incumbent_loss: LossProfile
+    """On the test rows; what the incumbent is watched against when it stays."""
+    candidate_loss: LossProfile
+    alarm: str | None
+    """The alarm that asked for the candidate."""
+    labels_since_change: int
+    """Labels that were known since the alarm's change when the candidate was trained; 0 without an alarm."""
+    ends_episode: bool
+    """Whether a loss on a test this large ends the alarm's episode."""

@@ -80,11 +80,11 @@ def fit(
 ) -> Fitted:
     """Train on absolute error, keep the epoch with the smallest validation error.
 
-    Call inside `repeatable`. Raises: `TrainingDiverged`.
+    Without validation rows every epoch is run and the last one kept. Call inside `repeatable`. Raises: `TrainingDiverged`.
     """
     network = network.to(device).train()
     rows = _on_device(train, device)
-    held_out = _on_device(validation, device)
+    held_out = _on_device(validation, device) if len(validation) else None
     batch = min(settings.batch_rows, len(train))
     steps = len(train) // batch
     optimizer = _optimizer(network, settings)
@@ -98,14 +98,14 @@ def fit(
     best, best_epoch, best_state, history = math.inf, 0, copy.deepcopy(network.state_dict()), []
     for epoch in range(1, settings.epochs + 1):
         loss = _run_epoch(network, rows, batch, steps, optimizer, schedule)
-        error = _mean_error(network, held_out)
+        error = _mean_error(network, held_out) if held_out else loss
         history.append({"epoch": float(epoch), "train_loss": loss, "validation_error": error})
         report(history[-1])
         if not (math.isfinite(loss) and math.isfinite(error)):
             raise TrainingDiverged(
                 f"training: epoch {epoch} gave loss {loss} and validation error {error}; lower training.learning_rate"
             )
-        if error < best:
+        if error < best or held_out is None:
             best, best_epoch, best_state = error, epoch, copy.deepcopy(network.state_dict())
         elif epoch - best_epoch >= settings.patience:
             break

@@ -140,3 +140,38 @@ def watching_order(ids: Sequence[str]) -> npt.NDArray[np.int64]:
 def raised(reached: float, settings: WatchSettings) -> bool:
     """Whether a log statistic is an alarm."""
     return reached >= float(np.log(settings.labels_between_false_alarms))
+
+
+def describe(
+    state: DetectorState,
+    reached: float,
+    settings: WatchSettings,
+    version: str,
+    span: tuple[datetime, datetime],
+    *,
+    labels: int,
+    mean_error: float,
+    reference_error: float,
+    unit: str,
+) -> Alarm:
+    """Put an alarm in words: what was seen, against what, how sure, and since when."""
+    start_at, end = span
+    changed = changed_at(state.windows)
+    detail = (
+        f"mean error {mean_error:.2f} {unit} over {labels} labels, {reference_error:.2f} when {version} was judged "
+        f"({mean_error / reference_error - 1:+.0%}); such evidence comes falsely at most once in "
+        f"{settings.labels_between_false_alarms:,.0f} labels; strongest since {changed:%Y-%m-%d}"
+    )
+    return Alarm(
+        id=f"{end:%Y%m%dT%H%M%SZ}-{version}",
+        at=end,
+        window_start=start_at,
+        version=version,
+        statistic=reached / float(np.log(10)),
+        threshold=float(np.log10(settings.labels_between_false_alarms)),
+        changed_at=changed,
+        labels=labels,
+        mean_error=mean_error,
+        reference_error=reference_error,
+        detail=detail,
+    )

@@ -1,0 +1,20 @@
+"""Build: a Bento that contains the champion."""
+
+from flows.orchestration import flow
+from infra import bentos
+from infra.bentos import Built
+from infra.settings import load_settings
+from models import model as definitions
+
+
+@flow(name="build")
+def build(model: str, branch: str | None = None) -> Built:
+    """Build the champion into a Bento, in the store under OKRUH_HOME; the same champion and code build nothing anew.
+
+    Args:
+        model: name in the catalog.
+        branch: lake branch; without it, OKRUH_BRANCH.
+    """
+    definitions.load(model)
+    settings = load_settings(**({"branch": branch} if branch else {}))
+    return bentos.build(settings, model)

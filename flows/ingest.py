@@ -1,0 +1,103 @@
+"""Ingest: raw files, validated against the contract, become commits of the lake."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flows.orchestration import cached_step, flow, run_cached, step_key
+from infra import tables
+from infra.assembly import assemble
+from infra.dataset import table_prefix
+from infra.errors import NotFound, Unavailable
+from infra.lake.transaction import transaction
+from infra.settings import load_settings
+from models import model as definitions
+from models.errors import DefinitionError
+from models.model import Model
+
+
+class Ingested(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one raw file."""
+
+    file: str
+    partition: str
+    rows: int
+    refused: int
+    commit: str
+    """The commit that made the table as it is now."""
+    cached: bool = False
+
+
+@flow(name="ingest")
+def ingest(model: str, source: str | None = None, branch: str | None = None) -> list[Ingested]:
+    """Bring raw Parquet files into the lake, one commit a file.
+
+    Rows that break the model's contract go to quarantine with their reasons; a file that breaks it as a whole is
+    refused by name and changes nothing. Files that were ingested before are found again and cost nothing.
+
+    Args:
+        model: name in the catalog.
+        source: a file or a folder of files; without it, the sample that comes with the model.
+        branch: lake branch; without it, OKRUH_BRANCH.
+    """
+    definition = definitions.load(model)
+    branch = branch or load_settings().branch
+    return [_ingest_file(definition, file, branch) for file in _files(definition, source)]
+
+
+def _files(definition: Model, source: str | None) -> list[Path]:
+    folder = Path(source) if source else definition.sample
+    if folder is None:
+        raise DefinitionError(f"model {definition.name} has no sample data; name a file or folder to ingest")
+    if folder.is_file():
+        return [folder]
+    if not folder.exists():
+        raise NotFound(f"{folder} does not exist; name a Parquet file or a folder of them")
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise NotFound(f"{folder} holds no .parquet file")
+    return files
+
+
+def _ingest_file(definition: Model, file: Path, branch: str) -> Ingested:
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise Unavailable(f"{file} cannot be read: {error.strerror}") from error
+    contract = hashlib.sha256(msgspec.json.encode(definition.contract)).hexdigest()
+    key = step_key("ingest", definition.name, branch, digest, contract)
+    result, cached = run_cached(ingest_file, key, model=definition.name, file=str(file), branch=branch)
+    return msgspec.convert({**result, "cached": cached}, Ingested)
+
+
+@cached_step(name="ingest one file")
+def ingest_file(model: str, file: str, branch: str, key: str) -> dict[str, Any]:  # noqa: ARG001 - the cache key
+    """Validate one raw file and commit the accepted and the refused rows."""
+    from models.contract.table import validate
+
+    definition = definitions.load(model)
+    path = Path(file)
+    raw = tables.read_raw(path.name, path.read_bytes(), dict(definition.raw_columns))
+    checked = validate(definition.contract, definition.prepare(raw), path.name)
+    lake = assemble(load_settings()).lake(model)
+    accepted = f"{table_prefix(definition)}{checked.partition}.parquet"
+    note = {"kind": "ingest", "file": path.name, "rows": str(len(checked.accepted)), "refused": str(len(checked.refused))}
+    with transaction(lake, branch, f"ingest {path.name}", note) as work:
+        work.put(accepted, tables.encode(checked.accepted))
+        refused = f"quarantine/{definition.table}/{checked.partition}.parquet"
+        if len(checked.refused):
+            work.put(refused, tables.encode(checked.refused))
+        elif any(entry.path == refused for entry in lake.list(work.base, refused)):
+            work.delete(refused)
+    commit = work.committed.id if work.committed else next(lake.log(branch, accepted)).id
+    return msgspec.to_builtins(
+        Ingested(
+            file=path.name,
+            partition=checked.partition,
+            rows=len(checked.accepted),
+            refused=len(checked.refused),
+            commit=commit,
+        )
+    )

@@ -1,0 +1,158 @@
+"""Promote: a candidate that wins a paired test becomes champion, by one atomic commit."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from flows.orchestration import flow
+from flows.train import Recipe, cut
+from infra import registry
+from infra.assembly import assemble
+from infra.dataset import known_rows
+from infra.errors import NotFound
+from infra.lake.protocol import Lake
+from infra.lake.transaction import transaction
+from infra.settings import load_settings
+from models import model as definitions
+from models.bundle import Bundle, Card
+from models.deciding import promotion, rollout
+from models.deciding.rollout import Rollout
+from models.deciding.verdict import PromotionReport
+from models.inference import Predictor
+from models.model import Model
+from models.watching.profile import describe_loss
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from models.learning.splits import Split
+
+NAIVE = "naive"
+
+
+@flow(name="promote")
+def promote(
+    model: str,
+    version: str | None = None,
+    as_of: datetime | None = None,
+    branch: str | None = None,
+    alarm: str | None = None,
+    labels_since_change: int = 0,
+) -> PromotionReport:
+    """Judge a candidate against the champion and let it serve if it wins.
+
+    Both are compared on the newest rows that the candidate was not trained on; without a champion, the candidate must
+    beat the model's naive prediction. The verdict is kept in the lake either way, a promotion in the same commit.
+
+    Args:
+        model: name in the catalog.
+        version: the candidate; without it, the newest registered bundle.
+        as_of: moment of the promotion; without it, now.
+        branch: lake branch; without it, OKRUH_BRANCH.
+        alarm: the alarm that asked for the candidate.
+        labels_since_change: labels known since that alarm's change.
+    """
+    definition, settings = definitions.load(model), load_settings()
+    branch = branch or settings.branch
+    lake = assemble(settings).lake(model)
+    commit = lake.resolve(branch)
+    serving = registry.read_rollout(lake, commit)
+    version = version or _newest(model, lake, commit)
+    if serving and serving.champion == version and (given := _verdict_on(lake, commit, version)):
+        return given
+    report = _judge(definition, lake, commit, version, serving, as_of or datetime.now(UTC), alarm, labels_since_change)
+    _record(lake, branch, report, serving)
+    return report
+
+
+def _newest(model: str, lake: Lake, commit: str) -> str:
+    known = registry.versions(lake, commit)
+    if not known:
+        raise NotFound(f"{model} has no bundle yet; run `okruh train {model}` first")
+    return max(known, key=lambda version: registry.load_card(lake, commit, version).created_at)
+
+
+def _verdict_on(lake: Lake, commit: str, version: str) -> PromotionReport | None:
+    """Find the verdict that made a version champion; None where it has none of its own (a rollback did)."""
+    reports = registry.read_reports(lake, commit, registry.VERDICTS, PromotionReport)
+    return next((report for report in reversed(reports) if report.version == version and report.allowed), None)
+
+
+def _judge(
+    definition: Model,
+    lake: Lake,
+    commit: str,
+    version: str,
+    serving: Rollout | None,
+    at: datetime,
+    alarm: str | None,
+    labels_since_change: int,
+) -> PromotionReport:
+    candidate = registry.load_bundle(lake, commit, version)
+    split = _rows_of(definition, lake, candidate.card)
+    if serving is None:
+        incumbent, incumbent_errors_N = NAIVE, _errors(definition, definition.naive(split.train, split.test), split)
+    else:
+        incumbent = serving.champion
+        incumbent_errors_N = _errors(
+            definition, _answers(definition, registry.load_bundle(lake, commit, incumbent), split), split
+        )
+    candidate_errors_N = _errors(definition, _answers(definition, candidate, split), split)
+    verdict = promotion.judge(incumbent, incumbent_errors_N, candidate_errors_N, definition.gate)
+    ceiling = definition.watch.ceiling
+    return PromotionReport(
+        at=at,
+        version=version,
+        incumbent=incumbent,
+        allowed=verdict.allowed,
+        reasons=verdict.reasons,
+        test_rows=len(split.test),
+        incumbent_loss=describe_loss(incumbent_errors_N, ceiling),
+        candidate_loss=describe_loss(candidate_errors_N, ceiling),
+        alarm=alarm,
+        labels_since_change=labels_since_change,
+        ends_episode=not verdict.allowed and len(split.test) >= definition.retraining.closing_rows,
+    )
+
+
+def _rows_of(definition: Model, lake: Lake, card: Card) -> "Split":
+    """Read again, by commit, what a bundle was trained and judged on."""
+    plan = Recipe(
+        as_of=card.as_of,
+        learn_from=card.data.learn_from,
+        validation_from=card.data.validation_from,
+        test_from=card.data.test_from,
+        settings=card.settings,
+    )
+    return cut(known_rows(definition, lake, card.data.commit, card.as_of), plan)
+
+
+def _answers(definition: Model, bundle: Bundle, split: "Split") -> "npt.NDArray[np.float32]":
+    from models.contract.table import to_columns
+
+    return Predictor(bundle.onnx, bundle.card.contract).predict(to_columns(definition.contract, split.test))
+
+
+def _errors(definition: Model, answers_N: "npt.NDArray[np.float32]", split: "Split") -> "npt.NDArray[np.float64]":
+    from models.learning.evaluation import absolute_errors
+
+    return absolute_errors(answers_N, split.test[definition.contract.target.name])
+
+
+def _record(lake: Lake, branch: str, report: PromotionReport, serving: Rollout | None) -> None:
+    """Commit the verdict and, where it allows, the rollout, together.
+
+    Raises: `Conflict` when another promotion came first: both would change the same path.
+    """
+    kind = "promotion" if report.allowed else "verdict"
+    note = {"kind": kind, "version": report.version, "incumbent": report.incumbent, "at": report.at.isoformat()}
+    with transaction(lake, branch, f"{kind}: {report.version}", note) as work:
+        path = f"{registry.VERDICTS}{report.at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{report.version}.json"
+        work.put(path, registry.encode_report(report))
+        if report.allowed:
+            previous = serving.champion if serving else None
+            work.put(
+                rollout.PATH, rollout.encode(Rollout(champion=report.version, since=report.at, previous=previous))
+            )

@@ -1,0 +1,112 @@
+"""Retrain: after an alarm, the champion is trained on with what the changed world has shown."""
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from flows.orchestration import flow
+from flows.promote import promote
+from flows.train import Recipe, Registered, run_recipe
+from infra import registry
+from infra.assembly import assemble
+from infra.dataset import Dataset, known_rows
+from infra.errors import NotFound
+from infra.lake.protocol import Lake
+from infra.settings import load_settings
+from models import model as definitions
+from models.deciding import retraining
+from models.deciding.retraining import Episode
+from models.deciding.verdict import PromotionReport, Verdict
+from models.model import Model
+from models.watching.alarms import Alarm
+
+
+class Retrained(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one wish to train again."""
+
+    trained: Registered | None
+    """None where the policy said no."""
+    verdict: PromotionReport | None
+    reasons: tuple[str, ...]
+
+
+@flow(name="retrain")
+def retrain(model: str, as_of: datetime | None = None, branch: str | None = None) -> Retrained:
+    """Train the champion on with the labels since the alarm's change, and promote the candidate if it wins.
+
+    Does nothing when no alarm is open, when the alarm is answered, or when too few new labels have come since the last
+    training: a second alarm about the same change starts nothing.
+
+    Args:
+        model: name in the catalog.
+        as_of: only labels that had arrived by this moment are read; without it, now.
+        branch: lake branch; without it, OKRUH_BRANCH.
+    """
+    definition = definitions.load(model)
+    branch, as_of = branch or load_settings().branch, as_of or datetime.now(UTC)
+    lake = assemble(load_settings()).lake(model)
+    commit = lake.resolve(branch)
+    alarm, verdict = retraining_verdict(definition, lake, commit, as_of)
+    if alarm is None or not verdict.allowed:
+        return Retrained(trained=None, verdict=None, reasons=verdict.reasons)
+    dataset = _since(alarm, known_rows(definition, lake, commit, as_of))
+    registered = run_recipe(definition, _recipe(definition, lake, commit, alarm, dataset, as_of), branch)
+    report = promote(
+        model,
+        version=registered.version,
+        as_of=as_of,
+        branch=branch,
+        alarm=alarm.id,
+        labels_since_change=len(dataset.rows),
+    )
+    return Retrained(trained=registered, verdict=report, reasons=verdict.reasons)
+
+
+def retraining_verdict(
+    definition: Model, lake: Lake, commit: str, as_of: datetime
+) -> tuple[Alarm | None, Verdict]:
+    """Ask the retraining policy, from what the lake keeps of alarms and verdicts."""
+    alarms = [
+        alarm for alarm in registry.read_reports(lake, commit, registry.ALARMS, Alarm) if alarm.at <= as_of
+    ]
+    if not alarms:
+        return None, retraining.due(None, definition.retraining)
+    alarm = alarms[-1]
+    answers = [
+        verdict
+        for verdict in registry.read_reports(lake, commit, registry.VERDICTS, PromotionReport)
+        if verdict.alarm == alarm.id
+    ]
+    episode = Episode(
+        alarm=alarm.id,
+        labels_now=len(_since(alarm, known_rows(definition, lake, commit, as_of)).rows),
+        labels_trained=answers[-1].labels_since_change if answers else 0,
+        last_lost=bool(answers) and not answers[-1].allowed,
+        ended=any(verdict.ends_episode for verdict in answers),
+    )
+    return alarm, retraining.due(episode, definition.retraining)
+
+
+def _since(alarm: Alarm, dataset: Dataset) -> Dataset:
+    rows = dataset.rows
+    return Dataset(rows[rows["event_at"] >= alarm.changed_at].reset_index(drop=True), dataset.paths)
+
+
+def _recipe(
+    definition: Model, lake: Lake, commit: str, alarm: Alarm, dataset: Dataset, as_of: datetime
+) -> Recipe:
+    """Hold the newest share of the changed world's labels out, and train on with the rest."""
+    policy = definition.retraining
+    serving = registry.read_rollout(lake, commit)
+    if serving is None:
+        raise NotFound(f"{definition.name} has no champion to train on; run `okruh train {definition.name}` first")
+    held_out = min(int(len(dataset.rows) * policy.test_share), policy.test_rows)
+    test_from = dataset.rows["known_at"].iloc[-held_out].to_pydatetime()
+    return Recipe(
+        as_of=as_of,
+        learn_from=alarm.changed_at,
+        validation_from=test_from,
+        test_from=test_from,
+        settings=policy.training.flat(),
+        warm_start=serving.champion,
+    )

@@ -1,0 +1,211 @@
+"""Train: rows that were known at a moment become a registered bundle."""
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from flows.orchestration import cached_step, flow, flow_run_name, run_cached, step_key
+from infra import registry
+from infra.assembly import assemble
+from infra.dataset import LABELS, PREDICTIONS, Dataset, known_rows, table_prefix
+from infra.errors import NotFound
+from infra.lake.protocol import Lake
+from infra.lake.transaction import transaction
+from infra.provenance import code_commit, environment_digest, source_digest
+from infra.settings import load_settings
+from infra.tracking import Run
+from models import model as definitions
+from models.bundle import Bundle, Card, DataReference, Origin, bundle_folder
+from models.errors import ContractError, OkruhError
+from models.learning.settings import TrainingSettings
+from models.model import Model
+
+if TYPE_CHECKING:
+    from models.learning.splits import Split
+    from models.learning.training import Trained
+
+
+class Registered(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle that a training registered."""
+
+    version: str
+    metrics: dict[str, float]
+    commit: str
+    """The lake commit that registered it."""
+    cached: bool = False
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """What to train on and how, beside the definition."""
+
+    as_of: datetime
+    """Only what was known then is read."""
+    learn_from: datetime | None = None
+    """Rows about earlier moments are left out."""
+    validation_from: datetime
+    """Rows known before it are learned from."""
+    test_from: datetime
+    """Rows known from it on judge; in between they stop the training."""
+    settings: dict[str, float | int | str | bool | None]
+    warm_start: str | None = None
+    """Version whose weights the training starts from."""
+
+
+@flow(name="train")
+def train(
+    model: str, as_of: datetime | None = None, branch: str | None = None, overrides: dict[str, float] | None = None
+) -> Registered:
+    """Train a network from scratch on everything known and register it as a bundle; it does not serve yet.
+
+    The newest days judge it and the days before them stop it (`training.test_days`, `training.validation_days`).
+    Unchanged data, settings and code give the registered bundle again at no cost.
+
+    Args:
+        model: name in the catalog.
+        as_of: only rows whose target was known at this moment are read; without it, all.
+        branch: lake branch; without it, OKRUH_BRANCH.
+        overrides: training settings to change, by name.
+    """
+    definition = definitions.load(model)
+    branch = branch or load_settings().branch
+    settings = definition.training.with_changes(**(overrides or {}))
+    lake = assemble(load_settings()).lake(model)
+    commit = lake.resolve(branch)
+    as_of = as_of or _newest_moment(definition, lake, commit)
+    test_from = as_of - timedelta(days=settings.test_days)
+    recipe = Recipe(
+        as_of=as_of,
+        validation_from=test_from - timedelta(days=settings.validation_days),
+        test_from=test_from,
+        settings=settings.flat(),
+    )
+    return run_recipe(definition, recipe, branch)
+
+
+def run_recipe(definition: Model, recipe: Recipe, branch: str) -> Registered:
+    """Train by a recipe, or find the bundle that the same recipe gave before."""
+    lake = assemble(load_settings()).lake(definition.name)
+    commit = lake.resolve(branch)
+    listing = [lake.list(commit, prefix) for prefix in (table_prefix(definition), PREDICTIONS, LABELS)]
+    read = hashlib.sha256(msgspec.json.encode(listing)).hexdigest()
+    wanted = hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
+    key = step_key("train", definition.name, branch, read, wanted, environment_digest())
+    result, cached = run_cached(
+        train_network, key, model=definition.name, recipe=msgspec.to_builtins(recipe), commit=commit, branch=branch
+    )
+    return msgspec.convert({**result, "cached": cached}, Registered)
+
+
+def _newest_moment(definition: Model, lake: Lake, commit: str) -> datetime:
+    rows = known_rows(definition, lake, commit, datetime.max.replace(tzinfo=UTC)).rows
+    if rows.empty:
+        raise NotFound(f"{definition.name} has no data yet; run `okruh ingest {definition.name}` first")
+    newest: datetime = rows["known_at"].iloc[-1].to_pydatetime()
+    return newest.replace(microsecond=0) + timedelta(seconds=1)
+
+
+@cached_step(name="train a network")
+def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, key: str) -> dict[str, Any]:  # noqa: ARG001
+    """Train, export, prove parity, evaluate, and register the bundle."""
+    from models.learning import training
+
+    settings, definition = load_settings(), definitions.load(model)
+    platform = assemble(settings)
+    lake = platform.lake(model)
+    plan = msgspec.convert(recipe, Recipe)
+    dataset = known_rows(definition, lake, commit, plan.as_of)
+    split = cut(dataset, plan)
+    warm = registry.load_bundle(lake, commit, plan.warm_start).state if plan.warm_start else None
+    tracked = platform.tracker().start(f"okruh-{model}", f"{plan.as_of:%Y-%m-%d}", {"as_of": str(plan.as_of), **plan.settings})
+    try:
+        trained = training.train(
+            definition,
+            split,
+            msgspec.convert(plan.settings, TrainingSettings),
+            device=settings.device,
+            threads=settings.train_threads,
+            warm_start=warm,
+            report=tracked.log,
+        )
+    except OkruhError:
+        tracked.finish({}, {}, failed=True)
+        raise
+    bundle = _bundle(definition, plan, dataset, split, trained, commit, tracked)
+    registered = register(lake, branch, bundle)
+    tracked.finish(trained.metrics, bundle.files())
+    return msgspec.to_builtins(
+        Registered(version=bundle.card.version, metrics=trained.metrics, commit=registered)
+    )
+
+
+def cut(dataset: Dataset, plan: Recipe) -> "Split":
+    """Cut what was known into the recipe's three spans. Raises: `ContractError` when one is empty."""
+    from models.learning.splits import split_in_time
+
+    rows = dataset.rows
+    if plan.learn_from is not None:
+        rows = rows[rows["event_at"] >= plan.learn_from]
+    split = split_in_time(rows, rows["known_at"], plan.validation_from, plan.test_from)
+    for name in ("train", "test"):
+        if getattr(split, name).empty:
+            raise ContractError(f"no rows to {name} on: {len(rows)} rows were known at {plan.as_of:%Y-%m-%d %H:%M}")
+    return split
+
+
+def register(lake: Lake, branch: str, bundle: Bundle) -> str:
+    """Merge a bundle into the branch, whole; one that is registered already stays as it is. Gives the commit."""
+    version = bundle.card.version
+    folder = bundle_folder(version)
+    note = {"kind": "train", "version": version, "flow_run": bundle.card.origin.flow_run}
+    note |= {"code_commit": bundle.card.origin.code_commit, "tracker_run": bundle.card.origin.tracker_run}
+    with transaction(lake, branch, f"register {version}", note) as work:
+        if version not in registry.versions(lake, work.base):
+            for name, content in bundle.files().items():
+                work.put(f"{folder}/{name}", content)
+    return work.committed.id if work.committed else next(lake.log(branch, folder)).id
+
+
+def _bundle(
+    definition: Model,
+    plan: Recipe,
+    dataset: Dataset,
+    split: "Split",
+    trained: "Trained",
+    commit: str,
+    tracked: Run,
+) -> Bundle:
+    digest = hashlib.sha256(trained.onnx).hexdigest()
+    card = Card(
+        model=definition.name,
+        version=f"{plan.as_of:%Y%m%d}-{digest[:8]}",
+        contract=definition.contract,
+        as_of=plan.as_of,
+        created_at=datetime.now(UTC),
+        seed=int(plan.settings["seed"] or 0),
+        settings=plan.settings,
+        warm_start=plan.warm_start,
+        data=DataReference(
+            commit=commit,
+            paths=dataset.paths,
+            rows_train=len(split.train),
+            rows_validation=len(split.validation),
+            rows_test=len(split.test),
+            learn_from=plan.learn_from,
+            validation_from=plan.validation_from,
+            test_from=plan.test_from,
+        ),
+        origin=Origin(
+            code_commit=code_commit(),
+            source_digest=source_digest(),
+            environment_digest=environment_digest(),
+            flow_run=flow_run_name(),
+            tracker_run=tracked.reference,
+        ),
+        metrics=trained.metrics,
+        slices=trained.slices,
+        parity=trained.parity,
+        onnx_digest=digest,
+    )
+    return Bundle(card=card, onnx=trained.onnx, profile=trained.profile, state=trained.state)

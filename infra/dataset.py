@@ -1,0 +1,71 @@
+"""What was known at a moment: accepted rows of a model's tables, and answered predictions whose label had arrived.
+
+Both come as one frame of the contract's columns plus `event_at` and `known_at` (aware, UTC), ordered by `known_at` and
+then by the row's content, so that the same lake and `as_of` give the same frame. Rows whose target lies outside the
+contract are left out. Cost: reads every Parquet object of the table and the journal at that commit.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import pandas as pd
+
+from infra import tables
+from infra.lake.protocol import Lake
+from models.contract.columns import Contract
+from models.contract.table import to_instants
+from models.model import Model
+
+PREDICTIONS = "journal/predictions/"
+LABELS = "journal/labels/"
+
+
+def table_prefix(model: Model) -> str:
+    """Where a model's accepted rows are."""
+    return f"data/{model.table}/"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Rows and the objects that they were read from."""
+
+    rows: pd.DataFrame
+    paths: tuple[str, ...]
+
+
+def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime) -> Dataset:
+    """Read everything that may be learned from at `as_of`."""
+    history, paths = tables.read_all(lake, commit, table_prefix(model))
+    answered, answered_paths = labelled_predictions(model.contract, lake, commit)
+    wanted = [*(column.name for column in model.contract.inputs), model.contract.target.name, "event_at", "known_at"]
+    parts = [part[wanted] for part in (_with_moments(model.contract, history), answered) if not part.empty]
+    if not parts:
+        return Dataset(pd.DataFrame(columns=wanted), ())
+    rows = pd.concat(parts, ignore_index=True)
+    rows = rows[rows["known_at"] <= as_of].sort_values(["known_at", *wanted[:-2]], kind="stable", ignore_index=True)
+    return Dataset(rows, (*paths, *answered_paths))
+
+
+def labelled_predictions(contract: Contract, lake: Lake, commit: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Join archived predictions and labels by id.
+
+    Returns:
+        The contract's columns, `id`, `version`, `predicted`, `event_at`, `known_at`; and the objects read. Only labels
+        within the target's range.
+    """
+    predictions, prediction_paths = tables.read_all(lake, commit, PREDICTIONS)
+    labels, label_paths = tables.read_all(lake, commit, LABELS)
+    if predictions.empty or labels.empty:
+        return pd.DataFrame(), ()
+    target = contract.target
+    joined = predictions.merge(labels.rename(columns={"value": target.name}), on="id", how="inner", validate="1:1")
+    within = joined[target.name].between(target.minimum, target.maximum)
+    return joined[within].reset_index(drop=True), (*prediction_paths, *label_paths)
+
+
+def _with_moments(contract: Contract, table: pd.DataFrame) -> pd.DataFrame:
+    if table.empty:
+        return table
+    event_at = to_instants(contract, table[contract.time.name])
+    known_at = to_instants(contract, table[contract.known]) if contract.known else event_at
+    return table.assign(event_at=event_at, known_at=known_at)

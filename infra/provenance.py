@@ -1,0 +1,45 @@
+"""Which code and which environment are running: what ties a bundle to them."""
+
+import hashlib
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+_PACKAGES = ("models", "infra", "flows")
+
+
+@cache
+def source_digest() -> str:
+    """Digest of the Python sources that decide a step's result (16 hexadecimal digits)."""
+    digest = hashlib.sha256()
+    for package in _PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@cache
+def environment_digest() -> str:
+    """Digest of the installed distributions and their versions (16 hexadecimal digits)."""
+    installed = sorted({f"{found.name.lower()}=={found.version}" for found in metadata.distributions()})
+    return hashlib.sha256("\n".join(installed).encode()).hexdigest()[:16]
+
+
+@cache
+def code_commit() -> str:
+    """git commit of the checkout, `+dirty` when tracked files differ; `unknown` outside a checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return f"{commit}+dirty" if _git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(  # noqa: S603
+        ["git", "-C", str(ROOT), *arguments],  # noqa: S607
+        check=True, capture_output=True, text=True,
+    )
+    return done.stdout.strip()

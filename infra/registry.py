@@ -1,0 +1,71 @@
+"""Bundles, the rollout and reports as objects of the lake.
+
+The lake is the registry: a bundle is registered when its four files are merged into the branch, and serves when
+`rollout.json` names it. Reports (windows, alarms, verdicts) are small JSON files beside them, so that every decision can
+be read back with what it rested on.
+"""
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import msgspec
+
+from infra.errors import NotFound
+from infra.lake.protocol import Commit, Lake
+from models.bundle import FILES, Bundle, Card, bundle_folder, decode_card
+from models.deciding import rollout
+from models.deciding.rollout import Rollout
+
+T = TypeVar("T")
+
+WINDOWS, ALARMS, VERDICTS = "reports/windows/", "reports/alarms/", "reports/verdicts/"
+
+
+def load_bundle(lake: Lake, ref: str, version: str) -> Bundle:
+    """Read a registered bundle. Raises: `NotFound`, `BundleError`, `Corrupt`."""
+    folder = bundle_folder(version)
+    return Bundle.from_files({name: _get(lake, ref, f"{folder}/{name}", version) for name in FILES})
+
+
+def load_card(lake: Lake, ref: str, version: str) -> Card:
+    """Read a registered bundle's card. Raises: `NotFound`, `BundleError`."""
+    return decode_card(_get(lake, ref, f"{bundle_folder(version)}/card.json", version))
+
+
+def _get(lake: Lake, ref: str, path: str, version: str) -> bytes:
+    try:
+        return lake.get(ref, path)
+    except NotFound as error:
+        known = ", ".join(versions(lake, ref)[-5:]) or "none"
+        raise NotFound(f"no bundle {version!r} here; the newest registered versions: {known}") from error
+
+
+def versions(lake: Lake, ref: str) -> list[str]:
+    """List registered versions, oldest `as_of` first."""
+    return sorted({entry.path.split("/")[1] for entry in lake.list(ref, "bundles/")})
+
+
+def read_rollout(lake: Lake, ref: str) -> Rollout | None:
+    """Read who serves; None before the first promotion."""
+    try:
+        return rollout.decode(lake.get(ref, rollout.PATH))
+    except NotFound:
+        return None
+
+
+def rollout_history(lake: Lake, ref: str) -> Iterator[tuple[Commit, Rollout]]:
+    """Walk the commits that changed the rollout, newest first."""
+    for commit in lake.log(ref, rollout.PATH):
+        found = read_rollout(lake, commit.id)
+        if found is not None:
+            yield commit, found
+
+
+def read_reports(lake: Lake, ref: str, prefix: str, kind: type[T]) -> list[T]:
+    """Read all reports of a kind, in path order, which is the order of their moments."""
+    return [msgspec.json.decode(lake.get(ref, entry.path), type=kind) for entry in lake.list(ref, prefix)]
+
+
+def encode_report(report: msgspec.Struct) -> bytes:
+    """Write a report for people and programs."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2)

@@ -1,0 +1,138 @@
+"""A served Bento as a child process: started, waited for, stopped, always by its own process ids.
+
+It runs in a process group of its own and writes its log under `settings.home/logs`. Whoever starts it stops it; a
+starter that is killed leaves it running.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from infra.bentos import bentoml_environment, last_error, serve_command
+from infra.errors import Unavailable
+from infra.settings import Settings
+
+_HOST = "127.0.0.1"
+_LOOK_S = 0.05
+_LOG_TAIL_BYTES = 16_384
+_WORKER_FAILED = b"Application startup failed"
+
+
+class ServiceProcess:
+    """A running service; as a context manager it stops at the end of the block."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self._process = process
+        self.url = f"http://{_HOST}:{port}"
+        """Where it answers."""
+        self.log = log
+        """What it and BentoML say."""
+
+    @classmethod
+    def start(cls, settings: Settings, tag: str, port: int | None = None, ready_within_s: float = 60.0) -> Self:
+        """Serve a Bento on a loopback port (a free one, where none is given) and wait until it is ready.
+
+        Raises: `Unavailable` where the port is taken, or the service ends or is not ready in time; it is stopped then.
+        """
+        port = free_port() if port is None else port
+        _check_free(port)
+        environment = bentoml_environment(settings)
+        log = settings.home / "logs" / f"serve-{port}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603 (our own command)
+                serve_command(tag, port, _HOST),
+                cwd=settings.home,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        service = cls(process, port, log)
+        try:
+            service._wait_until_ready(ready_within_s)
+        except BaseException:
+            service.stop(grace_s=2.0)
+            raise
+        return service
+
+    @property
+    def pid(self) -> int:
+        """The id of the process, and of its group."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def stop(self, grace_s: float = 10.0) -> int:
+        """End it: SIGTERM, then SIGKILL to its whole group once `grace_s` has passed. Gives its exit status."""
+        if self.running:
+            self._process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace_s)
+        _kill_group(self.pid)
+        return self._process.wait()
+
+    def _wait_until_ready(self, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
+        while not self._is_ready():
+            if not self.running:
+                raise Unavailable(f"the service ended with status {self._process.returncode}: {self._reason()}")
+            if _WORKER_FAILED in self.log.read_bytes():  # BentoML would start the worker again and again
+                raise Unavailable(f"the service cannot start: {self._reason()}")
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the service is not ready after {within_s:g} s: {self._reason()}")
+            time.sleep(_LOOK_S)
+
+    def _is_ready(self) -> bool:
+        try:
+            with urlopen(f"{self.url}/readyz", timeout=1.0) as answer:  # noqa: S310 (a loopback address of ours)
+                return bool(answer.status == 200)
+        except (URLError, HTTPException, OSError):
+            return False
+
+    def _reason(self) -> str:
+        return f"{last_error(self.log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors='replace'))} (see {self.log})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def free_port() -> int:
+    """Give a loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise Unavailable(f"port {port} is taken: end what listens there, or choose another port") from error
+
+
+def _kill_group(group: int) -> None:
+    """End what a process left in its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)

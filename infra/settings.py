@@ -1,0 +1,94 @@
+"""One frozen, typed set of settings: environment (`OKRUH_*`), then `okruh.toml`, then these defaults.
+
+Settings alone move a part from the laptop to shared servers; a value that cannot be honoured is an error.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from infra.errors import Misconfigured
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Field names are the variables' names without `OKRUH_`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="OKRUH_", toml_file="okruh.toml", frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+    home: Path = Field(default=Path(".okruh"), validate_default=True)
+    """Folder of all state: lake, journal, Bentos, tracker runs, caches, reports. Deleting it resets everything."""
+
+    lake: str = "embedded"
+    """Where data and bundles are kept: `embedded` (under `home`)."""
+
+    branch: str = "main"
+    """The lake branch that commands and services take as the truth."""
+
+    model: str | None = None
+    """The model that `bentoml build` builds a service for."""
+
+    tracking: Literal["offline", "online", "disabled"] = "offline"
+    """W&B mode. `online` needs WANDB_API_KEY."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where networks are trained; a device that is asked for and absent is an error."""
+
+    train_threads: int = Field(default=1, ge=1)
+    """CPU threads of a training. More than one helps wide networks; on a busy machine it slows small ones down."""
+
+    serve_threads: int = Field(default=1, ge=1)
+    """CPU threads of one service worker's ONNX Runtime session."""
+
+    rollout_poll_s: float = Field(default=0.5, gt=0)
+    """Seconds between a service's looks at the lake's rollout: an upper bound of how late a promotion is seen."""
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("lake")
+    @classmethod
+    def _known_lake(cls, value: str) -> str:
+        if value != "embedded":
+            raise ValueError("only `embedded` is available in this version; lakeFS addresses are not supported yet")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before file before default; call arguments (tests, `--branch`) before all."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @cached_property
+    def bentos(self) -> Path:
+        """The Bento store (BENTOML_HOME)."""
+        return self.home / "bentoml"
+
+    def environment(self) -> dict[str, str]:
+        """Give these settings as variables, for a child process that must see the same."""
+        values = self.model_dump(exclude_none=True)
+        return {f"OKRUH_{name.upper()}": str(value) for name, value in values.items()}
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings. Raises: `Misconfigured` naming each setting that is wrong."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"OKRUH_{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        )
+        raise Misconfigured(f"settings are wrong: {problems}") from error

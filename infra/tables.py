@@ -1,0 +1,64 @@
+"""Tables in the lake: Parquet objects, written so that equal tables give equal bytes."""
+
+import io
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.lake.protocol import Lake
+from models.errors import ContractError
+
+
+def encode(table: pd.DataFrame) -> bytes:
+    """Write a table as Parquet; its index is dropped."""
+    sink = io.BytesIO()
+    arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
+    pq.write_table(arrow, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def decode(content: bytes, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read Parquet."""
+    return pq.read_table(pa.BufferReader(content), columns=columns).to_pandas()
+
+
+def read_all(lake: Lake, commit: str, prefix: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Read every table under a prefix as one, in path order; an empty frame where there is none."""
+    paths = tuple(entry.path for entry in lake.list(commit, prefix))
+    tables = [decode(lake.get(commit, path)) for path in paths]
+    return (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()), paths
+
+
+def read_raw(name: str, content: bytes, wanted: dict[str, str]) -> pd.DataFrame:
+    """Read a raw Parquet file's wanted columns.
+
+    Args:
+        name: what to call the file in messages.
+        wanted: kind by column: `time`, `integer`, `number` or `text`.
+
+    Raises: `ContractError` naming the file when it is no Parquet, lacks a column or has one of another kind.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+    except pa.ArrowInvalid as error:
+        raise ContractError(f"{name}: not a Parquet file ({str(error).splitlines()[0]})") from error
+    schema = file.schema_arrow
+    if missing := [column for column in wanted if column not in schema.names]:
+        raise ContractError(f"{name}: columns {missing} are missing; the file has {schema.names}")
+    for column, kind in wanted.items():
+        if not _IS[kind](schema.field(column).type):
+            raise ContractError(f"{name}: column {column!r} should be {kind}, it is {schema.field(column).type}")
+    return file.read(columns=list(wanted)).to_pandas()
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+_IS = {
+    "time": pa.types.is_timestamp,
+    "integer": pa.types.is_integer,
+    "number": _is_number,
+    "text": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind),
+}
