@@ -48,7 +48,7 @@ def ingest(model: str, source: str | None = None, branch: str | None = None) -> 
 
 
 def _files(definition: Model, source: str | None) -> list[Path]:
-    folder = Path(source) if source else definition.sample
+    folder = Path(source) if source else definition.sample and definition.sample.folder
     if folder is None:
         raise DefinitionError(f"model {definition.name} has no sample data; name a file or folder to ingest")
     if folder.is_file():

@@ -27,7 +27,6 @@ def _environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_CLI_PROMPT": "false",
         "DO_NOT_TRACK": "1",
@@ -41,6 +40,8 @@ def _environment(settings: Settings) -> dict[str, str]:
 def _set_environment(settings: Settings) -> None:
     for name, value in _environment(settings).items():
         os.environ.setdefault(name, value)
+    if not os.environ.get("PREFECT_API_URL"):
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the caller gets the error itself
     try:
         (settings.home / "tmp").mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -60,7 +60,7 @@ def promote(
     commit = lake.resolve(branch)
     serving = registry.read_rollout(lake, commit)
     version = version or _newest(model, lake, commit)
-    if serving and serving.champion == version and (given := _verdict_on(lake, commit, version)):
+    if serving and serving.champion == version and (given := registry.promotion_of(lake, commit, version)):
         return given
     report = _judge(definition, lake, commit, version, serving, as_of or datetime.now(UTC), alarm, labels_since_change)
     _record(lake, branch, report, serving)
@@ -72,12 +72,6 @@ def _newest(model: str, lake: Lake, commit: str) -> str:
     if not known:
         raise NotFound(f"{model} has no bundle yet; run `okruh train {model}` first")
     return max(known, key=lambda version: registry.load_card(lake, commit, version).created_at)
-
-
-def _verdict_on(lake: Lake, commit: str, version: str) -> PromotionReport | None:
-    """Find the verdict that made a version champion; None where it has none of its own (a rollback did)."""
-    reports = registry.read_reports(lake, commit, registry.VERDICTS, PromotionReport)
-    return next((report for report in reversed(reports) if report.version == version and report.allowed), None)
 
 
 def _judge(

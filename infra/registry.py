@@ -1,8 +1,8 @@
 """Bundles, the rollout and reports as objects of the lake.
 
 The lake is the registry: a bundle is registered when its four files are merged into the branch, and serves when
-`rollout.json` names it. Reports (windows, alarms, verdicts) are small JSON files beside them, so that every decision can
-be read back with what it rested on.
+`rollout.json` names it. Reports (windows, alarms, verdicts) are small JSON files beside them, so that every
+decision can be read back with what it rested on.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,12 @@ from infra.lake.protocol import Commit, Lake
 from models.bundle import FILES, Bundle, Card, bundle_folder, decode_card
 from models.deciding import rollout
 from models.deciding.rollout import Rollout
+from models.deciding.verdict import PromotionReport
 
 T = TypeVar("T")
 
+REPLAY = "loop-"
+"""How the branches begin that `okruh loop` plays on; a number follows."""
 WINDOWS, ALARMS, VERDICTS = "reports/windows/", "reports/alarms/", "reports/verdicts/"
 
 
@@ -64,6 +67,19 @@ def rollout_history(lake: Lake, ref: str) -> Iterator[tuple[Commit, Rollout]]:
 def read_reports(lake: Lake, ref: str, prefix: str, kind: type[T]) -> list[T]:
     """Read all reports of a kind, in path order, which is the order of their moments."""
     return [msgspec.json.decode(lake.get(ref, entry.path), type=kind) for entry in lake.list(ref, prefix)]
+
+
+def promotion_of(lake: Lake, ref: str, version: str) -> PromotionReport | None:
+    """Find the latest verdict that made a version champion."""
+    reports = read_reports(lake, ref, VERDICTS, PromotionReport)
+    return next((report for report in reversed(reports) if report.version == version and report.allowed), None)
+
+
+def branches_to_search(lake: Lake, first: str) -> list[str]:
+    """List the branches that a reader may mean: the settings' one, then the replays of `okruh loop`, newest first."""
+    suffixes = [name.removeprefix(REPLAY) for name in lake.branches() if name.startswith(REPLAY)]
+    numbers = [int(suffix) for suffix in suffixes if suffix.isdigit()]
+    return [first, *(f"{REPLAY}{number}" for number in sorted(numbers, reverse=True))]
 
 
 def encode_report(report: msgspec.Struct) -> bytes:

@@ -5,12 +5,11 @@ Its parts that need torch or the training rows are functions, so that reading a 
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-import msgspec
 
 from models.contract.columns import Contract
 from models.deciding.promotion import GateSettings
@@ -27,7 +26,33 @@ if TYPE_CHECKING:
 
     from models.learning.loop import Examples
 
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+RESERVED = frozenset({"id", "version", "predicted", "event_at", "known_at"})
+"""What answered predictions carry beside the contract's columns."""
+
 RawKind = Literal["time", "integer", "number", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Raw files that come with a definition, and the story that `okruh loop` tells with them."""
+
+    folder: Path
+    file_name: str
+    """Name of a month's file, with `{month}` for `YYYY-MM`."""
+    history_from: str
+    """First month that is ingested, `YYYY-MM`."""
+    play_from: str
+    """First month that is played against the service; all before it are ingested."""
+    play_to: str
+    """Last month that is played."""
+    caveat: str = ""
+    """What a reader of the story must know about the sample."""
+
+    def file(self, month: str) -> Path:
+        """Give a month's file."""
+        return self.folder / self.file_name.format(month=month)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +79,7 @@ class Model:
     """Predicts the second table from the first without learning a network: what a first champion must beat."""
     slices: "Callable[[pd.DataFrame], Mapping[str, pd.Series]]"
     """Groups for which errors are reported one by one."""
-    sample: Path | None = None
-    """Folder of raw files that come with the definition."""
+    sample: Sample | None = None
     parity_tolerance: float = 1e-3
     """Largest accepted difference between graph and network, in the target's unit."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -64,9 +88,17 @@ class Model:
     retraining: RetrainingSettings = field(default_factory=RetrainingSettings)
 
     def __post_init__(self) -> None:
-        """Refuse a name that cannot be a folder, a repository and a Bento. Raises: `DefinitionError`."""
-        if not self.name.isidentifier() or self.name != self.name.lower():
-            raise DefinitionError(f"model name {self.name!r}: use lower-case letters, digits and `_`")
+        """Refuse a name that cannot be a folder, a repository and a Bento, and columns whose names are taken.
+
+        Raises: `DefinitionError`.
+        """
+        if not _NAME.fullmatch(self.name):
+            raise DefinitionError(
+                f"model name {self.name!r}: use a small letter, then at most 39 small letters, digits and `_`"
+            )
+        declared = {column.name for column in (*self.contract.inputs, self.contract.target)}
+        if taken := declared & RESERVED:
+            raise DefinitionError(f"model {self.name}: columns {sorted(taken)} are the journal's; call them otherwise")
 
 
 def names() -> list[str]:
@@ -84,8 +116,3 @@ def load(name: str) -> Model:
     if not isinstance(definition, Model):
         raise DefinitionError(f"models/catalog/{name}/__init__.py must define MODEL, a models.model.Model")
     return definition
-
-
-def contract_digest_source(model: Model) -> bytes:
-    """Give what a step's result depends on beside code and data: the contract, as JSON."""
-    return msgspec.json.encode(model.contract, order="deterministic")

@@ -12,7 +12,7 @@ from models.contract.columns import Category, Contract, Number, Time, TimePart
 from models.deciding.promotion import GateSettings
 from models.deciding.retraining import RetrainingSettings
 from models.learning.settings import TrainingSettings
-from models.model import Model
+from models.model import Model, Sample
 from models.watching.alarms import WatchSettings
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def naive(train: "pd.DataFrame", rows: "pd.DataFrame") -> "npt.NDArray[np.float3
     speed = (sums["trip_miles"] / sums["trip_minutes"]).rename("speed").reset_index()
     typical = train["trip_miles"].sum() / train["trip_minutes"].sum()
     found = groups(rows).merge(speed, how="left", on=["hour", "miles"])["speed"].fillna(typical)
-    return (rows["trip_miles"].to_numpy() / found.to_numpy()).astype(np.float32)
+    return np.asarray(rows["trip_miles"].to_numpy() / found.to_numpy(), dtype=np.float32)
 
 
 def slices(rows: "pd.DataFrame") -> "Mapping[str, pd.Series]":
@@ -124,7 +124,15 @@ MODEL = Model(
     network=network,
     naive=naive,
     slices=slices,
-    sample=Path(__file__).parent / "trips",
+    sample=Sample(
+        folder=Path(__file__).parent / "trips",
+        file_name="trips_{month}.parquet",
+        history_from="2018-01",
+        play_from="2020-03",
+        play_to="2020-12",
+        caveat="The sample's distance is the driven one, known at the end of a trip; a real service would send the "
+        "routed one.",
+    ),
     training=TrainingSettings(),
     gate=GateSettings(),
     watch=WatchSettings(),

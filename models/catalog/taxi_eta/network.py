@@ -67,4 +67,5 @@ class EtaNetwork(nn.Module):
         )
         correction_N = self.correction(torch.relu(self.hidden(row))).squeeze(1)
         minutes_log = self.base + DISTANCE_POWER * miles_log_N1.squeeze(1) + correction_N
-        return minutes_log.clamp(-1.0, 5.5).exp()
+        minutes_N: Tensor = minutes_log.clamp(-1.0, 5.5).exp()
+        return minutes_N

@@ -1,0 +1,102 @@
+"""Lineage: from a prediction or a version back to model, data, code, environment and runs. Reads only."""
+
+from datetime import datetime
+
+import msgspec
+
+from infra import registry
+from infra.assembly import assemble
+from infra.errors import NotFound
+from infra.lake.protocol import Lake
+from infra.settings import load_settings
+from models import model as definitions
+from models.bundle import bundle_folder
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """The prediction that was asked for."""
+
+    id: str
+    event_at: datetime
+    row: msgspec.Raw
+    value: float
+    label: float | None
+    label_known_at: datetime | None
+
+
+class Lineage(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an answer comes from."""
+
+    model: str
+    branch: str
+    prediction: Answered | None
+    version: str
+    warm_start: str | None
+    onnx_digest: str
+    registered_by: str
+    """Lake commit that registered the bundle."""
+    data_commit: str
+    partitions: tuple[str, ...]
+    as_of: datetime
+    seed: int
+    code_commit: str
+    source_digest: str
+    environment_digest: str
+    flow_run: str
+    tracker_run: str
+    promoted_at: datetime | None
+    promoted_because: tuple[str, ...]
+
+
+def lineage(model: str, subject: str, branch: str | None = None) -> Lineage:
+    """Trace a prediction id or a version; on the settings' branch first, then on replays, the newest first.
+
+    Raises: `NotFound`.
+    """
+    definitions.load(model)
+    settings = load_settings()
+    platform = assemble(settings)
+    lake = platform.lake(model)
+    for name in [branch] if branch else registry.branches_to_search(lake, settings.branch):
+        if subject in registry.versions(lake, name):
+            return _of_version(model, lake, name, subject, None)
+        try:
+            found, label = platform.journal(model, name).find(subject)
+        except NotFound:
+            continue
+        answered = Answered(
+            id=found.id,
+            event_at=found.event_at,
+            row=msgspec.Raw(found.row),
+            value=found.value,
+            label=label.value if label else None,
+            label_known_at=label.known_at if label else None,
+        )
+        return _of_version(model, lake, name, found.version, answered)
+    raise NotFound(f"{subject!r} is neither a version nor a prediction of {model}; see `okruh status {model}`")
+
+
+def _of_version(model: str, lake: Lake, branch: str, version: str, prediction: Answered | None) -> Lineage:
+    commit = lake.resolve(branch)
+    card = registry.load_card(lake, commit, version)
+    verdict = registry.promotion_of(lake, commit, version)
+    return Lineage(
+        model=model,
+        branch=branch,
+        prediction=prediction,
+        version=version,
+        warm_start=card.warm_start,
+        onnx_digest=card.onnx_digest,
+        registered_by=next(lake.log(commit, bundle_folder(version))).id,
+        data_commit=card.data.commit,
+        partitions=card.data.paths,
+        as_of=card.as_of,
+        seed=card.seed,
+        code_commit=card.origin.code_commit,
+        source_digest=card.origin.source_digest,
+        environment_digest=card.origin.environment_digest,
+        flow_run=card.origin.flow_run,
+        tracker_run=card.origin.tracker_run,
+        promoted_at=verdict.at if verdict else None,
+        promoted_because=verdict.reasons if verdict else (),
+    )

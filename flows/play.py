@@ -1,0 +1,95 @@
+"""What the sample's trips are to a service: requests when they start, labels when they end."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from infra import tables
+from infra.traffic import Event
+from models.contract.columns import Contract, Number, Time
+from models.contract.table import to_instants
+from models.errors import DefinitionError
+from models.model import Model, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """A period of raw rows as events, in order."""
+
+    events: list[Event]
+    starts_at: datetime
+    ends_at: datetime
+    outside: int
+    """Raw rows whose time lies outside the period; no one can send them in it."""
+
+
+def sample_of(definition: Model) -> Sample:
+    """Give the sample. Raises: `DefinitionError` when a model has none."""
+    if definition.sample is None:
+        raise DefinitionError(f"model {definition.name} has no sample to play; give its definition a `sample`")
+    return definition.sample
+
+
+def months(first: str, last: str) -> list[str]:
+    """List months from first to last, `YYYY-MM`."""
+    return [str(month) for month in pd.period_range(first, last, freq="M")]
+
+
+def month_start(contract: Contract, month: str) -> datetime:
+    """Give the moment a month begins on the contract's clock, aware, UTC."""
+    zone = ZoneInfo(contract.time.zone) if contract.time.zone else UTC
+    return pd.Period(month, "M").start_time.to_pydatetime().replace(tzinfo=zone).astimezone(UTC)
+
+
+def load(definition: Model, first: str, last: str) -> Play:
+    """Read a period's raw rows, good and bad ones, as a caller would send them.
+
+    A row that has no label by the end of the period never gets one.
+    """
+    sample, contract = sample_of(definition), definition.contract
+    frames = [_read(definition, sample, month) for month in months(first, last)]
+    rows = pd.concat(frames, ignore_index=True)
+    starts_at = month_start(contract, first)
+    ends_at = month_start(contract, str(pd.Period(last, "M") + 1))
+    rows["starts"] = _seconds(contract, rows[contract.time.name])
+    rows["ends"] = np.maximum(_seconds(contract, rows[contract.known or contract.time.name]), rows["starts"])
+    within = rows["starts"].between(starts_at.timestamp(), ends_at.timestamp(), inclusive="left")
+    rows = rows[within].reset_index(drop=True)
+    events = sorted(_events(contract, rows, ends_at.timestamp()), key=lambda event: (event.at_s, event.item, event.is_label))
+    return Play(events, starts_at, ends_at, int((~within).sum()))
+
+
+def _read(definition: Model, sample: Sample, month: str) -> pd.DataFrame:
+    file = sample.file(month)
+    rows = definition.prepare(tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_columns)))
+    return rows.assign(id=[f"{month}-{place:06d}" for place in range(len(rows))])
+
+
+def _seconds(contract: Contract, times: pd.Series) -> "pd.Series[float]":
+    instants = to_instants(contract, times)
+    return instants.dt.tz_localize(None).astype("datetime64[us]").astype("int64") / 1e6
+
+
+def _events(contract: Contract, rows: pd.DataFrame, end_s: float) -> Iterator[Event]:
+    columns = {column.name: _as_sent(column, rows[column.name]) for column in contract.inputs}
+    targets = rows[contract.target.name].tolist()
+    starts, ends, ids = rows["starts"].tolist(), rows["ends"].tolist(), rows["id"].tolist()
+    for item, values in enumerate(zip(*columns.values(), strict=True)):
+        row = dict(zip(columns, values, strict=True)) | {"id": ids[item]}
+        yield Event(starts[item], item, is_label=False, body=msgspec.json.encode({"rows": [row]}))
+        if ends[item] < end_s:
+            label = {"id": ids[item], "value": targets[item], "at": datetime.fromtimestamp(ends[item], UTC)}
+            yield Event(ends[item], item, is_label=True, body=msgspec.json.encode({"labels": [label]}))
+
+
+def _as_sent(column: object, values: pd.Series) -> list[object]:
+    if isinstance(column, Time):
+        return list(values.dt.strftime("%Y-%m-%dT%H:%M:%S" + ("" if column.zone else "Z")))
+    if isinstance(column, Number):
+        return [None if np.isnan(value) else value for value in values.tolist()]
+    return list(values.tolist())

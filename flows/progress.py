@@ -1,0 +1,72 @@
+"""Progress on standard error: steps with their time, events as they happen. Silent where nobody looks."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+
+class Progress:
+    """A display of named steps, one at a time; lines stay when a step ends."""
+
+    def __init__(self, shown: bool) -> None:
+        self._console = Console(stderr=True, quiet=not shown)
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[saying]}"),
+            console=self._console,
+            transient=True,
+            disable=not shown,
+        )
+        self._task: TaskID | None = None
+        self._note = ""
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def step(self, name: str, total: int | None = None) -> Iterator[None]:
+        """Show a step while the block runs, and its time and note after it."""
+        began = time.monotonic()
+        self._note = ""
+        self._task = self._bars.add_task(name, total=total, saying="")
+        try:
+            yield
+        finally:
+            self._bars.remove_task(self._task)
+            self._task = None
+        self._console.print(f"[bold]{name:<8}[/bold] {time.monotonic() - began:6.1f} s  {self._note}", highlight=False)
+
+    def advance(self, by: int = 1) -> None:
+        """Say that part of the step is done."""
+        if self._task is not None:
+            self._bars.advance(self._task, by)
+
+    def say(self, text: str) -> None:
+        """Show a word beside the bar."""
+        if self._task is not None:
+            self._bars.update(self._task, saying=text)
+
+    def note(self, text: str) -> None:
+        """Keep a word on the step's outcome for its last line."""
+        self._note = text
+
+    def event(self, text: str) -> None:
+        """Print a line that stays."""
+        self._console.print(f"         {text}", highlight=False)

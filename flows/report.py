@@ -1,0 +1,148 @@
+"""The loop's outcome as one HTML page that needs no network: plots, tables, verdicts with their reasons."""
+
+from html import escape
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.io import to_html
+
+from flows.story import Story, Told
+from infra.errors import Unavailable
+from models.model import Model
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#1f2933}
+h1{margin-bottom:0}h2{margin-top:2.2rem}table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #e4e7eb;vertical-align:top}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.no{color:#9b1c1c}.yes{color:#046c4e}
+small{color:#616e7c}
+"""
+_FIRST, _SERVED, _ALARM, _PROMOTED = "#c05621", "#2b6cb0", "#c53030", "#2f855a"
+
+
+def write_report(definition: Model, told: Told, path: Path) -> Path:
+    """Write the page. Raises: `Unavailable`."""
+    story = told.story
+    unit = definition.contract.target.unit
+    body = [
+        f"<h1>{escape(definition.name)}: the loop</h1><p>{escape(definition.description)}</p>",
+        _summary(story, unit, definition.sample.caveat if definition.sample else ""),
+        "<h2>Error by month</h2>", _figure(_months_figure(story, unit), first=True), _months_table(story),
+        "<h2>What monitoring saw</h2>", _figure(_windows_figure(told, unit)),
+        "<h2>Drift of the requests</h2><p>Jensen-Shannon distance (0 to 1) of each week's requests to the rows that "
+        "judged the champion.</p>", _figure(_drift_figure(told)),
+        "<h2>Alarms</h2>", _table(["at", "log10 M", "what was seen"], [
+            [f"{alarm.at:%Y-%m-%d}", f"{alarm.statistic:.1f}", alarm.detail] for alarm in story.alarms
+        ]),
+        "<h2>Verdicts</h2>", _table(["at", "version", "promoted", "reasons"], [
+            [f"{verdict.at:%Y-%m-%d}", verdict.version, "yes" if verdict.allowed else "no", "; ".join(verdict.reasons)]
+            for verdict in story.verdicts
+        ]),
+        "<h2>Promotions, 30 days on</h2>", _promotions_table(story, unit),
+        "<h2>Requests</h2>", _requests(story),
+    ]
+    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(definition.name)}</title>"
+    page += f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be written: {error.strerror}; free some disk space") from error
+    return path
+
+
+def _summary(story: Story, unit: str, caveat: str) -> str:
+    later = story.months[1:] or story.months
+    first = sum(month.mae_first_model for month in later) / len(later)
+    served = sum(month.mae_served for month in later) / len(later)
+    return (
+        f"<p>{story.requests.sent:,} requests were played; mean error over the months after the first: "
+        f"<b>{served:.2f} {unit}</b> as served, {first:.2f} had the first model been left alone. "
+        f"{len(story.alarms)} alarms, {sum(v.allowed for v in story.verdicts)} promotions.</p>"
+        f"<p><small>{escape(caveat)}</small></p>"
+    )
+
+
+def _figure(figure: go.Figure, first: bool = False) -> str:
+    figure.update_layout(template="plotly_white", height=360, margin={"l": 50, "r": 20, "t": 20, "b": 40},
+                         legend={"orientation": "h", "y": 1.12})
+    html: str = to_html(figure, include_plotlyjs=first, full_html=False, config={"displaylogo": False})
+    return html
+
+
+def _months_figure(story: Story, unit: str) -> go.Figure:
+    months = [month.month for month in story.months]
+    figure = go.Figure()
+    figure.add_bar(x=months, y=[month.mae_first_model for month in story.months], name="first model left alone", marker_color=_FIRST)
+    figure.add_bar(x=months, y=[month.mae_served for month in story.months], name="served", marker_color=_SERVED)
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(title=f"mean absolute error, {unit}")
+    return figure
+
+
+def _windows_figure(told: Told, unit: str) -> go.Figure:
+    judged = [window for window in told.windows if window.mean_error is not None]
+    figure = go.Figure()
+    figure.add_scatter(x=[window.end for window in judged], y=[window.mean_error for window in judged], mode="lines+markers",
+                       name="error of the week's champion", line_color=_SERVED)
+    figure.add_scatter(x=[window.end for window in judged], y=[window.reference_error for window in judged], mode="lines",
+                       name="its reference", line={"color": "#829ab1", "dash": "dot", "shape": "hv"})
+    for alarm in told.story.alarms:
+        figure.add_vline(x=alarm.at, line_color=_ALARM, line_width=2)
+    for promotion in told.story.promotions[1:]:
+        figure.add_vline(x=promotion.at, line_color=_PROMOTED, line_dash="dot", line_width=1)
+    for name, colour in (("alarm", _ALARM), ("promotion", _PROMOTED)):
+        figure.add_scatter(x=[None], y=[None], mode="lines", name=name, line_color=colour)
+    figure.update_yaxes(title=f"mean absolute error, {unit}", rangemode="tozero")
+    return figure
+
+
+def _drift_figure(told: Told) -> go.Figure:
+    judged = [window for window in told.windows if window.drift]
+    figure = go.Figure()
+    for column in sorted({name for window in judged for name in window.drift}):
+        figure.add_scatter(x=[window.end for window in judged], y=[window.drift.get(column) for window in judged],
+                           mode="lines", name=column)
+    figure.update_yaxes(title="distance", range=[0, 1])
+    return figure
+
+
+def _months_table(story: Story) -> str:
+    return _table(
+        ["month", "trips", "first model", "served", "versions"],
+        [
+            [month.month, f"{month.trips:,}", f"{month.mae_first_model:.2f}", f"{month.mae_served:.2f}", ", ".join(month.versions)]
+            for month in story.months
+        ],
+        numbers=(1, 2, 3),
+    )
+
+
+def _promotions_table(story: Story, unit: str) -> str:
+    rows = []
+    for line in story.promotions:
+        before = "" if line.mae_previous_champion is None else f"{line.mae_previous_champion:.2f}"
+        waited = "" if line.seconds_to_first_answer is None else f"{line.seconds_to_first_answer:.2f} s"
+        rows.append([f"{line.at:%Y-%m-%d}", line.version, f"{line.mae_next_month:.2f}", before, waited])
+    heads = ["at", "version", f"error, {unit}", "champion before would have had", "to first answer"]
+    return _table(heads, rows, numbers=(2, 3, 4))
+
+
+def _requests(story: Story) -> str:
+    refusals = [[reason, f"{count:,}"] for reason, count in list(story.requests.refusals.items())[:10]]
+    return (
+        f"<p>{story.requests.sent:,} sent, {story.requests.refused:,} refused by the contract, {story.requests.failed} "
+        f"failed; {story.labels.sent:,} labels sent, {story.labels.joined:,} joined. {story.journal.rows:,} journalled "
+        f"predictions scored again in batches differ by at most {story.journal.largest_difference:.2g}.</p>"
+        + _table(["refused because", "rows"], refusals, numbers=(1,))
+    )
+
+
+def _table(heads: list[str], rows: list[list[str]], numbers: tuple[int, ...] = ()) -> str:
+    def cells(tag: str, values: list[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=n' if place in numbers else ''}>{escape(value)}</{tag}>" for place, value in enumerate(values)
+        )
+
+    lines = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table><tr>{cells('th', heads)}</tr>{lines}</table>" if rows else "<p>None.</p>"

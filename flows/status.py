@@ -1,0 +1,87 @@
+"""Status: who serves, how old it is, what it was trained on, the last alarm, the traffic. Reads only."""
+
+from datetime import datetime
+
+import msgspec
+
+from infra import registry
+from infra.assembly import Platform, assemble
+from infra.lake.protocol import Lake
+from infra.settings import load_settings
+from models import model as definitions
+from models.deciding.verdict import PromotionReport
+from models.watching.alarms import Alarm
+from models.watching.windows import WindowReport
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of one branch that serves or has served."""
+
+    branch: str
+    champion: str
+    since: datetime
+    previous: str | None
+    trained_as_of: datetime
+    trained_on_commit: str
+    trained_rows: int
+    test_error: float
+    """Mean absolute error on the bundle's test rows, in the target's unit."""
+    last_window_end: datetime | None
+    last_window_error: float | None
+    last_alarm: str | None
+    last_verdict: str | None
+    predictions: int
+    labels: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's lines: the settings' branch first, then replays, the newest first."""
+
+    model: str
+    unit: str
+    bundles: int
+    lines: list[Line]
+
+
+def status(model: str, branch: str | None = None) -> Status:
+    """Read a model's state; of every branch with a champion, or of one."""
+    definition, settings = definitions.load(model), load_settings()
+    platform = assemble(settings)
+    lake = platform.lake(model)
+    names = [branch] if branch else registry.branches_to_search(lake, settings.branch)
+    lines = [line for name in names if (line := _line(platform, lake, model, name)) is not None]
+    bundles = len({version for name in names for version in registry.versions(lake, name)})
+    return Status(model=model, unit=definition.contract.target.unit, bundles=bundles, lines=lines)
+
+
+def _line(platform: Platform, lake: Lake, model: str, branch: str) -> Line | None:
+    commit = lake.resolve(branch)
+    serving = registry.read_rollout(lake, commit)
+    if serving is None:
+        return None
+    card = registry.load_card(lake, commit, serving.champion)
+    windows = registry.read_reports(lake, commit, registry.WINDOWS, WindowReport)
+    alarms = registry.read_reports(lake, commit, registry.ALARMS, Alarm)
+    verdicts = registry.read_reports(lake, commit, registry.VERDICTS, PromotionReport)
+    counts = platform.journal(model, branch).counts()
+    return Line(
+        branch=branch,
+        champion=serving.champion,
+        since=serving.since,
+        previous=serving.previous,
+        trained_as_of=card.as_of,
+        trained_on_commit=card.data.commit,
+        trained_rows=card.data.rows_train,
+        test_error=card.metrics["mae"],
+        last_window_end=windows[-1].end if windows else None,
+        last_window_error=windows[-1].mean_error if windows else None,
+        last_alarm=f"{alarms[-1].at:%Y-%m-%d}: {alarms[-1].detail}" if alarms else None,
+        last_verdict=(
+            f"{verdicts[-1].at:%Y-%m-%d}: {verdicts[-1].version} "
+            f"{'promoted' if verdicts[-1].allowed else 'not promoted'}: {verdicts[-1].reasons[0]}"
+            if verdicts
+            else None
+        ),
+        predictions=counts.predictions,
+        labels=counts.labels,
+    )
