@@ -145,7 +145,7 @@ def _export(settings: Settings, model: str) -> str:
     store = Path(os.environ.get("BENTOML_HOME", Path.home() / "bentoml"))
     folder = store / "models" / tag.replace(":", "/")
     with _locked(store / "export.lock"):
-        if _is_whole(folder):
+        if is_whole(folder):
             return tag
         shutil.rmtree(folder, ignore_errors=True)
         lake = assemble(settings).lake(model)
@@ -156,7 +156,7 @@ def _export(settings: Settings, model: str) -> str:
     return tag
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
     """Say whether a bundle in the model store is complete and its graph the card's."""
     try:
         files = {name: (folder / name).read_bytes() for name in ("model.yaml", *_FILES)}
@@ -188,14 +188,15 @@ def _staged_sources(settings: Settings) -> Iterator[Path]:
     bentoml_environment(settings)
     with tempfile.TemporaryDirectory(dir=settings.home / "tmp", prefix="build-") as folder:
         stage = Path(folder)
-        for name, content in _sources().items():
+        for name, content in sources().items():
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             (stage / name).write_bytes(content)
         (stage / "bentofile.yaml").write_text(json.dumps(_BENTOFILE))  # JSON is YAML
         yield stage
 
 
-def _sources() -> Mapping[str, bytes]:
+def sources() -> Mapping[str, bytes]:
+    """Read the files that a Bento contains, by path."""
     files = sorted(path for package in SERVED for path in (SOURCES / package).rglob("*.py"))
     named = {path.relative_to(SOURCES).as_posix(): path for path in files}
     return {
@@ -207,7 +208,7 @@ def _sources() -> Mapping[str, bytes]:
 
 def _sources_digest() -> str:
     digest = hashlib.sha256()
-    for name, content in _sources().items():
+    for name, content in sources().items():
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 

@@ -41,7 +41,7 @@ def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime) -> Datase
     parts = [part[wanted] for part in (_with_moments(model.contract, history), answered) if not part.empty]
     if not parts:
         return Dataset(pd.DataFrame(columns=wanted), ())
-    rows = pd.concat(parts, ignore_index=True)
+    rows = _within_range(model.contract, pd.concat(parts, ignore_index=True))
     rows = rows[rows["known_at"] <= as_of].sort_values(["known_at", *wanted[:-2]], kind="stable", ignore_index=True)
     return Dataset(rows, (*paths, *answered_paths))
 
@@ -57,10 +57,14 @@ def labelled_predictions(contract: Contract, lake: Lake, commit: str) -> tuple[p
     labels, label_paths = tables.read_all(lake, commit, LABELS)
     if predictions.empty or labels.empty:
         return pd.DataFrame(), ()
+    labels = labels.rename(columns={"value": contract.target.name})
+    joined = predictions.merge(labels, on="id", how="inner", validate="1:1")
+    return _within_range(contract, joined), (*prediction_paths, *label_paths)
+
+
+def _within_range(contract: Contract, rows: pd.DataFrame) -> pd.DataFrame:
     target = contract.target
-    joined = predictions.merge(labels.rename(columns={"value": target.name}), on="id", how="inner", validate="1:1")
-    within = joined[target.name].between(target.minimum, target.maximum)
-    return joined[within].reset_index(drop=True), (*prediction_paths, *label_paths)
+    return rows[rows[target.name].between(target.minimum, target.maximum)].reset_index(drop=True)
 
 
 def _with_moments(contract: Contract, table: pd.DataFrame) -> pd.DataFrame:

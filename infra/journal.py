@@ -9,6 +9,7 @@ A write that fails (disk full, folder not writable) fails the futures that waite
 starts afresh. Several processes may write and read one journal at a time.
 """
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -192,7 +193,7 @@ class Journal:
             try:
                 connection = connection or _connect(self.path)
                 outcomes = _write(connection, group)
-            except (sqlite3.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001 (whoever waits must be told, or waits for ever)
                 self.failure = str(error)
                 group.fail(_unwritable(self.path, error))
                 _close(connection)
@@ -262,7 +263,7 @@ def _insert_labels(connection: sqlite3.Connection, labels: Sequence[Label]) -> l
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Open a journal, made where it does not exist. Raises: `sqlite3.Error`, `OSError`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     connection = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -273,6 +274,18 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder that outlives a power cut; SQLite sees to the files in it."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        descriptor = os.open(one.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _close(connection: sqlite3.Connection | None) -> None:

@@ -40,6 +40,8 @@ def code_commit() -> str:
 def _git(*arguments: str) -> str:
     done = subprocess.run(  # noqa: S603
         ["git", "-C", str(ROOT), *arguments],  # noqa: S607
-        check=True, capture_output=True, text=True,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return done.stdout.strip()

@@ -3,6 +3,7 @@
 Settings alone move a part from the laptop to shared servers; a value that cannot be honoured is an error.
 """
 
+import tomllib
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -92,3 +93,5 @@ def load_settings(**overrides: object) -> Settings:
             for problem in error.errors(include_input=False, include_url=False)
         )
         raise Misconfigured(f"settings are wrong: {problems}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"okruh.toml is not TOML: {error}") from error

@@ -18,9 +18,10 @@ def encode(table: pd.DataFrame) -> bytes:
     return sink.getvalue()
 
 
-def decode(content: bytes, columns: list[str] | None = None) -> pd.DataFrame:
+def decode(content: bytes) -> pd.DataFrame:
     """Read Parquet."""
-    return pq.read_table(pa.BufferReader(content), columns=columns).to_pandas()
+    table: pd.DataFrame = pq.read_table(pa.BufferReader(content)).to_pandas()
+    return table
 
 
 def read_all(lake: Lake, commit: str, prefix: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -41,7 +42,7 @@ def read_raw(name: str, content: bytes, wanted: dict[str, str]) -> pd.DataFrame:
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise ContractError(f"{name}: not a Parquet file ({str(error).splitlines()[0]})") from error
     schema = file.schema_arrow
     if missing := [column for column in wanted if column not in schema.names]:
@@ -49,7 +50,11 @@ def read_raw(name: str, content: bytes, wanted: dict[str, str]) -> pd.DataFrame:
     for column, kind in wanted.items():
         if not _IS[kind](schema.field(column).type):
             raise ContractError(f"{name}: column {column!r} should be {kind}, it is {schema.field(column).type}")
-    return file.read(columns=list(wanted)).to_pandas()
+    try:
+        table: pd.DataFrame = file.read(columns=list(wanted)).to_pandas()
+    except (pa.ArrowException, OSError) as error:
+        raise ContractError(f"{name}: the file is damaged ({str(error).splitlines()[0]})") from error
+    return table
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from infra.errors import Misconfigured
 from infra.settings import Settings
@@ -64,7 +64,7 @@ class SilentTracker:
 class WandbTracker:
     """Tracks in Weights & Biases."""
 
-    def __init__(self, folder: Path, mode: str) -> None:
+    def __init__(self, folder: Path, mode: Literal["offline", "online"]) -> None:
         self._folder = folder
         self._mode = mode
 
@@ -78,7 +78,9 @@ class WandbTracker:
 
 
 class _WandbRun:
-    def __init__(self, folder: Path, mode: str, project: str, name: str, config: Config) -> None:
+    def __init__(
+        self, folder: Path, mode: Literal["offline", "online"], project: str, name: str, config: Config
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for variable in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR"):
             os.environ[variable] = str(folder)
@@ -94,6 +96,7 @@ class _WandbRun:
             disable_git=True,
             quiet=True,
             init_timeout=30,
+            reinit="finish_previous",  # a training that was broken off must not take the next one's figures
         )
         self._run: Any = wandb.init(
             project=project, name=name, config=dict(config), dir=str(folder), mode=mode, settings=settings

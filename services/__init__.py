@@ -1,0 +1,1 @@
+"""What answers now: the Bento service and the parts of its request path."""

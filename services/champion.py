@@ -1,0 +1,192 @@
+"""The model that answers: loaded, warmed, and replaced when the lake's rollout names another.
+
+A champion is one immutable object; a request takes it once and uses it to its end, so that a swap is the assignment of
+one reference. Whatever is wrong with the new one (unreadable, corrupt, other inputs, no finite answer) is refused and
+reported, and the old one goes on; so it does while the lake does not answer. One daemon thread looks, every
+`rollout_poll_s`: the cost of an uneventful look is one `resolve`.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import msgspec
+import numpy as np
+
+from infra.errors import Unavailable
+from infra.lake.protocol import Lake
+from models.bundle import Bundle, Card, bundle_folder, decode_card
+from models.contract.rows import RowDecoder, example_row
+from models.deciding import rollout
+from models.deciding.rollout import Rollout
+from models.errors import BundleError, OkruhError
+from models.inference import Predictor
+from services import metrics
+from services.messages import Refusal
+
+logger = logging.getLogger("bentoml.okruh.champion")  # BentoML shows what is logged under its name
+
+FILES = ("model.onnx", "card.json")
+"""What serving needs of a bundle."""
+
+_WARM_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Champion:
+    """One model, ready to answer."""
+
+    card: Card
+    decoder: RowDecoder
+    predictor: Predictor
+    since: datetime | None = None
+    """Event time of its promotion, where the lake's rollout says it."""
+
+
+def load(files: Mapping[str, bytes], threads: int, since: datetime | None = None) -> Champion:
+    """Load and warm a champion from `FILES`. Raises: `BundleError`, `DefinitionError`."""
+    if missing := [name for name in FILES if name not in files]:
+        raise BundleError(f"bundle lacks {', '.join(missing)}")
+    bundle = Bundle(card=decode_card(files["card.json"]), onnx=files["model.onnx"], profile=b"", state=b"")
+    contract = bundle.card.contract
+    champion = Champion(bundle.card, RowDecoder(contract), Predictor(bundle.onnx, contract, threads), since)
+    _warm(champion)
+    return champion
+
+
+def _warm(champion: Champion) -> None:
+    """Run the batch sizes that requests come in, so that the first request of each costs no more than the next."""
+    row = example_row(champion.card.contract)
+    for size in _WARM_BATCHES:
+        rows = champion.decoder.decode(msgspec.json.encode({"rows": [row] * size}))
+        try:
+            values = champion.predictor.predict(rows.columns)
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes
+            raise BundleError(f"bundle {champion.card.version} cannot predict {size} rows: {error}") from error
+        if values.shape != (size,) or not np.isfinite(values).all():
+            raise BundleError(f"bundle {champion.card.version} gives no finite number a row for {size} example rows")
+
+
+class Following:
+    """The champion of now, and the thread that follows the rollout."""
+
+    def __init__(
+        self, champion: Champion, lake: Callable[[], Lake] | None, branch: str, poll_s: float, threads: int
+    ) -> None:
+        """Start from a loaded champion; take over the rollout's at once where there is a lake and it answers.
+
+        `lake` opens it, at the first look and again at each one until it succeeds; None: there is none to follow.
+        """
+        self.champion = champion
+        """Take it once a request."""
+        self.refused: Refusal | None = None
+        self.lake_failure: str | None = None
+        """Why the last look at the lake failed; None when it did not."""
+        self._open_lake = lake
+        self._lake: Lake | None = None
+        self._branch = branch
+        self._poll_s = poll_s
+        self._threads = threads
+        self._seen: str | None = None
+        self._refused_rollout: Rollout | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        metrics.CHAMPION.labels(champion.card.model, champion.card.version).set(1)
+        self.look()
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a lake to follow."""
+        return self._open_lake is not None
+
+    def start(self) -> None:
+        """Follow from now on."""
+        if self.active:
+            self._thread = threading.Thread(target=self._poll, name="rollout", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following; the champion stays."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def look(self) -> None:
+        """Read the rollout and swap where it names another champion. Never raises what a lake or bundle can cause."""
+        if self._open_lake is None:
+            return
+        try:
+            self._lake = self._lake or self._open_lake()
+            commit = self._lake.resolve(self._branch)
+            if commit != self._seen:
+                self._follow(self._lake, commit)
+            self._seen = commit
+            self._lake_answers(None)
+        except (OkruhError, OSError) as error:
+            self._lake_answers(str(error))
+
+    def _poll(self) -> None:
+        while not self._stop.wait(self._poll_s):
+            try:
+                self.look()
+            except Exception:
+                logger.exception("looking at the rollout failed; the next look tries again")
+
+    def _follow(self, lake: Lake, commit: str) -> None:
+        wanted = rollout.decode(lake.get(commit, rollout.PATH))
+        if wanted.champion == self.champion.card.version:
+            self._same_version(wanted)
+            return
+        if wanted == self._refused_rollout:
+            return
+        try:
+            self._swap(self._fetch(lake, commit, wanted))
+        except Unavailable:
+            raise
+        except OkruhError as error:
+            self._refuse(wanted, str(error))
+
+    def _fetch(self, lake: Lake, commit: str, wanted: Rollout) -> Champion:
+        """Load the rollout's champion. Raises: `OkruhError` for whatever keeps it from serving here."""
+        folder = bundle_folder(wanted.champion)
+        files = {name: lake.get(commit, f"{folder}/{name}") for name in FILES}
+        card = decode_card(files["card.json"])
+        served = self.champion.card
+        if (card.model, card.contract.signature) != (served.model, served.contract.signature):
+            raise BundleError(
+                f"bundle {card.version} takes other inputs than {served.version}, for which this service was built; "
+                "build a Bento for it"
+            )
+        return load(files, self._threads, wanted.since)
+
+    def _same_version(self, wanted: Rollout) -> None:
+        if self.champion.since != wanted.since:
+            self.champion = replace(self.champion, since=wanted.since)
+        self._forget_refusal()
+
+    def _swap(self, champion: Champion) -> None:
+        before = self.champion.card
+        self.champion = champion
+        self._forget_refusal()
+        metrics.CHAMPION.labels(before.model, before.version).set(0)
+        metrics.CHAMPION.labels(champion.card.model, champion.card.version).set(1)
+        metrics.SWAPS.inc()
+        logger.info("champion is now %s, before it %s", champion.card.version, before.version)
+
+    def _refuse(self, wanted: Rollout, reason: str) -> None:
+        self._refused_rollout = wanted
+        self.refused = Refusal(wanted.champion, reason)
+        metrics.REFUSALS.inc()
+        logger.error("champion %s is refused, %s goes on: %s", wanted.champion, self.champion.card.version, reason)
+
+    def _forget_refusal(self) -> None:
+        self._refused_rollout = None
+        self.refused = None
+
+    def _lake_answers(self, failure: str | None) -> None:
+        metrics.LAKE_REACHABLE.set(failure is None)
+        if failure is not None and failure != self.lake_failure:
+            logger.warning("the lake cannot be followed, %s goes on: %s", self.champion.card.version, failure)
+        self.lake_failure = failure

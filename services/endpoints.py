@@ -1,0 +1,225 @@
+"""What each path does, from body to answer; knows no ASGI and no BentoML.
+
+A prediction is answered only after its record is durable. Bodies up to 64 KiB (some hundred rows) are decoded, scored
+and encoded in the event loop, which takes less time than handing them to a thread; larger ones in a thread.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from math import isfinite
+from typing import NamedTuple
+
+import msgspec
+from msgspec import UNSET
+
+from infra.errors import Unavailable
+from infra.journal import Journal, Label, LabelOutcome, Prediction
+from models.contract.rows import MAXIMUM_ROWS, NotJSON, TooManyRows, broken_contract, violation_of
+from models.errors import BundleError
+from services import metrics
+from services.champion import Champion, Following
+from services.messages import (
+    ErrorAnswer,
+    Fault,
+    FeedbackAnswer,
+    FeedbackRequest,
+    Liveness,
+    ModelAnswer,
+    PredictAnswer,
+    Predicted,
+    Readiness,
+    encode,
+)
+from services.openapi import document
+
+_INLINE_BYTES = 64 << 10
+
+_feedback = msgspec.json.Decoder(FeedbackRequest)
+
+
+class Answer(NamedTuple):
+    """What goes back."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Handler = Callable[[bytes], Awaitable[Answer]]
+
+
+class Endpoints:
+    """The service's own paths over one champion and one journal."""
+
+    def __init__(self, following: Following, journal: Journal) -> None:
+        self._following = following
+        self._journal = journal
+        self._unsent: list[Prediction] = []
+        self._durable: asyncio.Future[None] | None = None
+
+    def routes(self) -> dict[str, tuple[str, Handler]]:
+        """Give method and handler by path."""
+        return {
+            "/v1/predict": ("POST", self.predict),
+            "/v1/feedback": ("POST", self.feedback),
+            "/v1/model": ("GET", self.model),
+            "/livez": ("GET", self.livez),
+            "/readyz": ("GET", self.readyz),
+            "/docs.json": ("GET", self.docs),
+        }
+
+    async def predict(self, body: bytes) -> Answer:
+        """Answer each row, once all of them are recorded. Raises: `ContractError`, `Unavailable`, `BundleError`."""
+        champion = self._following.champion
+        if len(body) <= _INLINE_BYTES:
+            answer, records = score(champion, body)
+        else:
+            answer, records = await asyncio.to_thread(score, champion, body)
+        await self._recorded(records)
+        metrics.ROWS.labels(champion.card.version).inc(len(records))
+        return Answer(200, answer)
+
+    async def feedback(self, body: bytes) -> Answer:
+        """Keep labels; name those that cannot be. Raises: `ContractError`, `Unavailable`."""
+        now = datetime.now(UTC)
+        labels = [
+            Label(id=one.id, value=one.value, known_at=now if one.at is UNSET else one.at)
+            for one in _decode_feedback(body).labels
+        ]
+        outcomes = await asyncio.wrap_future(self._journal.append_labels(labels))
+        for outcome in LabelOutcome:
+            metrics.LABELS.labels(outcome.value).inc(outcomes.count(outcome))
+        return _feedback_answer([label.id for label in labels], outcomes)
+
+    async def model(self, _: bytes) -> Answer:
+        """Say what answers now."""
+        champion = self._following.champion
+        card = champion.card
+        answer = ModelAnswer(
+            model=card.model,
+            version=card.version,
+            since=champion.since,
+            digest=card.onnx_digest,
+            signature=card.contract.signature,
+            inputs=card.contract.inputs,
+            target=card.contract.target,
+            metrics=card.metrics,
+            following=self._following.active,
+            refused=self._following.refused,
+        )
+        return Answer(200, encode(answer))
+
+    async def livez(self, _: bytes) -> Answer:
+        """Say that the process answers."""
+        return Answer(200, encode(Liveness()))
+
+    async def readyz(self, _: bytes) -> Answer:
+        """Say that requests are answered, and what is not as it should be."""
+        card = self._following.champion.card
+        readiness = Readiness(
+            ready=True,
+            model=card.model,
+            version=card.version,
+            following=self._following.active,
+            lake=self._following.lake_failure,
+            journal=self._journal.failure,
+            refused=self._following.refused,
+        )
+        return Answer(200, encode(readiness))
+
+    async def docs(self, _: bytes) -> Answer:
+        """Give the OpenAPI document of these paths."""
+        champion = self._following.champion
+        return Answer(200, encode(document(champion.card, champion.decoder)))
+
+    async def _recorded(self, records: list[Prediction]) -> None:
+        """Wait until records are durable.
+
+        What the requests of one turn of the event loop ask for is handed over together: one wake-up of the journal's
+        thread, one of the loop, and fewer, larger commits. When idle, nothing waits for anything.
+        """
+        self._unsent += records
+        if self._durable is None:
+            loop = asyncio.get_running_loop()
+            self._durable = loop.create_future()
+            loop.call_soon(self._hand_over)
+        await asyncio.shield(self._durable)
+
+    def _hand_over(self) -> None:
+        durable, records = self._durable, self._unsent
+        self._durable, self._unsent = None, []
+        assert durable is not None
+        try:
+            commit = asyncio.wrap_future(self._journal.append(records))
+        except Unavailable as error:
+            durable.set_exception(error)
+        else:
+            commit.add_done_callback(partial(_pass_on, durable))
+
+
+def _pass_on(durable: asyncio.Future[None], commit: asyncio.Future[None]) -> None:
+    if error := commit.exception():
+        durable.set_exception(error)
+    else:
+        durable.set_result(None)
+
+
+def score(champion: Champion, body: bytes) -> tuple[bytes, list[Prediction]]:
+    """Decode, predict and encode a request; give the answer and what must be recorded before it leaves.
+
+    Raises: `ContractError`; `BundleError` where the graph gives no finite number for an accepted row.
+    """
+    rows = champion.decoder.decode(body)
+    values: list[float] = champion.predictor.predict(rows.columns).tolist()
+    version = champion.card.version
+    if not all(map(isfinite, values)):
+        raise BundleError(f"model {version} gave no finite number for an accepted row; nothing was recorded")
+    ids = [given or new_id() for given in rows.ids]
+    records = [
+        Prediction(id=name, version=version, event_at=at, row=raw, value=value)
+        for name, at, raw, value in zip(ids, rows.event_at, rows.raw, values, strict=True)
+    ]
+    answer = PredictAnswer(champion.card.model, version, list(map(Predicted, ids, values)))
+    return encode(answer), records
+
+
+def new_id() -> str:
+    """Make a prediction id: a UUID of version 7, so that ids sort by time and the journal's index grows at its end."""
+    milliseconds = time.time_ns() // 1_000_000
+    digits = f"{milliseconds:012x}7{os.urandom(10).hex()}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-8{digits[17:20]}-{digits[20:32]}"
+
+
+def _decode_feedback(body: bytes) -> FeedbackRequest:
+    try:
+        request = _feedback.decode(body)
+    except msgspec.ValidationError as error:
+        raise broken_contract([violation_of(error, "labels")]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotJSON(f"the body is not JSON: {error}") from error
+    if len(request.labels) > MAXIMUM_ROWS:
+        raise TooManyRows(f"a request carries at most {MAXIMUM_ROWS} labels, this one {len(request.labels)}")
+    return request
+
+
+def _feedback_answer(ids: Sequence[str], outcomes: Sequence[LabelOutcome]) -> Answer:
+    named = {
+        outcome: [name for name, found in zip(ids, outcomes, strict=True) if found is outcome]
+        for outcome in (LabelOutcome.UNKNOWN, LabelOutcome.CONFLICTING)
+    }
+    unknown, conflicting = named[LabelOutcome.UNKNOWN], named[LabelOutcome.CONFLICTING]
+    kept = len(ids) - len(unknown) - len(conflicting)
+    if kept == len(ids):
+        return Answer(200, encode(FeedbackAnswer(kept)))
+    reasons = []
+    if unknown:
+        reasons.append(f"{len(unknown)} labels name predictions that were never made")
+    if conflicting:
+        reasons.append(f"{len(conflicting)} labels contradict earlier ones, which stay")
+    message = f"{' and '.join(reasons)}; {kept} labels are kept"
+    fault = Fault(message, unknown=unknown, conflicting=conflicting, kept=kept)
+    return Answer(404 if unknown else 409, encode(ErrorAnswer(fault)))

@@ -1,0 +1,121 @@
+"""What travels over HTTP: answers, feedback and errors. The predict request is made from the champion's contract."""
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from models.contract.columns import Category, Number, Time
+from models.contract.rows import MAXIMUM_ROWS, Id
+
+
+class Predicted(Struct, frozen=True):
+    """One row's answer."""
+
+    id: str
+    """The caller's, or a new one; labels refer to it."""
+    value: float
+
+
+class PredictAnswer(Struct, frozen=True):
+    """Predictions in the order of the request's rows."""
+
+    model: str
+    version: str
+    predictions: list[Predicted]
+
+
+class TrueValue(Struct, frozen=True, forbid_unknown_fields=True):
+    """What turned out to be true for one prediction."""
+
+    id: Id
+    value: Annotated[float, Meta(description="In the unit of the model's target.")]
+    at: Annotated[datetime, Meta(tz=True, description="When it became known; left out: now.")] | UnsetType = UNSET
+
+
+class FeedbackRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Labels of earlier predictions."""
+
+    labels: Annotated[list[TrueValue], Meta(min_length=1, extra_json_schema={"maxItems": MAXIMUM_ROWS})]
+
+
+class FeedbackAnswer(Struct, frozen=True):
+    """All labels are kept."""
+
+    kept: int
+
+
+class BrokenRule(Struct, frozen=True):
+    """One broken rule of the contract: where, and which."""
+
+    field: str
+    rule: str
+    row: int | None = None
+
+
+class Fault(Struct, frozen=True, omit_defaults=True):
+    """What went wrong."""
+
+    message: str
+    violations: list[BrokenRule] = []
+    unknown: list[str] = []
+    """Ids that no prediction bears."""
+    conflicting: list[str] = []
+    """Ids that have another label already, which stays."""
+    kept: int | None = None
+    """Labels of this request that are kept."""
+
+
+class ErrorAnswer(Struct, frozen=True):
+    """The body of every answer that is not 2xx."""
+
+    error: Fault
+
+
+class Refusal(Struct, frozen=True):
+    """A champion that the rollout names and that this service does not take over."""
+
+    version: str
+    reason: str
+
+
+class ModelAnswer(Struct, frozen=True):
+    """What answers now."""
+
+    model: str
+    version: str
+    since: datetime | None
+    """Event time of its promotion; null where no lake is followed."""
+    digest: str
+    """sha256 of the ONNX graph."""
+    signature: str
+    inputs: tuple[Time | Number | Category, ...]
+    target: Number
+    metrics: dict[str, float]
+    following: bool
+    """Whether promotions in the lake are taken over."""
+    refused: Refusal | None
+
+
+class Readiness(Struct, frozen=True):
+    """Whether requests are answered, and what is not as it should be."""
+
+    ready: bool
+    model: str
+    version: str
+    following: bool
+    lake: str | None
+    """Why the lake's rollout cannot be read; null when it can."""
+    journal: str | None
+    """Why the last write failed; null when it did not."""
+    refused: Refusal | None
+
+
+class Liveness(Struct, frozen=True):
+    """The process answers."""
+
+    alive: bool = True
+
+
+encode = msgspec.json.Encoder().encode

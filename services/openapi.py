@@ -1,0 +1,87 @@
+"""The OpenAPI document of the service's own paths, made from the champion's contract."""
+
+from typing import Any
+
+import msgspec
+
+from models.bundle import Card
+from models.contract.rows import RowDecoder, example_row
+from services.messages import (
+    ErrorAnswer,
+    FeedbackAnswer,
+    FeedbackRequest,
+    Liveness,
+    ModelAnswer,
+    PredictAnswer,
+    Readiness,
+)
+
+_ERRORS = {
+    400: "The body is not JSON.",
+    404: "Some ids are unknown; the other labels are kept.",
+    409: "Some labels contradict earlier ones, which stay; the other labels are kept.",
+    413: "Too many rows, or too large a body.",
+    422: "The contract is broken; nothing is recorded.",
+    500: "The service failed; nothing is recorded.",
+    503: "The record cannot be written now; nothing is answered. Try again after `Retry-After` seconds.",
+}
+_REFERENCE = "#/components/schemas/{name}"
+
+
+def document(card: Card, decoder: RowDecoder) -> dict[str, Any]:
+    """Describe the paths as OpenAPI 3.1."""
+    kinds = (
+        decoder.request,
+        PredictAnswer,
+        FeedbackRequest,
+        FeedbackAnswer,
+        ModelAnswer,
+        Liveness,
+        Readiness,
+        ErrorAnswer,
+    )
+    _, schemas = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
+    example = {"rows": [example_row(decoder.contract)]}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": card.model, "version": card.version},
+        "paths": {
+            "/v1/predict": {
+                "post": _operation("predict", "Predict rows.", PredictAnswer, (400, 413, 422, 500, 503))
+                | {"requestBody": _body(decoder.request, example)}
+            },
+            "/v1/feedback": {
+                "post": _operation("feedback", "Tell what was true.", FeedbackAnswer, (400, 404, 409, 413, 422, 503))
+                | {"requestBody": _body(FeedbackRequest)}
+            },
+            "/v1/model": {"get": _operation("model", "What answers now.", ModelAnswer)},
+            "/livez": {"get": _operation("livez", "Whether the process answers.", Liveness)},
+            "/readyz": {"get": _operation("readyz", "Whether requests are answered.", Readiness)},
+            "/metrics": {
+                "get": {
+                    "operationId": "metrics",
+                    "summary": "Prometheus metrics.",
+                    "responses": {"200": {"description": "OK", "content": {"text/plain": {}}}},
+                }
+            },
+        },
+        "components": {"schemas": schemas},
+    }
+
+
+def _operation(name: str, summary: str, answer: type, errors: tuple[int, ...] = ()) -> dict[str, Any]:
+    responses = {"200": _content(answer, "OK")}
+    responses |= {str(status): _content(ErrorAnswer, _ERRORS[status]) for status in errors}
+    return {"operationId": name, "summary": summary, "responses": responses}
+
+
+def _body(kind: type, example: object = None) -> dict[str, Any]:
+    content = {"schema": {"$ref": _REFERENCE.format(name=kind.__name__)}}
+    if example is not None:
+        content["example"] = example  # type: ignore[assignment]
+    return {"required": True, "content": {"application/json": content}}
+
+
+def _content(kind: type, description: str) -> dict[str, Any]:
+    schema = {"$ref": _REFERENCE.format(name=kind.__name__)}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}

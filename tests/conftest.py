@@ -1,0 +1,115 @@
+"""What several test folders share: a tiny real model, and settings whose home is a temporary folder."""
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from infra.settings import Settings
+from models.bundle import Bundle, Card, DataReference, Origin, Parity
+from models.contract.columns import Category, Contract, Number, Time, TimePart
+
+BundleMaker = Callable[..., Bundle]
+
+
+@pytest.fixture
+def tiny_contract() -> Contract:
+    """Two numbers, a text and an integer category, a local time."""
+    return Contract(
+        time=Time(name="starts_at", zone="America/New_York", parts=(TimePart.HOUR,)),
+        features=(
+            Number(name="distance", unit="km", minimum=0, maximum=100),
+            Number(name="weight", unit="kg", minimum=0, maximum=50, nullable=True),
+            Category(name="kind", values=("bike", "car")),
+            Category(name="zone", values=(1, 2, 3), nullable=True),
+        ),
+        target=Number(name="minutes", unit="min", minimum=0, maximum=1000),
+    )
+
+
+@pytest.fixture
+def make_bundle(tiny_contract: Contract) -> BundleMaker:
+    """Make bundles of `tiny_contract` whose graph gives `factor` x distance + weight (0 for null) + 10 for a car."""
+
+    def make(version: str = "v1", factor: float = 2.0, contract: Contract = tiny_contract) -> Bundle:
+        content = _graph(factor)
+        return Bundle(card=_card(version, contract, content), onnx=content, profile=b"{}", state=b"state")
+
+    return make
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a fresh home, for the model `tiny`."""
+    return Settings(home=tmp_path / "home", model="tiny", rollout_poll_s=0.05)
+
+
+def _graph(factor: float) -> bytes:
+    kinds = {
+        "starts_at": TensorProto.INT64,
+        "distance": TensorProto.FLOAT,
+        "weight": TensorProto.FLOAT,
+        "kind": TensorProto.STRING,
+        "zone": TensorProto.INT64,
+    }
+    nodes = [
+        helper.make_node("Mul", ["distance", "factor"], ["scaled"]),
+        helper.make_node("IsNaN", ["weight"], ["is_null"]),
+        helper.make_node("Where", ["is_null", "zero", "weight"], ["known_weight"]),
+        helper.make_node(
+            "LabelEncoder",
+            ["kind"],
+            ["extra"],
+            domain="ai.onnx.ml",
+            keys_strings=["bike", "car"],
+            values_floats=[0.0, 10.0],
+        ),
+        helper.make_node("Add", ["scaled", "known_weight"], ["sum"]),
+        helper.make_node("Add", ["sum", "extra"], ["value"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(factor, dtype=np.float32), "factor"),
+        numpy_helper.from_array(np.array(0, dtype=np.float32), "zero"),
+    ]
+    inputs = [helper.make_tensor_value_info(name, kind, ["N"]) for name, kind in kinds.items()]
+    output = helper.make_tensor_value_info("value", TensorProto.FLOAT, ["N"])
+    graph = helper.make_graph(nodes, "tiny", inputs, [output], constants)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    onnx.checker.check_model(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _card(version: str, contract: Contract, content: bytes) -> Card:
+    at = datetime(2020, 1, 1, tzinfo=UTC)
+    return Card(
+        model="tiny",
+        version=version,
+        contract=contract,
+        as_of=at,
+        created_at=at,
+        seed=0,
+        settings={},
+        warm_start=None,
+        data=DataReference(
+            commit="c",
+            paths=(),
+            rows_train=1,
+            rows_validation=1,
+            rows_test=1,
+            learn_from=None,
+            validation_from=at,
+            test_from=at,
+        ),
+        origin=Origin(code_commit="unknown", source_digest="s", environment_digest="e", flow_run="f", tracker_run="t"),
+        metrics={"mae": 1.5},
+        slices={},
+        parity=Parity(rows=1, batch_sizes=(1,), largest_difference=0.0, tolerance=1e-4),
+        onnx_digest=hashlib.sha256(content).hexdigest(),
+    )

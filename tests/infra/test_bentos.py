@@ -1,0 +1,86 @@
+"""Bentos: what is built, what is found, and what is said where something is missing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pathspec import GitIgnoreSpec
+
+from infra import bentos
+from infra.bento_image import requirements
+from infra.errors import Misconfigured, NotFound, Unavailable
+from infra.settings import Settings
+
+
+def build_in_a_checkout(settings: Settings) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bentoml", "build", str(bentos.SOURCES)]
+    environment = bentos.bentoml_environment(settings)
+    return subprocess.run(command, cwd=bentos.SOURCES, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_says_that_no_model_is_named(settings: Settings) -> None:
+    with pytest.raises(Misconfigured, match="OKRUH_MODEL is not set"):
+        bentos.champion_tag(settings.model_copy(update={"model": None}))
+
+
+def test_says_that_there_is_no_champion(settings: Settings) -> None:
+    with pytest.raises(Misconfigured, match="tiny has no champion on branch 'main'"):
+        bentos.build(settings, "tiny")
+    with pytest.raises(NotFound, match="okruh build tiny"):
+        bentos.find(settings, "tiny")
+
+
+def test_says_that_the_home_cannot_be_written(settings: Settings) -> None:
+    settings.home.write_text("a file where the folder belongs")
+
+    with pytest.raises(Unavailable, match="OKRUH_HOME"):
+        bentos.bentoml_environment(settings)
+
+
+def test_bentofile_contains_what_build_contains() -> None:
+    lines = (bentos.SOURCES / "bentofile.yaml").read_text().split("exclude:")
+    included, excluded = (
+        GitIgnoreSpec.from_lines(line.strip(' -"\n') for line in part.splitlines() if line.startswith("  -"))
+        for part in lines
+    )
+    python = [path.relative_to(bentos.SOURCES).as_posix() for path in bentos.SOURCES.glob("[!.]*/**/*.py")]
+
+    chosen = {path for path in included.match_files(python) if not excluded.match_file(path)}
+
+    assert chosen == set(bentos.sources())
+    assert "services/prediction.py" in chosen
+    assert not any(path.startswith(("models/catalog", "models/learning", "tests", "flows")) for path in chosen)
+
+
+def test_pins_what_a_service_imports() -> None:
+    pinned = {line.split("==")[0] for line in requirements()}
+
+    assert {"bentoml", "msgspec", "numpy", "onnxruntime"} <= pinned
+    assert not pinned & {"torch", "prefect", "pandas", "wandb"}
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("one\nValueError: wrong\n  detail\n", "ValueError: wrong"),
+        ("infra.errors.Misconfigured: OKRUH_MODEL is not set\n", "infra.errors.Misconfigured: OKRUH_MODEL is not set"),
+        ("only this\n\n", "only this"),
+        ("", "it said nothing"),
+    ],
+)
+def test_finds_the_line_that_says_why(log: str, reason: str) -> None:
+    assert bentos.last_error(log) == reason
+
+
+def test_plain_bentoml_build_says_what_is_missing(settings: Settings) -> None:
+    done = build_in_a_checkout(settings)
+
+    assert done.returncode != 0
+    assert "tiny has no champion on branch 'main'" in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_killed_export_is_done_again(tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").touch()
+
+    assert not bentos.is_whole(tmp_path)

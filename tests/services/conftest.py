@@ -1,0 +1,74 @@
+"""A served tiny model, in process: the real edge over the real endpoints, champion and journal."""
+
+import asyncio
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any
+
+import httpx
+import pytest
+
+from infra.assembly import assemble
+from infra.journal import Journal
+from infra.settings import Settings
+from models.bundle import Bundle
+from services.app import Edge
+from services.champion import Following, load
+from services.endpoints import Endpoints
+
+ROW = {"starts_at": "2020-03-01T08:15:00", "distance": 3.0, "weight": None, "kind": "car", "zone": 2}
+
+
+class Caller:
+    """Sends one request after the other to an ASGI application."""
+
+    def __init__(self, app: Any) -> None:
+        self._transport = httpx.ASGITransport(app)
+
+    def request(self, method: str, path: str, **content: Any) -> httpx.Response:
+        """Send a request and read its answer."""
+
+        async def send() -> httpx.Response:
+            async with httpx.AsyncClient(transport=self._transport, base_url="http://service") as client:
+                return await client.request(method, path, **content)
+
+        return asyncio.run(send())
+
+    def get(self, path: str) -> httpx.Response:
+        """Send a GET request."""
+        return self.request("GET", path)
+
+    def post(self, path: str, **content: Any) -> httpx.Response:
+        """Send a POST request."""
+        return self.request("POST", path, **content)
+
+
+@pytest.fixture
+def row() -> dict[str, Any]:
+    """A row for which `v1` answers 16."""
+    return dict(ROW)
+
+
+@pytest.fixture
+def journal(settings: Settings) -> Iterator[Journal]:
+    """The journal that the served model writes."""
+    journal = assemble(settings).journal("tiny", "main")
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def client(journal: Journal, make_bundle: Callable[..., Bundle]) -> Caller:
+    """A caller of a service without a lake; paths that are not ours answer 418 with the body's length."""
+    following = Following(load(make_bundle().files(), threads=1), None, "main", 1.0, 1)
+    edge = Edge(teapot)
+    edge.routes = Endpoints(following, journal).routes()
+    return Caller(edge)
+
+
+async def teapot(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+    length, more = 0, scope["method"] == "POST"
+    while more:
+        message = await receive()
+        length, more = length + len(message["body"]), message["more_body"]
+    await send({"type": "http.response.start", "status": 418, "headers": []})
+    await send({"type": "http.response.body", "body": str(length).encode()})

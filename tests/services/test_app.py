@@ -1,0 +1,124 @@
+"""The edge: bodies, methods, and what it passes on."""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from services.app import MAXIMUM_BODY_BYTES, Edge
+from services.endpoints import Answer
+
+MIB = bytes(1 << 20)
+
+
+async def echo(body: bytes) -> Answer:
+    return Answer(200, str(len(body)).encode())
+
+
+async def broken(_: bytes) -> Answer:
+    raise RuntimeError("a mistake of ours")
+
+
+async def nothing_else(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("passed on")
+
+
+async def nothing_to_read() -> MutableMapping[str, Any]:
+    raise AssertionError("read")
+
+
+class Connection:
+    """One request, fed by hand; counts what the application takes of its body."""
+
+    def __init__(self, chunks: int, declared: int | None = None, ends_with: str = "http.request") -> None:
+        self.taken = 0
+        self.sent: list[MutableMapping[str, Any]] = []
+        self._chunks = chunks
+        self._ends_with = ends_with
+        headers = [] if declared is None else [(b"content-length", str(declared).encode())]
+        self._scope = {"type": "http", "method": "POST", "path": "/echo", "headers": headers}
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        self.taken += 1
+        if self.taken == self._chunks and self._ends_with == "http.disconnect":
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": MIB, "more_body": self.taken < self._chunks}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        self.sent.append(message)
+
+    def run(self) -> int | None:
+        edge = Edge(nothing_else)
+        edge.routes = {"/echo": ("POST", echo)}
+        asyncio.run(edge(self._scope, self.receive, self.send))
+        return self.sent[0]["status"] if self.sent else None
+
+
+def test_reads_a_body_in_parts() -> None:
+    connection = Connection(chunks=16)
+
+    assert connection.run() == 200
+    assert connection.sent[1]["body"] == str(MAXIMUM_BODY_BYTES).encode()
+
+
+def test_throws_away_a_body_that_is_too_large() -> None:
+    connection = Connection(chunks=20)
+
+    assert connection.run() == 413
+    assert connection.taken == 20
+
+
+def test_stops_reading_a_body_that_does_not_end() -> None:
+    connection = Connection(chunks=10_000)
+
+    assert connection.run() == 413
+    assert connection.taken == 65
+    assert (b"connection", b"close") in connection.sent[0]["headers"]
+
+
+def test_reads_nothing_of_a_body_that_says_it_is_huge() -> None:
+    connection = Connection(chunks=1000, declared=1000 << 20)
+
+    assert connection.run() == 413
+    assert connection.taken == 0
+
+
+def test_answers_nobody_who_has_gone() -> None:
+    assert Connection(chunks=3, ends_with="http.disconnect").run() is None
+
+
+def test_passes_on_what_is_not_its_own(client: Any) -> None:
+    assert client.get("/other").status_code == 418
+    assert client.post("/other", content=MIB).text == str(len(MIB))
+    assert client.post("/other", content=bytes(20_000_000)).status_code == 413
+
+
+@pytest.mark.parametrize(("method", "path", "allowed"), [("GET", "/v1/predict", "POST"), ("POST", "/v1/model", "GET")])
+def test_names_the_method_that_a_path_takes(client: Any, method: str, path: str, allowed: str) -> None:
+    answer = client.request(method, path)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+def test_a_head_request_gets_the_headers_alone(client: Any) -> None:
+    answer = client.request("HEAD", "/v1/model")
+
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert int(answer.headers["content-length"]) > 100
+
+
+def test_a_mistake_of_ours_is_a_500_and_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    edge = Edge(nothing_else)
+    edge.routes = {"/broken": ("GET", broken)}
+
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(edge({"type": "http", "method": "GET", "path": "/broken", "headers": []}, nothing_to_read, send))
+
+    assert sent[0]["status"] == 500
+    assert b"a mistake of ours" not in sent[1]["body"]
+    assert "a mistake of ours" in caplog.text

@@ -1,0 +1,209 @@
+"""The service's paths, from bytes to bytes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.errors import NotFound
+from infra.journal import Journal, Position
+from infra.settings import Settings
+from services.endpoints import new_id
+
+
+def rows_of(*rows: object) -> dict[str, object]:
+    return {"rows": rows}
+
+
+def test_answers_each_row_and_records_it_first(client: Any, journal: Journal, row: dict[str, Any]) -> None:
+    answer = client.post("/v1/predict", json=rows_of({**row, "id": "a"}, {**row, "kind": "bike", "weight": 1.5}))
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    named, unnamed = answer.json()["predictions"]
+    assert answer.json() | {"predictions": None} == {"model": "tiny", "version": "v1", "predictions": None}
+    assert named == {"id": "a", "value": 16.0}
+    assert unnamed["value"] == 7.5
+    recorded, _ = journal.find("a")
+    assert (recorded.version, recorded.value, json.loads(recorded.row)) == ("v1", 16.0, row)
+    assert journal.find(unnamed["id"])[0].value == 7.5
+
+
+def test_answers_a_repeated_id_again_and_records_it_once(client: Any, journal: Journal, row: dict[str, Any]) -> None:
+    first = client.post("/v1/predict", json=rows_of({**row, "id": "a"}))
+    second = client.post("/v1/predict", json=rows_of({**row, "id": "a", "distance": 4.0}))
+
+    assert [one.json()["predictions"][0]["value"] for one in (first, second)] == [16.0, 18.0]
+    assert [(one.id, one.value) for one in journal.predictions()] == [("a", 16.0)]
+
+
+def test_answers_ten_thousand_rows_in_order(client: Any, journal: Journal, row: dict[str, Any]) -> None:
+    rows = [{**row, "distance": index / 100} for index in range(10_000)]
+
+    answer = client.post("/v1/predict", json=rows_of(*rows))
+
+    values = [one["value"] for one in answer.json()["predictions"]]
+    assert values == pytest.approx([index / 50 + 10 for index in range(10_000)], rel=1e-6)
+    assert journal.counts() == Position(10_000, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "violations"),
+    [
+        (b"{", 400, []),
+        (b"", 400, []),
+        (b'{"rows":[]}', 422, [(None, "rows")]),
+        (
+            b'{"rows":[{"colour":1}]}',
+            422,
+            [(0, name) for name in ("colour", "starts_at", "distance", "weight", "kind")],
+        ),
+        (b"[%s]" % (b" " * (16 << 20)), 413, []),
+        (b" " * 20_000_000, 413, []),
+    ],
+)
+def test_refuses_bad_requests_and_records_nothing(
+    client: Any, journal: Journal, content: bytes, status: int, violations: list[tuple[int | None, str]]
+) -> None:
+    answer = client.post("/v1/predict", content=content)
+
+    error = answer.json()["error"]
+    assert answer.status_code == status
+    assert [(one["row"], one["field"]) for one in error.get("violations", [])] == violations
+    assert error["message"]
+    assert journal.counts() == Position(0, 0)
+    assert client.get("/livez").status_code == 200
+
+
+def test_refuses_a_whole_request_for_one_wrong_row(client: Any, journal: Journal, row: dict[str, Any]) -> None:
+    answer = client.post("/v1/predict", json=rows_of(row, {**row, "kind": "boat"}))
+
+    (violation,) = answer.json()["error"]["violations"]
+    assert (answer.status_code, violation["row"], violation["field"]) == (422, 1, "kind")
+    assert journal.counts() == Position(0, 0)
+
+
+def test_refuses_one_id_twice_in_a_request(client: Any, journal: Journal, row: dict[str, Any]) -> None:
+    answer = client.post("/v1/predict", json=rows_of({**row, "id": "a"}, {**row, "id": "a"}))
+
+    assert (answer.status_code, journal.counts()) == (422, Position(0, 0))
+
+
+def test_refuses_ten_thousand_and_one_rows(client: Any, journal: Journal, row: dict[str, Any]) -> None:
+    answer = client.post("/v1/predict", json=rows_of(*[row] * 10_001))
+
+    assert (answer.status_code, journal.counts()) == (413, Position(0, 0))
+    assert "10001" in answer.json()["error"]["message"]
+
+
+def test_keeps_labels_and_names_those_it_cannot(client: Any, journal: Journal, row: dict[str, Any]) -> None:
+    client.post("/v1/predict", json=rows_of(*({**row, "id": name} for name in "abc")))
+
+    kept = client.post("/v1/feedback", json={"labels": [{"id": "a", "value": 12.5, "at": "2020-03-01T10:00:00+01:00"}]})
+    again = client.post("/v1/feedback", json={"labels": [{"id": "a", "value": 12.5}]})
+    unknown = client.post("/v1/feedback", json={"labels": [{"id": "x", "value": 1}, {"id": "b", "value": 2}]})
+    conflict = client.post("/v1/feedback", json={"labels": [{"id": "a", "value": 99}, {"id": "c", "value": 3}]})
+
+    assert [one.status_code for one in (kept, again, unknown, conflict)] == [200, 200, 404, 409]
+    assert kept.json() == again.json() == {"kept": 1}
+    assert unknown.json()["error"] | {"message": ""} == {"message": "", "unknown": ["x"], "kept": 1}
+    assert conflict.json()["error"] | {"message": ""} == {"message": "", "conflicting": ["a"], "kept": 1}
+    assert [(one.id, one.value) for one in journal.labels()] == [("a", 12.5), ("b", 2.0), ("c", 3.0)]
+    assert journal.labels()[0].known_at.isoformat() == "2020-03-01T09:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "field"),
+    [
+        (b'{"labels":[{"id":"a","value":1e999}]}', 422, "value"),
+        (b'{"labels":[{"id":"a","value":"much"}]}', 422, "value"),
+        (b'{"labels":[{"id":"a","value":null}]}', 422, "value"),
+        (b'{"labels":[{"id":"a"}]}', 422, "labels"),
+        (b'{"labels":[{"id":"a","value":1,"at":"2020-03-01T08:15:00"}]}', 422, "at"),
+        (b'{"labels":[]}', 422, "labels"),
+        (b"{}", 422, "labels"),
+        (b'{"labels":', 400, None),
+        (b'{"labels":[{"id":"a","value":NaN}]}', 400, None),
+    ],
+)
+def test_refuses_bad_feedback(
+    client: Any, journal: Journal, row: dict[str, Any], content: bytes, status: int, field: str | None
+) -> None:
+    client.post("/v1/predict", json=rows_of({**row, "id": "a"}))
+
+    answer = client.post("/v1/feedback", content=content)
+
+    assert answer.status_code == status
+    assert [one["field"] for one in answer.json()["error"].get("violations", [])] == ([field] if field else [])
+    assert journal.counts().labels == 0
+
+
+def test_refuses_more_labels_than_a_request_may_carry(client: Any) -> None:
+    labels = [{"id": str(index), "value": 1} for index in range(10_001)]
+
+    assert client.post("/v1/feedback", json={"labels": labels}).status_code == 413
+
+
+def test_answers_nothing_that_it_cannot_record_and_recovers(
+    client: Any, journal: Journal, row: dict[str, Any], settings: Settings
+) -> None:
+    in_the_way = Path(settings.home / "journal")
+    in_the_way.parent.mkdir()
+    in_the_way.write_text("a file where the folder belongs")
+
+    refused = client.post("/v1/predict", json=rows_of({**row, "id": "a"}))
+    feedback = client.post("/v1/feedback", json={"labels": [{"id": "a", "value": 1}]})
+    detail = client.get("/readyz").json()["journal"]
+    in_the_way.unlink()
+    answered = client.post("/v1/predict", json=rows_of({**row, "id": "b"}))
+
+    assert (refused.status_code, refused.headers["retry-after"], feedback.status_code) == (503, "1", 503)
+    assert detail
+    assert answered.status_code == 200
+    assert client.get("/readyz").json()["journal"] is None
+    with pytest.raises(NotFound):
+        journal.find("a")
+
+
+def test_says_what_answers(client: Any) -> None:
+    model = client.get("/v1/model").json()
+    readiness = client.get("/readyz")
+
+    assert (model["model"], model["version"], model["since"]) == ("tiny", "v1", None)
+    assert [column["name"] for column in model["inputs"]] == ["starts_at", "distance", "weight", "kind", "zone"]
+    assert model["metrics"] == {"mae": 1.5}
+    assert len(model["digest"]) == 64
+    assert readiness.status_code == 200
+    assert readiness.json() == {
+        "ready": True,
+        "model": "tiny",
+        "version": "v1",
+        "following": False,
+        "lake": None,
+        "journal": None,
+        "refused": None,
+    }
+
+
+def test_describes_itself_by_the_contract(client: Any, row: dict[str, Any]) -> None:
+    document = client.get("/docs.json").json()
+
+    schemas = document["components"]["schemas"]
+    request = document["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]
+    assert document["openapi"].startswith("3.")
+    assert request["schema"] == {"$ref": "#/components/schemas/PredictRequest"}
+    assert set(schemas["Row"]["properties"]) == {*row, "id"}
+    assert client.post("/v1/predict", json=request["example"]).status_code == 200
+    references = {part.split('"')[0] for part in json.dumps(document).split("#/components/schemas/")[1:]}
+    assert references == schemas.keys()
+
+
+def test_new_ids_are_unique_version_7_uuids_in_order_of_time() -> None:
+    import uuid
+
+    ids = [new_id() for _ in range(1000)]
+
+    assert len(set(ids)) == 1000
+    assert {uuid.UUID(one).version for one in ids} == {7}
+    assert [one[:13] for one in ids] == sorted(one[:13] for one in ids)
