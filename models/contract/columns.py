@@ -94,12 +94,17 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse what cannot be meant. Raises: `DefinitionError`."""
         names = [column.name for column in (*self.inputs, *self.checks, self.target)]
+        names += [self.known] if self.known else []
         if repeated := {name for name in names if names.count(name) > 1}:
             raise DefinitionError(f"contract: columns {sorted(repeated)} are declared more than once")
-        for column in (*self.inputs, *self.checks):
-            if isinstance(column, Category) and not column.values:
-                raise DefinitionError(f"contract: category {column.name!r} has no values")
-            if isinstance(column, Number) and not column.minimum < column.maximum:
+        if unknown := set(self.unique) - set(names):
+            raise DefinitionError(f"contract: unique names {sorted(unknown)}, which are no columns of it")
+        if self.target.nullable:
+            raise DefinitionError(f"contract: target {self.target.name!r} may not be nullable")
+        for column in (*self.features, *self.checks, self.target):
+            if isinstance(column, Category):
+                _check_values(column)
+            elif not column.minimum < column.maximum:
                 raise DefinitionError(f"contract: {column.name!r} needs minimum < maximum")
 
     @property
@@ -121,3 +126,17 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     def signature(self) -> str:
         """Digest of what a request must carry; two bundles with one signature can serve for each other."""
         return hashlib.sha256(msgspec.json.encode(self.inputs, order="deterministic")).hexdigest()
+
+
+def _check_values(category: Category) -> None:
+    values = category.values
+    if not values:
+        raise DefinitionError(f"contract: category {category.name!r} has no values")
+    if {type(value) for value in values} not in ({int}, {str}):
+        raise DefinitionError(
+            f"contract: category {category.name!r} mixes kinds; its values are all integers or all text"
+        )
+    if len(set(values)) < len(values):
+        raise DefinitionError(f"contract: category {category.name!r} has a value twice")
+    if {"", MISSING_CODE} & set(values):
+        raise DefinitionError(f"contract: category {category.name!r} has the value that stands for null in arrays")

@@ -52,41 +52,77 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
         )
     if table.empty:
         raise ContractError(f"{name}: the table has no rows; nothing to ingest")
-    table = table[wanted].reset_index(drop=True)
-    partition = pd.Period(table[contract.time.name].median(), "M")
-    reasons = _reasons(contract, table, partition)
-    refused = reasons.notna()
+    table = _as_kept(contract, table[wanted].reset_index(drop=True))
+    _check_types(contract, name, table)
+    reasons = _broken_rules(contract, table)
+    months = table[contract.time.name].dt.tz_localize(None).dt.to_period("M")
+    if months.isna().all():
+        raise ContractError(f"{name}: no row has a {contract.time.name}")
+    partition = months.mode().iloc[0]
+    _add(reasons, months.notna() & (months != partition), f"{contract.time.name}: outside the partition {partition}")
+    if contract.unique:
+        _add(reasons, table.duplicated(list(contract.unique)), "duplicate of an earlier row")
+    refused = table.index.isin(list(reasons))
     accepted = table[~refused].sort_values(contract.time.name, kind="stable").reset_index(drop=True)
     _check_whole(contract, name, table, accepted, partition)
-    return Validated(str(partition), accepted, table[refused].assign(**{REASON: reasons[refused]}).reset_index(drop=True))
+    texts = ["; ".join(dict.fromkeys(reasons[row])) for row in table.index[refused]]
+    return Validated(str(partition), accepted, table[refused].assign(**{REASON: texts}).reset_index(drop=True))
 
 
-def _reasons(contract: Contract, table: pd.DataFrame, partition: pd.Period) -> pd.Series:
-    """Give each row's reasons, joined; missing where the row is good."""
+def _as_kept(contract: Contract, table: pd.DataFrame) -> pd.DataFrame:
+    """Bring each spelling of one kind to the one that the lake keeps."""
+    for name in filter(None, (contract.time.name, contract.known)):
+        if pd.api.types.is_datetime64_any_dtype(table[name]):
+            table[name] = table[name].dt.as_unit("us")
+        if contract.time.zone is None and isinstance(table[name].dtype, pd.DatetimeTZDtype):
+            table[name] = table[name].dt.tz_convert("UTC")
+    for column in (*contract.features, *contract.checks):
+        if not isinstance(column, Category):
+            continue
+        if column.is_text and isinstance(table[column.name].dtype, pd.StringDtype):
+            table[column.name] = table[column.name].astype(object)
+        if not column.is_text and column.nullable and pd.api.types.is_integer_dtype(table[column.name]):
+            table[column.name] = table[column.name].astype("Int64")
+    return table
+
+
+def _check_types(contract: Contract, name: str, table: pd.DataFrame) -> None:
+    moment = "datetime64[us]" if contract.time.zone else "datetime64[us, UTC]"
+    wanted = {column: moment for column in (contract.time.name, contract.known) if column}
+    for column in (*contract.features, contract.target, *contract.checks):
+        wanted[column.name] = _stored_type(column)
+    violations = [
+        Violation(column, f"should be {'text' if kind == 'object' else kind}, it is {table[column].dtype}")
+        for column, kind in wanted.items()
+        if str(table[column].dtype) != kind
+    ]
+    if violations:
+        raise ContractError(f"{name}: {'; '.join(map(str, violations[:5]))}", violations)
+
+
+def _stored_type(column: Number | Category) -> str:
+    if isinstance(column, Number):
+        return "float64"
+    if column.is_text:
+        return "object"
+    return "Int64" if column.nullable else "int64"
+
+
+def _broken_rules(contract: Contract, table: pd.DataFrame) -> dict[int, list[str]]:
+    """Give the reasons against each bad row, by its place."""
     found: dict[int, list[str]] = {}
     try:
         _schema(contract).validate(table, lazy=True)
     except pa.errors.SchemaErrors as errors:
         cases = errors.failure_cases
-        wrong_type = cases[cases["index"].isna()]
-        if len(wrong_type):
-            violations = [
-                Violation(str(case.column or case.failure_case), f"{case.check}, found {case.failure_case}")
-                for case in wrong_type.itertuples()
-            ]
-            raise ContractError(f"table breaks the contract: {violations[0]}", violations) from None
-        rows = cases["index"].astype(int)
-        for row, column, check in zip(rows, cases["column"], cases["check"], strict=True):
+        for row, column, check in zip(cases["index"].astype(int), cases["column"], cases["check"], strict=True):
             found.setdefault(row, []).append(f"{column}: {_rule(check)}")
-    time = table[contract.time.name]
-    for row in np.flatnonzero(time.notna() & (time.dt.to_period("M") != partition)):
-        found.setdefault(int(row), []).append(f"{contract.time.name}: outside the partition {partition}")
-    if contract.unique:
-        for row in np.flatnonzero(table.duplicated(list(contract.unique), keep="first")):
-            found.setdefault(int(row), []).append("duplicate of an earlier row")
-    return pd.Series({row: "; ".join(dict.fromkeys(texts)) for row, texts in found.items()}, dtype=object).reindex(
-        table.index
-    )
+    return found
+
+
+def _add(reasons: dict[int, list[str]], broken: "pd.Series[bool]", reason: str) -> None:
+    for row in np.flatnonzero(broken):
+        reasons.setdefault(int(row), []).append(reason)
 
 
 def _rule(check: object) -> str:
@@ -95,23 +131,17 @@ def _rule(check: object) -> str:
 
 
 def _schema(contract: Contract) -> pa.DataFrameSchema:
-    columns = {contract.time.name: pa.Column("datetime64[us]", nullable=False)}
-    if contract.known:
-        columns[contract.known] = pa.Column("datetime64[us]", nullable=False)
+    columns = {name: pa.Column(nullable=False) for name in (contract.time.name, contract.known) if name}
     for column in (*contract.features, contract.target, *contract.checks):
-        columns[column.name] = _column(column)
+        columns[column.name] = pa.Column(checks=_allowed(column), nullable=column.nullable)
     return pa.DataFrameSchema(columns)
 
 
-def _column(column: Number | Category) -> pa.Column:
-    if isinstance(column, Number):
-        within = pa.Check.in_range(
-            column.minimum, column.maximum, error=f"outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
-        )
-        return pa.Column("float64", within, nullable=column.nullable)
-    known = pa.Check.isin(column.values, error="unknown category")
-    kind = "object" if column.is_text else ("Int64" if column.nullable else "int64")
-    return pa.Column(kind, known, nullable=column.nullable)
+def _allowed(column: Number | Category) -> pa.Check:
+    if isinstance(column, Category):
+        return pa.Check.isin(column.values, error="unknown category")
+    outside = f"outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
+    return pa.Check.in_range(column.minimum, column.maximum, error=outside)
 
 
 def _check_whole(
@@ -126,7 +156,7 @@ def _check_whole(
     if len(accepted) < contract.minimum_rows:
         raise ContractError(f"{name}: {len(accepted)} good rows, at least {contract.minimum_rows} are needed")
     if contract.maximum_gap_days is not None:
-        newest = accepted[contract.time.name].max()
+        newest = accepted[contract.time.name].dt.tz_localize(None).max()
         gap = (partition.end_time - newest) / pd.Timedelta(days=1)
         if gap > contract.maximum_gap_days:
             raise ContractError(
@@ -151,7 +181,7 @@ def to_columns(contract: Contract, table: pd.DataFrame) -> dict[str, npt.NDArray
 
 def _seconds(times: pd.Series) -> npt.NDArray[np.int64]:
     naive = times.dt.tz_convert("UTC").dt.tz_localize(None) if times.dt.tz is not None else times
-    return naive.astype("datetime64[s]").astype("int64").to_numpy()
+    return np.asarray(naive.astype("datetime64[s]").astype("int64"), dtype=np.int64)
 
 
 def to_instants(contract: Contract, times: pd.Series) -> pd.Series:
@@ -159,13 +189,14 @@ def to_instants(contract: Contract, times: pd.Series) -> pd.Series:
 
     A wall time that occurs twice is the first of the two; one that daylight saving skips is an hour later.
     """
+    instants: pd.Series
     if times.dt.tz is not None:
-        return times.dt.tz_convert("UTC")
-    if contract.time.zone is None:
-        return times.dt.tz_localize("UTC")
+        instants = times.dt.tz_convert("UTC")
+        return instants
+    zone = contract.time.zone or "UTC"
     first = np.ones(len(times), dtype=bool)
-    local = times.dt.tz_localize(contract.time.zone, ambiguous=first, nonexistent=pd.Timedelta(hours=1))
-    return local.dt.tz_convert("UTC")
+    instants = times.dt.tz_localize(zone, ambiguous=first, nonexistent=pd.Timedelta(hours=1)).dt.tz_convert("UTC")
+    return instants
 
 
 def time_part(times: pd.Series, part: str) -> npt.NDArray[np.int64]:
@@ -178,4 +209,4 @@ def time_part(times: pd.Series, part: str) -> npt.NDArray[np.int64]:
             values = calendar.day_of_week
         case _:
             values = getattr(calendar, part)
-    return values.to_numpy(np.int64)
+    return np.asarray(values, dtype=np.int64)

@@ -1,8 +1,8 @@
 """May a candidate serve? A paired test on rows that neither it nor its early stopping has seen.
 
-For each row d = |champion's error| (1 - minimum_gain) - |candidate's error|; the candidate wins when the one-sided lower
-confidence bound of the mean of d is above 0 (Student's t; the means of thousands of paired differences are close to
-normal). The test is paired because trips differ far more from each other than two models do on one trip.
+For each row d = |champion's error| (1 - minimum_gain) - |candidate's error|; the candidate wins when the one-sided
+lower confidence bound of the mean of d is above 0 (Student's t; the means of thousands of paired differences are close
+to normal). The test is paired because trips differ far more from each other than two models do on one trip.
 """
 
 from dataclasses import dataclass
@@ -45,9 +45,10 @@ def judge(
     """Compare absolute errors on the same N rows; `incumbent` says in the reasons who is challenged."""
     rows = len(candidate_error_N)
     if rows < settings.minimum_rows:
-        return Verdict(False, (f"only {rows} test rows, {settings.minimum_rows} are needed",))
-    if not np.isfinite(candidate_error_N).all():
-        return Verdict(False, ("the candidate's predictions are not all finite",))
+        return Verdict.no(f"only {rows} test rows, {settings.minimum_rows} are needed")
+    for who, error_N in (("the candidate", candidate_error_N), (incumbent, incumbent_error_N)):
+        if not np.isfinite(error_N).all():
+            return Verdict.no(f"the predictions of {who} are not all finite")
     before, after = float(incumbent_error_N.mean()), float(candidate_error_N.mean())
     difference_N = incumbent_error_N * (1 - settings.minimum_gain) - candidate_error_N
     margin = float(student.ppf(1 - settings.error_rate, rows - 1) * difference_N.std(ddof=1) / np.sqrt(rows))

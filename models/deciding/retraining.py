@@ -7,12 +7,11 @@ have grown by `growth` since the last one (so that their number grows with the l
 nothing more to gain. A second alarm about the same change starts nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from models.deciding.verdict import Verdict
 from models.errors import DefinitionError
 from models.learning.settings import TrainingSettings
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,9 @@ class RetrainingSettings:
     """At most this many of them."""
     closing_rows: int = 1000
     """A candidate that loses on at least this many test rows ends the episode."""
-    training: TrainingSettings = TrainingSettings(epochs=8, batch_rows=256, learning_rate=2e-3)
+    training: TrainingSettings = field(
+        default_factory=lambda: TrainingSettings(epochs=8, batch_rows=256, learning_rate=2e-3)
+    )
     """How the champion is trained on."""
 
     def __post_init__(self) -> None:
@@ -40,6 +41,8 @@ class RetrainingSettings:
             raise DefinitionError("retraining.growth and retraining.retry_growth must be greater than 1")
         if not 0 < self.test_share < 1:
             raise DefinitionError(f"retraining.test_share must lie between 0 and 1, not {self.test_share!r}")
+        if self.minimum_labels * self.test_share < 1 or self.test_rows < 1:
+            raise DefinitionError("retraining.minimum_labels, test_share and test_rows leave no label to judge with")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +63,13 @@ class Episode:
 def due(episode: Episode | None, settings: RetrainingSettings) -> Verdict:
     """Decide whether to train now."""
     if episode is None:
-        return Verdict(False, ("no alarm is open",))
+        return Verdict.no("no alarm is open")
     if episode.ended:
-        return Verdict(False, (f"alarm {episode.alarm} is answered: its last candidate lost on a large test",))
+        return Verdict.no(f"alarm {episode.alarm} is answered: its last candidate lost on a large test")
     if episode.labels_now < settings.minimum_labels:
-        return Verdict(
-            False, (f"{episode.labels_now} labels since the change, {settings.minimum_labels} are needed",)
-        )
+        return Verdict.no(f"{episode.labels_now} labels since the change, {settings.minimum_labels} are needed")
     if not episode.labels_trained:
-        return Verdict(True, (f"alarm {episode.alarm} is open and nothing was trained on it yet",))
+        return Verdict(allowed=True, reasons=(f"alarm {episode.alarm} is open and nothing was trained on it yet",))
     factor = settings.retry_growth if episode.last_lost else settings.growth
     grown = episode.labels_now / episode.labels_trained
     reason = f"labels since the change grew {grown:.2f}-fold since the last training, {factor:g} is asked"

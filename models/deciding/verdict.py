@@ -15,6 +15,11 @@ class Verdict:
     allowed: bool
     reasons: tuple[str, ...]
 
+    @classmethod
+    def no(cls, reason: str) -> "Verdict":
+        """Refuse for one reason."""
+        return cls(allowed=False, reasons=(reason,))
+
     def __str__(self) -> str:
         return f"{'yes' if self.allowed else 'no'}: {'; '.join(self.reasons)}"
 

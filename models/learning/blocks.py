@@ -42,7 +42,8 @@ class HourOfWeek(nn.Module):
         hour = minute // 60
         past_N1 = ((minute - hour * 60).to(torch.float32) / 60.0).unsqueeze(1)
         following = torch.where(hour == 167, 0, hour + 1)
-        return self.table(hour) * (1.0 - past_N1) + self.table(following) * past_N1
+        embedded: Tensor = self.table(hour) * (1.0 - past_N1) + self.table(following) * past_N1
+        return embedded
 
 
 def replace_missing(values: Tensor, by: float) -> Tensor:

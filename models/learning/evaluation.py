@@ -9,7 +9,8 @@ import pandas as pd
 
 def absolute_errors(predicted_N: npt.NDArray[np.float32], target: pd.Series) -> npt.NDArray[np.float64]:
     """Give |predicted - true| for N rows."""
-    return np.abs(predicted_N.astype(np.float64) - target.to_numpy(np.float64))
+    error_N: npt.NDArray[np.float64] = np.abs(predicted_N.astype(np.float64) - target.to_numpy(np.float64))
+    return error_N
 
 
 def measure(predicted_N: npt.NDArray[np.float32], target: pd.Series) -> dict[str, float]:

@@ -22,7 +22,7 @@ from models.learning.preprocessing import Prepared
 from models.learning.settings import TrainingSettings
 
 Report = Callable[[dict[str, float]], None]
-"""Takes one epoch's figures: epoch, train_loss, validation_error, rows_per_s is left to the caller."""
+"""Takes one epoch's figures: `epoch`, `train_loss`, `validation_error`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,10 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def unheard(figures: dict[str, float]) -> None:
+    """Report to nobody."""
+
+
 @contextmanager
 def repeatable(seed: int, threads: int) -> Iterator[None]:
     """Seed torch and fix its thread count inside the block; both are as before after it."""
@@ -62,7 +66,7 @@ def repeatable(seed: int, threads: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(mode=True)
         try:
             yield
         finally:
@@ -76,11 +80,13 @@ def fit(
     validation: Examples,
     settings: TrainingSettings,
     device: torch.device,
-    report: Report = lambda figures: None,
+    report: Report = unheard,
 ) -> Fitted:
     """Train on absolute error, keep the epoch with the smallest validation error.
 
-    Without validation rows every epoch is run and the last one kept. Call inside `repeatable`. Raises: `TrainingDiverged`.
+    Without validation rows every epoch is run and the last one kept. Call inside `repeatable`.
+
+    Raises: `TrainingDiverged`.
     """
     network = network.to(device).train()
     rows = _on_device(train, device)
@@ -88,13 +94,7 @@ def fit(
     batch = min(settings.batch_rows, len(train))
     steps = len(train) // batch
     optimizer = _optimizer(network, settings)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        [group["lr"] for group in optimizer.param_groups],
-        total_steps=steps * settings.epochs,
-        pct_start=settings.warm_up,
-        cycle_momentum=False,
-    )
+    schedule = _one_cycle(optimizer, steps * settings.epochs, settings.warm_up)
     best, best_epoch, best_state, history = math.inf, 0, copy.deepcopy(network.state_dict()), []
     for epoch in range(1, settings.epochs + 1):
         loss = _run_epoch(network, rows, batch, steps, optimizer, schedule)
@@ -135,6 +135,18 @@ def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Op
     ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
+
+
+def _one_cycle(optimizer: torch.optim.Optimizer, steps: int, warm_up: float) -> torch.optim.lr_scheduler.LRScheduler:
+    if warm_up * steps == 1:
+        warm_up /= 2  # torch divides by zero where the rate rises for exactly one step
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        total_steps=steps,
+        pct_start=warm_up,
+        cycle_momentum=False,
+    )
 
 
 def _run_epoch(

@@ -8,14 +8,15 @@ to month and day: Howard Hinnant, "chrono-compatible low-level date algorithms",
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.contract.columns import Category, Contract, Number, TimePart
-from models.inference import Columns, onnxruntime
+from models.contract.columns import Category, Contract, Number, Time, TimePart
+from models.inference import Columns, open_session
 
 OPSET = 20
 ML_OPSET = 4
@@ -42,7 +43,7 @@ class Prepared:
 
 def prepare(contract: Contract, columns: Columns) -> Prepared:
     """Run the preprocessing graph over raw columns."""
-    session = onnxruntime.InferenceSession(build(contract).SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(build(contract).SerializeToString(), threads=1)
     outputs = [PREFIX + name for name in (NUMBERS, CATEGORIES, TIME_PARTS)]
     return Prepared(*session.run(outputs, dict(columns)))
 
@@ -57,13 +58,11 @@ def build(contract: Contract) -> onnx.ModelProto:
     looked_up = [graph.look_up(column) for column in contract.categories]
     graph.stack(looked_up, CATEGORIES, TensorProto.INT64, contract.time.name)
     parts = _Calendar(graph, contract.time.name)
-    graph.stack(
-        [parts.of(part) for part in contract.time.parts], TIME_PARTS, TensorProto.INT64, contract.time.name
-    )
+    graph.stack([parts.of(part) for part in contract.time.parts], TIME_PARTS, TensorProto.INT64, contract.time.name)
     return graph.model()
 
 
-def _element_type(column: object) -> int:
+def _element_type(column: Time | Number | Category) -> int:
     if isinstance(column, Number):
         return int(TensorProto.FLOAT)
     if isinstance(column, Category) and column.is_text:
@@ -80,7 +79,7 @@ class _Graph:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
 
-    def call(self, operator: str, *arguments: str, output: str | None = None, **attributes: object) -> str:
+    def call(self, operator: str, *arguments: str, output: str | None = None, **attributes: Any) -> str:
         """Add one node."""
         result = output or f"pre_{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, list(arguments), [result], **attributes))
@@ -95,7 +94,7 @@ class _Graph:
     def look_up(self, column: Category) -> str:
         """Turn values into their 1-based place; anything else (null) is 0."""
         places = list(range(1, len(column.values) + 1))
-        keys = {"keys_strings" if column.is_text else "keys_int64s": list(column.values)}
+        keys: dict[str, Any] = {"keys_strings" if column.is_text else "keys_int64s": list(column.values)}
         return self.call(
             "LabelEncoder", column.name, domain="ai.onnx.ml", values_int64s=places, default_int64=0, **keys
         )
@@ -188,9 +187,7 @@ class _Calendar:
         """1 where the year (of a day from March to December) has a 29 February."""
         year = self._year_of_era()
         graph = self._graph
-        by_4, by_100, by_400 = (
-            graph.call("Equal", self._modulo(year, n), graph.constant(0)) for n in (4, 100, 400)
-        )
+        by_4, by_100, by_400 = (graph.call("Equal", self._modulo(year, n), graph.constant(0)) for n in (4, 100, 400))
         leap = graph.call("Or", by_400, graph.call("And", by_4, graph.call("Not", by_100)))
         return graph.call("Cast", leap, to=TensorProto.INT64)
 

@@ -32,7 +32,8 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train. Raises: `DefinitionError` naming the option."""
-        for name in ("epochs", "batch_rows", "learning_rate", "embedding_rate", "patience", "validation_days", "test_days"):
+        counts = ("epochs", "batch_rows", "patience")
+        for name in (*counts, "learning_rate", "embedding_rate", "validation_days", "test_days"):
             if not getattr(self, name) > 0:
                 raise DefinitionError(f"training.{name} must be greater than 0, not {getattr(self, name)!r}")
         if not 0 < self.warm_up < 1:

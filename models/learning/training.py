@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
@@ -45,12 +46,12 @@ def train(
     device: str,
     threads: int,
     warm_start: bytes | None = None,
-    report: Report = lambda figures: None,
+    report: Report = loop.unheard,
 ) -> Trained:
     """Train, export, prove parity, evaluate.
 
     Args:
-        split: three spans of accepted rows; none may be empty.
+        split: three spans of accepted rows; only the validation span may be empty.
         device: `auto`, `cpu`, `cuda` or `mps`.
         warm_start: the champion's `state.safetensors`, to train on from.
         report: takes each epoch's figures.
@@ -94,7 +95,7 @@ def to_examples(contract: Contract, table: pd.DataFrame) -> Examples:
 def _load_state(network: nn.Module, state: bytes) -> None:
     try:
         network.load_state_dict(load(state))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise BundleError(
             "warm start: the champion's weights do not fit the network; train from scratch after changing a network"
         ) from error
@@ -113,4 +114,6 @@ def _check_time_parts(contract: Contract, table: pd.DataFrame, prepared: Prepare
     for place, part in enumerate(contract.time.parts):
         wrong = int((prepared.time_parts_NP[:, place] != time_part(times, part)).sum())
         if wrong:
-            raise ParityFailed(f"parity: time part {part} of {contract.time.name} is wrong on {wrong} of {len(table)} rows")
+            raise ParityFailed(
+                f"parity: time part {part} of {contract.time.name} is wrong on {wrong} of {len(table)} rows"
+            )

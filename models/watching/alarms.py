@@ -1,9 +1,9 @@
 """Has the error changed? A sequential test over labels, with a stated rate of false alarms.
 
-e-SR, a Shiryaev-Roberts e-detector (Shin, Ramdas, Rinaldo, "E-detectors", 2023): for losses X in 0..1 with mean at most
-m under "nothing changed", L = 1 + lambda (X/m - 1) is a fair or losing bet; M <- L (M + 1) adds up the bets begun at each
-label so far, averaged over 12 stakes lambda, and an alarm is raised at M >= A. For a known m the expected number of
-labels to a false alarm is at least A, and P(alarm within n labels) is at most n/A.
+e-SR, a Shiryaev-Roberts e-detector (Shin, Ramdas, Rinaldo, "E-detectors", 2023): for losses X in 0..1 with mean at
+most m under "nothing changed", L = 1 + lambda (X/m - 1) is a fair or losing bet; M <- L (M + 1) adds up the bets begun
+at each label so far, averaged over 12 stakes lambda, and an alarm is raised at M >= A. For a known m the expected
+number of labels to a false alarm is at least A, and P(alarm within n labels) is at most n/A.
 
 Here m is the champion's loss on its own test rows, at the upper end of one standard error, times 1 + tolerance: seasons
 move the error by several per cent, and no one wants to retrain for less. Within a window labels are taken in the order
@@ -25,6 +25,7 @@ from models.errors import DefinitionError
 from models.watching.profile import LossProfile
 
 STAKES = np.geomspace(0.01, 0.9, 12)
+_LEAST_NULL_MEAN = 1e-6  # a bundle without any error on its test rows must still be watched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +97,15 @@ def start(loss: LossProfile, settings: WatchSettings) -> DetectorState:
     """Arm a detector for a bundle from its profile."""
     upper = loss.scaled_mean + settings.standard_errors * loss.scaled_deviation / np.sqrt(loss.rows)
     lowest = float(np.finfo(np.float64).min)
-    return DetectorState(null_mean=float(upper * (1 + settings.tolerance)), log_m=(lowest,) * len(STAKES))
+    null_mean = max(float(upper * (1 + settings.tolerance)), _LEAST_NULL_MEAN)
+    return DetectorState(null_mean=null_mean, log_m=(lowest,) * len(STAKES))
 
 
 def update(
-    state: DetectorState, window_start: datetime, loss_N: npt.NDArray[np.float64], settings: WatchSettings
+    state: DetectorState,
+    window_start: datetime,
+    loss_N: npt.NDArray[np.float64],
+    settings: WatchSettings,  # noqa: ARG001
 ) -> tuple[DetectorState, float]:
     """Feed one window's losses, in order.
 

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models.contract.columns import Category, Contract, Number, Time
+from models.contract.columns import Category, Contract, Number
 from models.errors import BundleError
 from models.inference import Columns
 
@@ -68,11 +68,12 @@ def describe_columns(contract: Contract, columns: Columns) -> dict[str, ColumnPr
 def describe_loss(error_N: npt.NDArray[np.float64], ceiling: float) -> LossProfile:
     """Summarise absolute errors; `ceiling` bounds the scaled loss."""
     scaled_N = np.minimum(error_N, ceiling) / ceiling
+    largest = 0.5  # of anything in 0..1: what one row alone leaves possible
     return LossProfile(
         rows=len(error_N),
         mean=float(error_N.mean()),
         scaled_mean=float(scaled_N.mean()),
-        scaled_deviation=float(scaled_N.std(ddof=1)),
+        scaled_deviation=float(scaled_N.std(ddof=1)) if len(error_N) > 1 else largest,
     )
 
 
@@ -87,13 +88,20 @@ def drift(contract: Contract, profile: Profile, columns: Columns) -> dict[str, f
 
 
 def _edges(values: npt.NDArray[np.generic]) -> tuple[float, ...]:
-    numbers = values.astype(np.float64)
-    inner = np.nanquantile(numbers, np.linspace(0, 1, BINS + 1)[1:-1])
+    present = _present(values)
+    if not len(present):
+        return ()
+    inner = np.quantile(present, np.linspace(0, 1, BINS + 1)[1:-1])
     return tuple(float(edge) for edge in np.unique(inner))
 
 
+def _present(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    numbers = values.astype(np.float64)
+    return numbers[~np.isnan(numbers)]
+
+
 def _shares(
-    column: Number | Category | Time, values: npt.NDArray[np.generic], edges: tuple[float, ...]
+    column: Number | Category, values: npt.NDArray[np.generic], edges: tuple[float, ...]
 ) -> npt.NDArray[np.float64]:
     if isinstance(column, Category):
         place = {value: position for position, value in enumerate(column.values, start=1)}
@@ -102,11 +110,11 @@ def _shares(
         for value, count in zip(found.tolist(), counted, strict=True):
             counts[place.get(value, 0)] += count
     else:
-        numbers = values.astype(np.float64)
-        present = numbers[~np.isnan(numbers)]
+        present = _present(values)
         binned = np.bincount(np.searchsorted(edges, present, side="right"), minlength=len(edges) + 1)
-        counts = np.concatenate([[len(numbers) - len(present)], binned]).astype(np.float64)
-    return counts / max(counts.sum(), 1.0)
+        counts = np.concatenate([[len(values) - len(present)], binned]).astype(np.float64)
+    shares: npt.NDArray[np.float64] = counts / max(counts.sum(), 1.0)
+    return shares
 
 
 def _jensen_shannon(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> float:

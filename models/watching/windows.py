@@ -8,7 +8,7 @@ import msgspec
 
 from models.watching.alarms import DetectorState
 
-_A_MONDAY = datetime(2018, 1, 1)  # noqa: DTZ001 - wall time; the zone is the contract's
+_A_MONDAY = datetime(2018, 1, 1)
 
 
 class WindowReport(msgspec.Struct, frozen=True, kw_only=True):

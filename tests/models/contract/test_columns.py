@@ -1,0 +1,73 @@
+"""The contract: what can be meant is kept, what cannot is refused when it is written."""
+
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+
+from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time, TimePart
+from models.errors import DefinitionError
+
+TIME = Time(name="at", zone=None, parts=(TimePart.HOUR,))
+NUMBER = Number(name="size", unit="m", minimum=0, maximum=1)
+TARGET = Number(name="price", unit="EUR", minimum=0, maximum=9)
+
+
+@dataclass
+class Changed:
+    """Parts of a contract that is right otherwise."""
+
+    features: tuple[Number | Category, ...] = (NUMBER,)
+    target: Number = TARGET
+    known: str | None = None
+    unique: tuple[str, ...] = ()
+
+    def contract(self) -> Contract:
+        return Contract(
+            time=TIME, features=self.features, target=self.target, known=self.known, unique=self.unique
+        )
+
+
+def category(*values: int | str) -> Changed:
+    return Changed(features=(Category(name="kind", values=values),))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (Changed(features=(NUMBER, NUMBER)), "'size'.*more than once"),
+        (Changed(target=Number(name="size", unit="m", minimum=0, maximum=1)), "'size'.*more than once"),
+        (Changed(known="size"), "'size'.*more than once"),
+        (Changed(features=(Number(name="size", unit="m", minimum=1, maximum=1),)), "'size' needs minimum < maximum"),
+        (Changed(target=Number(name="price", unit="EUR", minimum=2, maximum=1)), "'price' needs minimum < maximum"),
+        (Changed(target=msgspec.structs.replace(TARGET, nullable=True)), "'price' may not be nullable"),
+        (Changed(unique=("size", "weight")), r"unique names \['weight'\]"),
+        (category(), "'kind' has no values"),
+        (category(1, "a"), "'kind' mixes kinds"),
+        (category(True, False), "'kind' mixes kinds"),
+        (category("a", "a"), "'kind' has a value twice"),
+        (category("a", ""), "'kind' has the value that stands for null"),
+        (category(1, MISSING_CODE), "'kind' has the value that stands for null"),
+    ],
+)
+def test_refuses_a_contract_that_cannot_be_meant(changed: Changed, reason: str) -> None:
+    with pytest.raises(DefinitionError, match=reason):
+        changed.contract()
+
+
+def test_survives_its_json_form(tiny_contract: Contract) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(tiny_contract), type=Contract) == tiny_contract
+
+
+def test_groups_inputs_in_the_order_of_the_contract(tiny_contract: Contract) -> None:
+    assert [column.name for column in tiny_contract.inputs] == ["starts_at", "distance", "weight", "kind", "zone"]
+    assert [column.name for column in tiny_contract.numbers] == ["distance", "weight"]
+    assert [column.name for column in tiny_contract.categories] == ["kind", "zone"]
+
+
+def test_signature_changes_with_what_a_request_carries_only(tiny_contract: Contract) -> None:
+    other_target = msgspec.structs.replace(tiny_contract, target=TARGET, minimum_rows=7)
+    fewer_features = msgspec.structs.replace(tiny_contract, features=tiny_contract.features[1:])
+
+    assert other_target.signature == tiny_contract.signature
+    assert fewer_features.signature != tiny_contract.signature

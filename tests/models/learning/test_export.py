@@ -1,0 +1,164 @@
+"""Export: one file, the same bytes everywhere, and proof that the graph answers as the network does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+import torch
+from export_taxi import columns, exported, network
+from torch import Tensor, nn
+
+import models
+from models.catalog.taxi_eta import CONTRACT
+from models.contract.table import to_columns
+from models.errors import ParityFailed
+from models.inference import Predictor
+from models.learning.export import PARITY_BATCHES, check_parity, export
+from models.learning.loop import predict
+from models.learning.preprocessing import prepare
+from models.model import Model
+
+SOURCES = Path(models.__file__).parents[1]
+PROGRAM = Path(__file__).with_name("export_taxi.py")
+
+
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    """The exported taxi network."""
+    return exported()
+
+
+def test_the_same_weights_give_the_same_bytes(graph: bytes) -> None:
+    assert exported() == graph
+
+
+def test_bytes_depend_on_no_folder(graph: bytes, tmp_path: Path) -> None:
+    checkout = tmp_path / "another" / "checkout"
+    shutil.copytree(SOURCES / "models", checkout / "models", ignore=shutil.ignore_patterns("trips", "__pycache__"))
+    program = shutil.copy(PROGRAM, tmp_path)
+
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    subprocess.run([sys.executable, program, "model.onnx"], cwd=tmp_path, env=environment, check=True)
+
+    assert (tmp_path / "model.onnx").read_bytes() == graph
+
+
+def test_a_graph_says_nothing_of_the_machine_that_made_it(graph: bytes) -> None:
+    for trace in (str(SOURCES), str(Path.cwd()), sys.prefix, ".py", "site-packages"):
+        assert trace.encode() not in graph
+
+
+def test_a_graph_is_one_file_with_the_columns_of_the_contract(graph: bytes) -> None:
+    model = onnx.load_from_string(graph)
+
+    assert [node.name for node in model.graph.input] == [column.name for column in CONTRACT.inputs]
+    assert [node.name for node in model.graph.output] == ["value"]
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 64, 1000])
+def test_the_graph_answers_as_the_network_for_any_number_of_rows(graph: bytes, rows: int) -> None:
+    raw = columns(rows)
+
+    answered_N = Predictor(graph, CONTRACT).predict(raw)
+
+    assert answered_N.shape == (rows,)
+    np.testing.assert_allclose(answered_N, predict(network(), prepare(CONTRACT, raw)), rtol=1e-5)
+
+
+def test_parity_says_what_was_compared(graph: bytes) -> None:
+    raw = columns(300)
+    expected_N = predict(network(), prepare(CONTRACT, raw))
+
+    parity = check_parity(graph, CONTRACT, raw, expected_N, tolerance=1e-3)
+
+    assert (parity.rows, parity.batch_sizes, parity.tolerance) == (300, PARITY_BATCHES, 1e-3)
+    assert 0 <= parity.largest_difference < 1e-3
+
+
+@pytest.mark.parametrize("row", [0, 299])
+@pytest.mark.parametrize("wrong", [0.002, np.nan, np.inf])
+def test_one_wrong_row_fails_parity(graph: bytes, row: int, wrong: float) -> None:
+    raw = columns(300)
+    expected_N = predict(network(), prepare(CONTRACT, raw))
+    expected_N[row] += np.float32(wrong)
+
+    with pytest.raises(ParityFailed, match=r"differs from the network by up to .* on 300 rows \(allowed: 0.001\)"):
+        check_parity(graph, CONTRACT, raw, expected_N, tolerance=1e-3)
+
+
+class FirstNumber(nn.Module):
+    """Answers the first number; its children make one mistake each."""
+
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        return numbers[:, 0]
+
+
+class MeanOfTheBatch(FirstNumber):
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        return numbers[:, 0] - numbers[:, 0].mean()
+
+
+class NotANumberAlone(FirstNumber):
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        return numbers[:, 0] + 0 * numbers[:, 0].std()
+
+
+class CountsItsCalls(FirstNumber):
+    calls = 0
+
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        self.calls += 1
+        return numbers[:, 0] * self.calls
+
+
+class EightRowsOnly(FirstNumber):
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        return numbers[:, 0] + torch.zeros(8)
+
+
+class AsksTheRows(FirstNumber):
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        return numbers[:, 0] if numbers.sum() > 0 else -numbers[:, 0]
+
+
+def export_and_check(net: nn.Module, model: Model, rides: pd.DataFrame) -> Predictor:
+    raw = to_columns(model.contract, rides)
+    prepared = prepare(model.contract, raw)
+    content = export(net.eval(), model.contract, prepared[:8])
+    check_parity(content, model.contract, raw, predict(net, prepared), tolerance=1e-3)
+    return Predictor(content, model.contract)
+
+
+def test_a_network_may_leave_inputs_unused(ride_model: Model, make_rides: Callable[..., pd.DataFrame]) -> None:
+    predictor = export_and_check(FirstNumber(), ride_model, make_rides(100))
+
+    answered_N = predictor.predict(to_columns(ride_model.contract, make_rides(3)))
+
+    assert answered_N.tolist() == make_rides(3)["distance"].astype("float32").tolist()
+
+
+@pytest.mark.parametrize("net", [MeanOfTheBatch, NotANumberAlone, CountsItsCalls, AsksTheRows])
+def test_refuses_a_network_that_does_not_export_faithfully(
+    net: type[nn.Module], ride_model: Model, make_rides: Callable[..., pd.DataFrame]
+) -> None:
+    with pytest.raises(ParityFailed):
+        export_and_check(net(), ride_model, make_rides(100))
+
+
+def test_refuses_a_graph_that_runs_on_the_traced_number_of_rows_only(
+    ride_model: Model, make_rides: Callable[..., pd.DataFrame]
+) -> None:
+    raw = to_columns(ride_model.contract, make_rides(100))
+    prepared = prepare(ride_model.contract, raw)
+
+    with pytest.raises(ParityFailed):
+        content = export(EightRowsOnly(), ride_model.contract, prepared[:8])
+        check_parity(content, ride_model.contract, raw, prepared.numbers_NF[:, 0], tolerance=1e-3)

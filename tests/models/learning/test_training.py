@@ -1,0 +1,106 @@
+"""One training: what it yields fits together, and the test rows stay unseen."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load, save
+
+from models.contract.table import to_columns
+from models.errors import BundleError, ParityFailed
+from models.inference import Predictor
+from models.learning.evaluation import measure
+from models.learning.settings import TrainingSettings
+from models.learning.splits import Split
+from models.learning.training import Trained, train
+from models.model import Model
+from models.watching import profile
+
+SETTINGS = TrainingSettings(epochs=3, batch_rows=32, learning_rate=0.05)
+
+
+@pytest.fixture(scope="module")
+def split(make_rides: Callable[..., pd.DataFrame]) -> Split:
+    """600, 100 and 200 rows."""
+    rides = make_rides(900)
+    return Split(rides[:600], rides[600:700], rides[700:])
+
+
+@pytest.fixture(scope="module")
+def trained(ride_model: Model, split: Split) -> Trained:
+    """A training of three epochs."""
+    return train(ride_model, split, SETTINGS, device="cpu", threads=1)
+
+
+def test_the_graph_alone_gives_the_metrics(ride_model: Model, split: Split, trained: Trained) -> None:
+    answered_N = Predictor(trained.onnx, ride_model.contract).predict(to_columns(ride_model.contract, split.test))
+
+    assert trained.metrics == pytest.approx(measure(answered_N, split.test["minutes"]), rel=1e-4)
+    assert trained.metrics["rows"] == 200
+    assert set(trained.slices["kind"]) == {"bike", "car"}
+
+
+def test_parity_is_proved_on_every_row_that_judges(trained: Trained) -> None:
+    assert trained.parity.rows == 300
+    assert trained.parity.largest_difference <= trained.parity.tolerance
+
+
+def test_the_profile_describes_the_test_rows(ride_model: Model, split: Split, trained: Trained) -> None:
+    described = profile.decode(trained.profile)
+
+    assert described.loss.rows == 200
+    assert described.loss.mean == pytest.approx(trained.metrics["mae"])
+    distances = profile.drift(ride_model.contract, described, to_columns(ride_model.contract, split.test))
+    assert distances == pytest.approx(dict.fromkeys(("distance", "weight", "kind"), 0.0))
+
+
+def test_the_same_training_yields_the_same_bytes(ride_model: Model, split: Split, trained: Trained) -> None:
+    again = train(ride_model, split, SETTINGS, device="cpu", threads=1)
+
+    assert (again.onnx, again.profile, again.state) == (trained.onnx, trained.profile, trained.state)
+
+
+def test_test_rows_do_not_change_the_network(ride_model: Model, split: Split, trained: Trained) -> None:
+    other = replace(split, test=split.test.assign(minutes=1.0))
+
+    assert train(ride_model, other, SETTINGS, device="cpu", threads=1).state == trained.state
+
+
+def test_a_warm_start_goes_on_from_the_weights(ride_model: Model, split: Split, trained: Trained) -> None:
+    barely = SETTINGS.with_changes(epochs=1, learning_rate=1e-9)
+
+    warm = train(ride_model, split, barely, device="cpu", threads=1, warm_start=trained.state)
+
+    before, after = load(trained.state), load(warm.state)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_allclose(after[name].numpy(), value.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"not a state", save({})])
+def test_refuses_a_warm_start_that_does_not_fit(ride_model: Model, split: Split, damaged: bytes) -> None:
+    with pytest.raises(BundleError, match="train from scratch"):
+        train(ride_model, split, SETTINGS, device="cpu", threads=1, warm_start=damaged)
+
+
+def test_a_span_without_validation_rows_trains_to_the_last_epoch(ride_model: Model, split: Split) -> None:
+    trained = train(ride_model, replace(split, validation=split.validation[:0]), SETTINGS, device="cpu", threads=1)
+
+    assert trained.fitted.best_epoch == SETTINGS.epochs
+    assert trained.parity.rows == 200
+
+
+def test_one_test_row_is_enough_to_train(ride_model: Model, split: Split) -> None:
+    alone = replace(split, validation=split.validation[:0], test=split.test[:1])
+
+    trained = train(ride_model, alone, SETTINGS, device="cpu", threads=1)
+
+    assert trained.metrics["rows"] == 1
+    assert profile.decode(trained.profile).loss.rows == 1
+
+
+def test_refuses_a_graph_beyond_the_tolerance(ride_model: Model, split: Split) -> None:
+    with pytest.raises(ParityFailed):
+        train(replace(ride_model, parity_tolerance=-1.0), split, SETTINGS, device="cpu", threads=1)
