@@ -70,6 +70,8 @@ class Requests(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
     """By the contract, with reasons."""
     failed: int
+    during_swaps: int
+    """Repeated requests that were answered while the service took a new champion over; not counted as sent."""
     refusals: dict[str, int]
 
 
@@ -146,7 +148,8 @@ def tell(definition: Model, lake: Lake, branch: str, counts: Counts, swaps: Mapp
         requests=Requests(
             sent=counts.sent,
             refused=counts.refused,
-            failed=counts.failed,
+            failed=counts.failed + counts.labels_failed,
+            during_swaps=counts.during_swaps,
             refusals=dict(sorted(counts.refusals.items(), key=lambda item: -item[1])),
         ),
         labels=Labels(sent=counts.labels_sent, joined=_joined(lake, commit)),

@@ -1,0 +1,50 @@
+# make loop    the whole circuit on real taxi trips, from nothing
+# make test    all tests (short forms of the long proofs included)
+# make check   layers, lint, types
+# make proof   kills in full counts
+# make bench-loop   the figures of the loop, to OKRUH_HOME/bench/loop.json
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+
+.PHONY: loop test check proof bench-loop format clean
+
+loop: $(RUNTIME)
+	$(BIN)/okruh loop taxi_eta
+
+test: $(DEV)
+	$(BIN)/python -m pytest -m "not proof"
+
+check: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+proof: $(DEV)
+	$(BIN)/python -m pytest -m proof
+
+bench-loop: $(DEV)
+	$(BIN)/python -m tests.benchmarks.loop
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .okruh
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	$(PIP) install --constraint constraints.txt --editable '.[cpu]'
+	touch $@
+
+$(DEV): $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
+	$(PIP) install --constraint constraints.txt --editable '.[cpu,dev]'
+	touch $@ $(RUNTIME)

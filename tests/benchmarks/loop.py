@@ -1,0 +1,152 @@
+"""`make bench-loop`: the figures of the loop, in fresh state folders; about ten minutes on two cores."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+from infra import tables
+from infra.lake.embedded import EmbeddedLake
+from infra.lake.transaction import transaction
+from infra.settings import load_settings
+from models import model as definitions
+from models.contract.table import to_columns, to_instants, validate
+from models.inference import Predictor
+from models.learning.evaluation import absolute_errors
+from models.learning.splits import split_in_time
+from models.learning.training import train
+from models.model import Model
+from tests.benchmarks.figures import Figure, publish
+
+MODEL = "taxi_eta"
+
+
+def main() -> int:
+    """Measure everything and publish it."""
+    with tempfile.TemporaryDirectory(prefix="okruh-bench-") as scratch:
+        homes = Path(scratch)
+        figures = [*_loop_figures(homes / "2020"), _quiet_year(homes / "2019"), *_learning_figures(), _ingest(homes / "one")]
+    return publish("loop", figures, load_settings().home)
+
+
+def _okruh_loop(home: Path, *options: str) -> tuple[dict[str, Any], float]:
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "flows.cli", "loop", MODEL, "--json", *options]
+    done = subprocess.run(command, env={**os.environ, "OKRUH_HOME": str(home)}, stdout=subprocess.PIPE, check=True)
+    story: dict[str, Any] = json.loads(done.stdout)
+    return story, time.perf_counter() - began
+
+
+def _loop_figures(home: Path) -> list[Figure]:
+    story, seconds = _okruh_loop(home)
+    again, seconds_again = _okruh_loop(home)
+    months = [month for month in story["months"] if month["month"] >= "2020-04"]
+    left_alone = float(np.mean([month["mae_first_model"] for month in months]))
+    followed = [line for line in story["promotions"] if line["mae_previous_champion"] is not None]
+    worst = max(line["mae_next_month"] / line["mae_previous_champion"] for line in followed)
+    alarm = datetime.fromisoformat(story["alarms"][0]["at"])
+    same = ("months", "alarms", "verdicts", "versions", "labels")
+    differing = sum(story[key] != again[key] for key in same)
+    requests = story["requests"]
+    return [
+        Figure(name="error served, mean of April to December 2020", value=float(np.mean([m["mae_served"] for m in months])),
+               unit="minutes", bound="<= 3.30", compared_with={"first model left alone": left_alone}),
+        Figure(name="worst month after a promotion / champion before", value=worst, unit="ratio", bound="<= 1.02"),
+        Figure(name="first alarm, days after 2020-03-16", unit="days", bound="<= 15",
+               value=(alarm - datetime(2020, 3, 16, tzinfo=UTC)).total_seconds() / 86_400),
+        Figure(name="failed requests", value=requests["failed"], unit="requests", bound="== 0",
+               compared_with={"sent": requests["sent"], "refused by the contract": requests["refused"],
+                              "sent during swaps": requests["during_swaps"]}),
+        Figure(name="labels sent but not joined", value=story["labels"]["sent"] - story["labels"]["joined"], unit="labels",
+               bound="== 0", compared_with={"sent": story["labels"]["sent"]}),
+        Figure(name="journalled prediction against batch scoring, largest difference", unit="minutes", bound="<= 0.001",
+               value=story["journal"]["largest_difference"], compared_with={"rows": story["journal"]["rows"]}),
+        Figure(name="promotion to first answer, slowest", unit="s", bound="< 3",
+               value=max(line["seconds_to_first_answer"] for line in followed)),
+        Figure(name="okruh loop, first run", value=seconds, unit="s", bound="< 300"),
+        Figure(name="okruh loop, second run", value=seconds_again, unit="s", bound="< 300"),
+        Figure(name="parts of the second run that differ", value=differing, unit="parts", bound="== 0"),
+    ]
+
+
+def _quiet_year(home: Path) -> Figure:
+    story, _ = _okruh_loop(home, "--history-from", "2018-01", "--play-from", "2019-01", "--play-to", "2019-12")
+    served = float(np.mean([month["mae_served"] for month in story["months"]]))
+    return Figure(name="alarms in 2019, trained on 2018", value=len(story["alarms"]), unit="alarms", bound="<= 1",
+                  compared_with={"error served": served})
+
+
+def _accepted(definition: Model, first: str, last: str) -> pd.DataFrame:
+    assert definition.sample is not None
+    found = []
+    for month in pd.period_range(first, last, freq="M"):
+        file = definition.sample.file(str(month))
+        raw = tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_columns))
+        found.append(validate(definition.contract, definition.prepare(raw), file.name).accepted)
+    return pd.concat(found, ignore_index=True)
+
+
+def _learning_figures() -> list[Figure]:
+    definition = definitions.load(MODEL)
+    rows = _accepted(definition, "2019-01", "2020-02")
+    at = to_instants(definition.contract, rows["pickup_at"])
+    zone = definition.contract.time.zone
+    split = split_in_time(rows, at, pd.Timestamp("2019-12-01", tz=zone), pd.Timestamp("2020-01-01", tz=zone))
+    began = time.perf_counter()
+    trained = train(definition, split, definition.training, device="cpu", threads=load_settings().train_threads)
+    seconds = time.perf_counter() - began
+    answered_N = Predictor(trained.onnx, definition.contract).predict(to_columns(definition.contract, split.test))
+    network = float(absolute_errors(answered_N, split.test["trip_minutes"]).mean())
+    trees = _trees_error(split.train, split.test)
+    return [
+        Figure(name="network / HistGradientBoosting, error on 2020-01 and 2020-02", value=network / trees, unit="ratio",
+               bound="<= 1.02", compared_with={"network": network, "trees": trees}),
+        Figure(name="one training with export and parity, 11 months", value=seconds, unit="s", bound="< 20"),
+    ]
+
+
+def _trees_error(train_rows: pd.DataFrame, test_rows: pd.DataFrame) -> float:
+    def features(rows: pd.DataFrame) -> pd.DataFrame:
+        clock = rows["pickup_at"].dt
+        times = {"hour": clock.hour, "minute": clock.hour * 60 + clock.minute, "weekday": clock.day_of_week, "month": clock.month}
+        return rows[["pickup_zone", "dropoff_zone", "trip_miles", "passengers"]].assign(**times)
+
+    trees = HistGradientBoostingRegressor(loss="absolute_error", max_iter=150, random_state=0)
+    trees.fit(features(train_rows), train_rows["trip_minutes"])
+    return float(absolute_errors(trees.predict(features(test_rows)), test_rows["trip_minutes"]).mean())
+
+
+def _ingest(home: Path) -> Figure:
+    """Validate and commit one month, as the ingest step does, the median of all months."""
+    definition = definitions.load(MODEL)
+    assert definition.sample is not None
+    lake = EmbeddedLake(home)
+    seconds = []
+    for month in pd.period_range("2018-01", "2020-12", freq="M"):
+        began = time.perf_counter()
+        file = definition.sample.file(str(month))
+        checked = validate(
+            definition.contract,
+            definition.prepare(tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_columns))),
+            file.name,
+        )
+        with transaction(lake, "main", f"ingest {month}", {}) as work:
+            work.put(f"data/trips/{month}.parquet", tables.encode(checked.accepted))
+            work.put(f"quarantine/trips/{month}.parquet", tables.encode(checked.refused))
+        seconds.append(time.perf_counter() - began)
+    lake.close()
+    return Figure(name="ingest of a month, slowest of 36", value=max(seconds), unit="s", bound="< 1",
+                  compared_with={"median": float(np.median(seconds))})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
