@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 POSITION = "journal/position.json"
 
 
-@task(name="archive the journal")
+@task("archive the journal")
 def archive(contract: Contract, lake: Lake, journal: Journal, branch: str, as_of: datetime) -> Position:
     """Commit what the journal has beyond the last archive; data and position are one commit, so nothing is twice.
 

@@ -7,7 +7,7 @@ from infra.settings import load_settings
 from models import model as definitions
 
 
-@flow(name="build")
+@flow("build")
 def build(model: str, branch: str | None = None) -> Built:
     """Build the champion into a Bento, in the store under OKRUH_HOME; the same champion and code build nothing anew.
 

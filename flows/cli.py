@@ -39,7 +39,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 @app.command()
 def ingest(
     model: ModelName,
-    source: Annotated[str | None, typer.Argument(help="Parquet file or folder; without it, the model's sample.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(help="Parquet file or folder; without it, the model's sample.")
+    ] = None,
     branch: Branch = None,
     as_json: Json = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from flows.orchestration import cached_step, flow, run_cached, step_key
+from flows.orchestration import as_json, cached_step, flow, run_cached, step_key
 from infra import tables
 from infra.assembly import assemble
 from infra.dataset import table_prefix
@@ -26,11 +26,13 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     refused: int
     commit: str
-    """The commit that made the table as it is now."""
+    """The commit that made the partition as it is now."""
+    digest: str
+    """sha256 of the partition's accepted rows."""
     cached: bool = False
 
 
-@flow(name="ingest")
+@flow("ingest")
 def ingest(model: str, source: str | None = None, branch: str | None = None) -> list[Ingested]:
     """Bring raw Parquet files into the lake, one commit a file.
 
@@ -48,16 +50,19 @@ def ingest(model: str, source: str | None = None, branch: str | None = None) -> 
 
 
 def _files(definition: Model, source: str | None) -> list[Path]:
-    folder = Path(source) if source else definition.sample and definition.sample.folder
-    if folder is None:
+    if source is not None:
+        place = Path(source)
+    elif definition.sample is not None:
+        place = definition.sample.folder
+    else:
         raise DefinitionError(f"model {definition.name} has no sample data; name a file or folder to ingest")
-    if folder.is_file():
-        return [folder]
-    if not folder.exists():
-        raise NotFound(f"{folder} does not exist; name a Parquet file or a folder of them")
-    files = sorted(folder.glob("*.parquet"))
+    if place.is_file():
+        return [place]
+    if not place.exists():
+        raise NotFound(f"{place} does not exist; name a Parquet file or a folder of them")
+    files = sorted(place.glob("*.parquet"))
     if not files:
-        raise NotFound(f"{folder} holds no .parquet file")
+        raise NotFound(f"{place} holds no .parquet file")
     return files
 
 
@@ -68,11 +73,23 @@ def _ingest_file(definition: Model, file: Path, branch: str) -> Ingested:
         raise Unavailable(f"{file} cannot be read: {error.strerror}") from error
     contract = hashlib.sha256(msgspec.json.encode(definition.contract)).hexdigest()
     key = step_key("ingest", definition.name, branch, digest, contract)
-    result, cached = run_cached(ingest_file, key, model=definition.name, file=str(file), branch=branch)
+    lake = assemble(load_settings()).lake(definition.name)
+
+    def is_in_the_lake(found: dict[str, Any]) -> bool:
+        try:
+            return lake.stat(branch, _path(definition, found["partition"])).digest == str(found["digest"])
+        except NotFound:
+            return False
+
+    result, cached = run_cached(ingest_file, key, is_in_the_lake, model=definition.name, file=str(file), branch=branch)
     return msgspec.convert({**result, "cached": cached}, Ingested)
 
 
-@cached_step(name="ingest one file")
+def _path(definition: Model, partition: str) -> str:
+    return f"{table_prefix(definition)}{partition}.parquet"
+
+
+@cached_step("ingest one file")
 def ingest_file(model: str, file: str, branch: str, key: str) -> dict[str, Any]:  # noqa: ARG001 - the cache key
     """Validate one raw file and commit the accepted and the refused rows."""
     from models.contract.table import validate
@@ -82,22 +99,28 @@ def ingest_file(model: str, file: str, branch: str, key: str) -> dict[str, Any]:
     raw = tables.read_raw(path.name, path.read_bytes(), dict(definition.raw_columns))
     checked = validate(definition.contract, definition.prepare(raw), path.name)
     lake = assemble(load_settings()).lake(model)
-    accepted = f"{table_prefix(definition)}{checked.partition}.parquet"
-    note = {"kind": "ingest", "file": path.name, "rows": str(len(checked.accepted)), "refused": str(len(checked.refused))}
+    accepted = _path(definition, checked.partition)
+    note = {
+        "kind": "ingest",
+        "file": path.name,
+        "rows": str(len(checked.accepted)),
+        "refused": str(len(checked.refused)),
+    }
     with transaction(lake, branch, f"ingest {path.name}", note) as work:
-        work.put(accepted, tables.encode(checked.accepted))
+        stored = work.put(accepted, tables.encode(checked.accepted))
         refused = f"quarantine/{definition.table}/{checked.partition}.parquet"
         if len(checked.refused):
             work.put(refused, tables.encode(checked.refused))
         elif any(entry.path == refused for entry in lake.list(work.base, refused)):
             work.delete(refused)
     commit = work.committed.id if work.committed else next(lake.log(branch, accepted)).id
-    return msgspec.to_builtins(
+    return as_json(
         Ingested(
             file=path.name,
             partition=checked.partition,
             rows=len(checked.accepted),
             refused=len(checked.refused),
             commit=commit,
+            digest=stored.digest,
         )
     )

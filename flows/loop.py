@@ -35,7 +35,7 @@ from models.model import Model
 from models.watching.windows import windows
 
 
-@flow(name="loop")
+@flow("loop")
 def loop(
     model: str,
     history_from: str | None = None,
@@ -178,7 +178,7 @@ def _turn(
 
 
 def _swap(definition: Model, branch: str, version: str, traffic: Traffic) -> float:
-    """Keep asking while the service takes the new champion over; give the seconds from promotion to its first answer."""
+    """Keep asking while the service swaps; give the seconds from promotion to the new champion's first answer."""
     promoted_at = next(assemble(load_settings()).lake(definition.name).log(branch, rollout.PATH)).created_at
     traffic.until_answered_by(version)
     return (datetime.now(promoted_at.tzinfo) - promoted_at).total_seconds()

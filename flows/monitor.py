@@ -44,7 +44,7 @@ class Monitored(msgspec.Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...]
 
 
-@flow(name="monitor")
+@flow("monitor")
 def monitor(model: str, as_of: datetime | None = None, branch: str | None = None) -> Monitored:
     """Move the journal into the lake, judge every whole window that was not judged yet, and raise alarms.
 
@@ -77,7 +77,7 @@ def monitor(model: str, as_of: datetime | None = None, branch: str | None = None
     )
 
 
-@task(name="judge windows")
+@task("judge windows")
 def judge(definition: Model, lake: Lake, branch: str, as_of: datetime) -> tuple[list[WindowReport], list[Alarm]]:
     """Judge the champion's windows since the last judged one; reports and alarms are one commit."""
     commit = lake.resolve(branch)
@@ -89,9 +89,7 @@ def judge(definition: Model, lake: Lake, branch: str, as_of: datetime) -> tuple[
     past = [window for window in known if window.version == serving.champion and window.end > since]
     state = past[-1].state if past else alarms.start(loss, definition.watch)
     quiet = any(window.alarm for window in past)
-    spans = windows(
-        past[-1].end if past else since, as_of, definition.watch.window_days, definition.contract.time.zone
-    )
+    spans = windows(past[-1].end if past else since, as_of, definition.watch.window_days, definition.contract.time.zone)
     rows, _ = labelled_predictions(definition.contract, lake, commit)
     judged, raised = [], []
     for start, end in spans:
@@ -108,9 +106,7 @@ def judge(definition: Model, lake: Lake, branch: str, as_of: datetime) -> tuple[
     return judged, raised
 
 
-def _watched_against(
-    lake: Lake, commit: str, serving: Rollout, reference: Profile
-) -> tuple[LossProfile, datetime]:
+def _watched_against(lake: Lake, commit: str, serving: Rollout, reference: Profile) -> tuple[LossProfile, datetime]:
     """Give the champion's reference loss, and from when on it counts.
 
     It is the loss on the rows that judged the champion; once a later candidate has lost on a large test, the champion's
@@ -153,8 +149,15 @@ def _judge_window(
     alarm = None
     if len(error_N) and alarms.raised(reached, watch):
         alarm = alarms.describe(
-            following, reached, watch, version, span, labels=len(error_N), mean_error=float(error_N.mean()),
-            reference_error=loss.mean, unit=contract.target.unit,
+            following,
+            reached,
+            watch,
+            version,
+            span,
+            labels=len(error_N),
+            mean_error=float(error_N.mean()),
+            reference_error=loss.mean,
+            unit=contract.target.unit,
         )
     report = WindowReport(
         start=start,
@@ -177,6 +180,8 @@ def _record(lake: Lake, branch: str, judged: list[WindowReport], raised: list[Al
     note = {"kind": "monitor", "windows": str(len(judged)), "alarms": str(len(raised))}
     with transaction(lake, branch, f"judge {len(judged)} windows", note) as work:
         for window in judged:
-            work.put(f"{registry.WINDOWS}{window.end:%Y%m%dT%H%M%SZ}-{window.version}.json", registry.encode_report(window))
+            work.put(
+                f"{registry.WINDOWS}{window.end:%Y%m%dT%H%M%SZ}-{window.version}.json", registry.encode_report(window)
+            )
         for alarm in raised:
             work.put(f"{registry.ALARMS}{alarm.id}.json", registry.encode_report(alarm))

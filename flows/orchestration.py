@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
+import msgspec
+
 from infra.errors import Unavailable
 from infra.provenance import source_digest
 from infra.settings import Settings, load_settings
@@ -51,26 +53,32 @@ def _set_environment(settings: Settings) -> None:
 _set_environment(load_settings())
 
 import prefect  # noqa: E402
+from prefect import Flow, State, Task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-flow = prefect.flow(validate_parameters=True, persist_result=False)
-"""Decorator of every flow."""
 
-task = prefect.task(cache_policy=NO_CACHE, persist_result=False)
-"""Decorator of steps that always run."""
+def flow(name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Make a flow of a function; its result is its caller's and is kept nowhere."""
+    return prefect.flow(name=name, persist_result=False)
+
+
+def task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Make a step that always runs."""
+    return prefect.task(name=name, cache_policy=NO_CACHE, persist_result=False)
+
+
+def cached_step(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Make a step that is found again by its argument `key` (see `step_key`); it gives plain JSON values."""
+    return prefect.task(name=name, cache_key_fn=_key_of, persist_result=True, result_serializer="json")
 
 
 def _key_of(_: object, parameters: dict[str, Any]) -> str:
     key: str = parameters["key"]
     return key
-
-
-cached_step = prefect.task(cache_key_fn=_key_of, persist_result=True, result_serializer="json")
-"""Decorator of steps that are found again by their argument `key`, see `step_key`; they give plain JSON values."""
 
 
 def step_key(step: str, *parts: str) -> str:
@@ -79,14 +87,30 @@ def step_key(step: str, *parts: str) -> str:
     return f"{step}-{digest}"
 
 
-def run_cached(step: Callable[..., Any], key: str, **arguments: object) -> tuple[Any, bool]:
-    """Run a cached step.
+def run_cached(
+    step: Task[..., dict[str, Any]], key: str, still_holds: Callable[[dict[str, Any]], bool], **arguments: object
+) -> tuple[dict[str, Any], bool]:
+    """Run a cached step, or find its result.
+
+    A found result is a claim about the lake; `still_holds` checks it there, and a step whose result is gone (replaced
+    by another, or the lake made anew) is run again.
 
     Returns:
         Its result, and whether it was found rather than computed.
     """
-    state = step(key=key, **arguments, return_state=True)
-    return state.result(), state.name == "Cached"
+    state: State[dict[str, Any]] = step(key=key, **arguments, return_state=True)  # type: ignore[assignment]
+    result = state.result()
+    if state.name != "Cached":
+        return result, False
+    if still_holds(result):
+        return result, True
+    return step.with_options(refresh_cache=True)(key=key, **arguments), False
+
+
+def as_json(result: msgspec.Struct) -> dict[str, Any]:
+    """Give a record as the plain values that travel between steps."""
+    plain: dict[str, Any] = msgspec.to_builtins(result)
+    return plain
 
 
 def flow_run_name() -> str:

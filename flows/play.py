@@ -60,7 +60,9 @@ def load(definition: Model, first: str, last: str) -> Play:
     rows["ends"] = np.maximum(_seconds(contract, rows[contract.known or contract.time.name]), rows["starts"])
     within = rows["starts"].between(starts_at.timestamp(), ends_at.timestamp(), inclusive="left")
     rows = rows[within].reset_index(drop=True)
-    events = sorted(_events(contract, rows, ends_at.timestamp()), key=lambda event: (event.at_s, event.item, event.is_label))
+    events = sorted(
+        _events(contract, rows, ends_at.timestamp()), key=lambda event: (event.at_s, event.item, event.is_label)
+    )
     return Play(events, starts_at, ends_at, int((~within).sum()))
 
 
@@ -72,7 +74,8 @@ def _read(definition: Model, sample: Sample, month: str) -> pd.DataFrame:
 
 def _seconds(contract: Contract, times: pd.Series) -> "pd.Series[float]":
     instants = to_instants(contract, times)
-    return instants.dt.tz_localize(None).astype("datetime64[us]").astype("int64") / 1e6
+    seconds: pd.Series[float] = instants.dt.tz_localize(None).astype("datetime64[us]").astype("int64") / 1e6
+    return seconds
 
 
 def _events(contract: Contract, rows: pd.DataFrame, end_s: float) -> Iterator[Event]:

@@ -3,8 +3,6 @@
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from flows.orchestration import flow
 from flows.train import Recipe, cut
 from infra import registry
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 NAIVE = "naive"
 
 
-@flow(name="promote")
+@flow("promote")
 def promote(
     model: str,
     version: str | None = None,
@@ -147,6 +145,4 @@ def _record(lake: Lake, branch: str, report: PromotionReport, serving: Rollout |
         work.put(path, registry.encode_report(report))
         if report.allowed:
             previous = serving.champion if serving else None
-            work.put(
-                rollout.PATH, rollout.encode(Rollout(champion=report.version, since=report.at, previous=previous))
-            )
+            work.put(rollout.PATH, rollout.encode(Rollout(champion=report.version, since=report.at, previous=previous)))

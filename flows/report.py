@@ -27,19 +27,36 @@ def write_report(definition: Model, told: Told, path: Path) -> Path:
     body = [
         f"<h1>{escape(definition.name)}: the loop</h1><p>{escape(definition.description)}</p>",
         _summary(story, unit, definition.sample.caveat if definition.sample else ""),
-        "<h2>Error by month</h2>", _figure(_months_figure(story, unit), first=True), _months_table(story),
-        "<h2>What monitoring saw</h2>", _figure(_windows_figure(told, unit)),
+        "<h2>Error by month</h2>",
+        _figure(_months_figure(story, unit), first=True),
+        _months_table(story),
+        "<h2>What monitoring saw</h2>",
+        _figure(_windows_figure(told, unit)),
         "<h2>Drift of the requests</h2><p>Jensen-Shannon distance (0 to 1) of each week's requests to the rows that "
-        "judged the champion.</p>", _figure(_drift_figure(told)),
-        "<h2>Alarms</h2>", _table(["at", "log10 M", "what was seen"], [
-            [f"{alarm.at:%Y-%m-%d}", f"{alarm.statistic:.1f}", alarm.detail] for alarm in story.alarms
-        ]),
-        "<h2>Verdicts</h2>", _table(["at", "version", "promoted", "reasons"], [
-            [f"{verdict.at:%Y-%m-%d}", verdict.version, "yes" if verdict.allowed else "no", "; ".join(verdict.reasons)]
-            for verdict in story.verdicts
-        ]),
-        "<h2>Promotions, 30 days on</h2>", _promotions_table(story, unit),
-        "<h2>Requests</h2>", _requests(story),
+        "judged the champion.</p>",
+        _figure(_drift_figure(told)),
+        "<h2>Alarms</h2>",
+        _table(
+            ["at", "log10 M", "what was seen"],
+            [[f"{alarm.at:%Y-%m-%d}", f"{alarm.statistic:.1f}", alarm.detail] for alarm in story.alarms],
+        ),
+        "<h2>Verdicts</h2>",
+        _table(
+            ["at", "version", "promoted", "reasons"],
+            [
+                [
+                    f"{verdict.at:%Y-%m-%d}",
+                    verdict.version,
+                    "yes" if verdict.allowed else "no",
+                    "; ".join(verdict.reasons),
+                ]
+                for verdict in story.verdicts
+            ],
+        ),
+        "<h2>Promotions, 30 days on</h2>",
+        _promotions_table(story, unit),
+        "<h2>Requests</h2>",
+        _requests(story),
     ]
     page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(definition.name)}</title>"
     page += f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>"
@@ -64,8 +81,12 @@ def _summary(story: Story, unit: str, caveat: str) -> str:
 
 
 def _figure(figure: go.Figure, first: bool = False) -> str:
-    figure.update_layout(template="plotly_white", height=360, margin={"l": 50, "r": 20, "t": 20, "b": 40},
-                         legend={"orientation": "h", "y": 1.12})
+    figure.update_layout(
+        template="plotly_white",
+        height=360,
+        margin={"l": 50, "r": 20, "t": 20, "b": 40},
+        legend={"orientation": "h", "y": 1.12},
+    )
     html: str = to_html(figure, include_plotlyjs=first, full_html=False, config={"displaylogo": False})
     return html
 
@@ -73,7 +94,12 @@ def _figure(figure: go.Figure, first: bool = False) -> str:
 def _months_figure(story: Story, unit: str) -> go.Figure:
     months = [month.month for month in story.months]
     figure = go.Figure()
-    figure.add_bar(x=months, y=[month.mae_first_model for month in story.months], name="first model left alone", marker_color=_FIRST)
+    figure.add_bar(
+        x=months,
+        y=[month.mae_first_model for month in story.months],
+        name="first model left alone",
+        marker_color=_FIRST,
+    )
     figure.add_bar(x=months, y=[month.mae_served for month in story.months], name="served", marker_color=_SERVED)
     figure.update_xaxes(type="category")
     figure.update_yaxes(title=f"mean absolute error, {unit}")
@@ -83,10 +109,20 @@ def _months_figure(story: Story, unit: str) -> go.Figure:
 def _windows_figure(told: Told, unit: str) -> go.Figure:
     judged = [window for window in told.windows if window.mean_error is not None]
     figure = go.Figure()
-    figure.add_scatter(x=[window.end for window in judged], y=[window.mean_error for window in judged], mode="lines+markers",
-                       name="error of the week's champion", line_color=_SERVED)
-    figure.add_scatter(x=[window.end for window in judged], y=[window.reference_error for window in judged], mode="lines",
-                       name="its reference", line={"color": "#829ab1", "dash": "dot", "shape": "hv"})
+    figure.add_scatter(
+        x=[window.end for window in judged],
+        y=[window.mean_error for window in judged],
+        mode="lines+markers",
+        name="error of the week's champion",
+        line_color=_SERVED,
+    )
+    figure.add_scatter(
+        x=[window.end for window in judged],
+        y=[window.reference_error for window in judged],
+        mode="lines",
+        name="its reference",
+        line={"color": "#829ab1", "dash": "dot", "shape": "hv"},
+    )
     for alarm in told.story.alarms:
         figure.add_vline(x=alarm.at, line_color=_ALARM, line_width=2)
     for promotion in told.story.promotions[1:]:
@@ -101,8 +137,12 @@ def _drift_figure(told: Told) -> go.Figure:
     judged = [window for window in told.windows if window.drift]
     figure = go.Figure()
     for column in sorted({name for window in judged for name in window.drift}):
-        figure.add_scatter(x=[window.end for window in judged], y=[window.drift.get(column) for window in judged],
-                           mode="lines", name=column)
+        figure.add_scatter(
+            x=[window.end for window in judged],
+            y=[window.drift.get(column) for window in judged],
+            mode="lines",
+            name=column,
+        )
     figure.update_yaxes(title="distance", range=[0, 1])
     return figure
 
@@ -111,7 +151,13 @@ def _months_table(story: Story) -> str:
     return _table(
         ["month", "trips", "first model", "served", "versions"],
         [
-            [month.month, f"{month.trips:,}", f"{month.mae_first_model:.2f}", f"{month.mae_served:.2f}", ", ".join(month.versions)]
+            [
+                month.month,
+                f"{month.trips:,}",
+                f"{month.mae_first_model:.2f}",
+                f"{month.mae_served:.2f}",
+                ", ".join(month.versions),
+            ]
             for month in story.months
         ],
         numbers=(1, 2, 3),
@@ -141,7 +187,8 @@ def _requests(story: Story) -> str:
 def _table(heads: list[str], rows: list[list[str]], numbers: tuple[int, ...] = ()) -> str:
     def cells(tag: str, values: list[str]) -> str:
         return "".join(
-            f"<{tag}{' class=n' if place in numbers else ''}>{escape(value)}</{tag}>" for place, value in enumerate(values)
+            f"<{tag}{' class=n' if place in numbers else ''}>{escape(value)}</{tag}>"
+            for place, value in enumerate(values)
         )
 
     lines = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)

@@ -30,7 +30,7 @@ class Retrained(msgspec.Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...]
 
 
-@flow(name="retrain")
+@flow("retrain")
 def retrain(model: str, as_of: datetime | None = None, branch: str | None = None) -> Retrained:
     """Train the champion on with the labels since the alarm's change, and promote the candidate if it wins.
 
@@ -62,13 +62,9 @@ def retrain(model: str, as_of: datetime | None = None, branch: str | None = None
     return Retrained(trained=registered, verdict=report, reasons=verdict.reasons)
 
 
-def retraining_verdict(
-    definition: Model, lake: Lake, commit: str, as_of: datetime
-) -> tuple[Alarm | None, Verdict]:
+def retraining_verdict(definition: Model, lake: Lake, commit: str, as_of: datetime) -> tuple[Alarm | None, Verdict]:
     """Ask the retraining policy, from what the lake keeps of alarms and verdicts."""
-    alarms = [
-        alarm for alarm in registry.read_reports(lake, commit, registry.ALARMS, Alarm) if alarm.at <= as_of
-    ]
+    alarms = [alarm for alarm in registry.read_reports(lake, commit, registry.ALARMS, Alarm) if alarm.at <= as_of]
     if not alarms:
         return None, retraining.due(None, definition.retraining)
     alarm = alarms[-1]
@@ -92,9 +88,7 @@ def _since(alarm: Alarm, dataset: Dataset) -> Dataset:
     return Dataset(rows[rows["event_at"] >= alarm.changed_at].reset_index(drop=True), dataset.paths)
 
 
-def _recipe(
-    definition: Model, lake: Lake, commit: str, alarm: Alarm, dataset: Dataset, as_of: datetime
-) -> Recipe:
+def _recipe(definition: Model, lake: Lake, commit: str, alarm: Alarm, dataset: Dataset, as_of: datetime) -> Recipe:
     """Hold the newest share of the changed world's labels out, and train on with the rest."""
     policy = definition.retraining
     serving = registry.read_rollout(lake, commit)

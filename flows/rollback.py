@@ -13,8 +13,10 @@ from models.deciding import rollout
 from models.deciding.rollout import Rollout
 
 
-@flow(name="rollback")
-def rollback(model: str, version: str | None = None, as_of: datetime | None = None, branch: str | None = None) -> Rollout:
+@flow("rollback")
+def rollback(
+    model: str, version: str | None = None, as_of: datetime | None = None, branch: str | None = None
+) -> Rollout:
     """Let an earlier champion serve again; nothing of history is rewritten.
 
     Args:

@@ -95,7 +95,8 @@ def _status_table(line: "Line", unit: str) -> Table:
     before = f", before it {line.previous}" if line.previous else ""
     rows = {
         "champion": f"{line.champion} since {line.since:%Y-%m-%d %H:%M} UTC{before}",
-        "trained on": f"{line.trained_rows:,} rows known at {line.trained_as_of:%Y-%m-%d}, commit {line.trained_on_commit[:12]}",
+        "trained on": f"{line.trained_rows:,} rows known at {line.trained_as_of:%Y-%m-%d}, "
+        f"lake commit {line.trained_on_commit[:12]}",
         "test error": f"{line.test_error:.2f} {unit}",
         "last window": window,
         "last alarm": line.last_alarm or "none",
@@ -114,7 +115,11 @@ def lineage(result: "Lineage") -> None:
     table.add_column(overflow="fold")
     if result.prediction is not None:
         found = result.prediction
-        label = "no label yet" if found.label is None else f"label {found.label:.2f}, known {found.label_known_at:%Y-%m-%d %H:%M} UTC"
+        label = (
+            "no label yet"
+            if found.label is None
+            else f"label {found.label:.2f}, known {found.label_known_at:%Y-%m-%d %H:%M} UTC"
+        )
         table.add_row("prediction", f"{found.id}: {found.value:.2f}, {label}")
         table.add_row("row", bytes(found.row).decode())
     partitions = result.partitions
@@ -150,5 +155,6 @@ def story(result: "Story") -> None:
     _console.print(
         f"\n{requests.sent:,} requests: {requests.refused:,} refused by the contract, {requests.failed} failed; "
         f"{labels.sent:,} labels sent, {labels.joined:,} joined; {result.seconds:.0f} s\n"
-        f"report: {result.report}\nlook further: okruh status {result.model}; okruh lineage {result.model} {result.versions[-1]}"
+        f"report: {result.report}\n"
+        f"look further: okruh status {result.model}; okruh lineage {result.model} {result.versions[-1]}"
     )

@@ -6,7 +6,7 @@ from infra.serving_process import ServiceProcess
 from infra.settings import load_settings
 
 
-@flow(name="serve")
+@flow("serve")
 def serve(model: str, port: int = 3000, branch: str | None = None) -> int:
     """Build the champion where that was not done yet, and serve it on this machine until it is stopped.
 

@@ -135,7 +135,9 @@ def tell(definition: Model, lake: Lake, branch: str, counts: Counts, swaps: Mapp
         versions=tuple(dict.fromkeys(champions)),
         months=_months(definition, rows, scorer.errors(champions[0])),
         alarms=tuple(
-            AlarmLine(at=alarm.at, window=(alarm.window_start, alarm.at), statistic=alarm.statistic, detail=alarm.detail)
+            AlarmLine(
+                at=alarm.at, window=(alarm.window_start, alarm.at), statistic=alarm.statistic, detail=alarm.detail
+            )
             for alarm in registry.read_reports(lake, commit, registry.ALARMS, Alarm)
         ),
         verdicts=tuple(
@@ -198,9 +200,7 @@ def _months(definition: Model, rows: pd.DataFrame, first_errors_N: npt.NDArray[n
     )
 
 
-def _promotion(
-    rows: pd.DataFrame, scorer: _Scorer, verdict: PromotionReport, seconds: float | None
-) -> PromotionLine:
+def _promotion(rows: pd.DataFrame, scorer: _Scorer, verdict: PromotionReport, seconds: float | None) -> PromotionLine:
     following = (rows["event_at"] >= verdict.at) & (rows["event_at"] < verdict.at + NEXT_MONTH)
     after = following.to_numpy()
     previous = None if verdict.labels_since_change == 0 else verdict.incumbent

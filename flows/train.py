@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flows.orchestration import cached_step, flow, flow_run_name, run_cached, step_key
+from flows.orchestration import as_json, cached_step, flow, flow_run_name, run_cached, step_key
 from infra import registry
 from infra.assembly import assemble
 from infra.dataset import LABELS, PREDICTIONS, Dataset, known_rows, table_prefix
@@ -53,7 +53,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Version whose weights the training starts from."""
 
 
-@flow(name="train")
+@flow("train")
 def train(
     model: str, as_of: datetime | None = None, branch: str | None = None, overrides: dict[str, float] | None = None
 ) -> Registered:
@@ -93,7 +93,13 @@ def run_recipe(definition: Model, recipe: Recipe, branch: str) -> Registered:
     wanted = hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
     key = step_key("train", definition.name, branch, read, wanted, environment_digest())
     result, cached = run_cached(
-        train_network, key, model=definition.name, recipe=msgspec.to_builtins(recipe), commit=commit, branch=branch
+        train_network,
+        key,
+        lambda found: found["version"] in registry.versions(lake, commit),
+        model=definition.name,
+        recipe=as_json(recipe),
+        commit=commit,
+        branch=branch,
     )
     return msgspec.convert({**result, "cached": cached}, Registered)
 
@@ -106,7 +112,7 @@ def _newest_moment(definition: Model, lake: Lake, commit: str) -> datetime:
     return newest.replace(microsecond=0) + timedelta(seconds=1)
 
 
-@cached_step(name="train a network")
+@cached_step("train a network")
 def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, key: str) -> dict[str, Any]:  # noqa: ARG001
     """Train, export, prove parity, evaluate, and register the bundle."""
     from models.learning import training
@@ -118,7 +124,9 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     dataset = known_rows(definition, lake, commit, plan.as_of)
     split = cut(dataset, plan)
     warm = registry.load_bundle(lake, commit, plan.warm_start).state if plan.warm_start else None
-    tracked = platform.tracker().start(f"okruh-{model}", f"{plan.as_of:%Y-%m-%d}", {"as_of": str(plan.as_of), **plan.settings})
+    tracked = platform.tracker().start(
+        f"okruh-{model}", f"{plan.as_of:%Y-%m-%d}", {"as_of": str(plan.as_of), **plan.settings}
+    )
     try:
         trained = training.train(
             definition,
@@ -135,9 +143,7 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     bundle = _bundle(definition, plan, dataset, split, trained, commit, tracked)
     registered = register(lake, branch, bundle)
     tracked.finish(trained.metrics, bundle.files())
-    return msgspec.to_builtins(
-        Registered(version=bundle.card.version, metrics=trained.metrics, commit=registered)
-    )
+    return as_json(Registered(version=bundle.card.version, metrics=trained.metrics, commit=registered))
 
 
 def cut(dataset: Dataset, plan: Recipe) -> "Split":

@@ -76,6 +76,10 @@ class ServiceProcess:
         """Whether it has not ended."""
         return self._process.poll() is None
 
+    def wait(self) -> int:
+        """Wait until it ends by itself, or is told to by others. Gives its exit status."""
+        return self._process.wait()
+
     def stop(self, grace_s: float = 10.0) -> int:
         """End it: SIGTERM, then SIGKILL to its whole group once `grace_s` has passed. Gives its exit status."""
         if self.running:

@@ -1,7 +1,8 @@
 """HTTP traffic against a service, in the order of events.
 
-Requests start in event order over a fixed number of connections; a label is sent only after its prediction was answered.
-Every outcome is counted: accepted, refused by the contract (422), or failed. Cost: about 0.2 ms of one core a request.
+Requests start in event order over a fixed number of connections; a label is sent only after its prediction was
+answered. Every outcome is counted: accepted, refused by the contract (422), or failed. Cost: about 0.2 ms of one core a
+request.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """Splits in time: what is learned from, what stops the learning, and what judges it, in this order."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ class Split:
     test: pd.DataFrame
 
 
-def split_in_time(table: pd.DataFrame, at: pd.Series, validation_from: pd.Timestamp, test_from: pd.Timestamp) -> Split:
+def split_in_time(table: pd.DataFrame, at: pd.Series, validation_from: datetime, test_from: datetime) -> Split:
     """Cut a table by each row's moment `at`: before `validation_from`, before `test_from`, and the rest."""
     test = at >= test_from
     validation = ~test & (at >= validation_from)

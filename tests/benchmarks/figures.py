@@ -42,7 +42,9 @@ def publish(name: str, figures: Sequence[Figure], home: Path) -> int:
     table = Table("figure", "value", "unit", "bound", "met", "compared with", box=None)
     for figure in figures:
         peers = ", ".join(f"{peer} {value:,.4g}" for peer, value in figure.compared_with.items())
-        table.add_row(figure.name, f"{figure.value:,.4g}", figure.unit, figure.bound, "yes" if figure.met else "NO", peers)
+        table.add_row(
+            figure.name, f"{figure.value:,.4g}", figure.unit, figure.bound, "yes" if figure.met else "NO", peers
+        )
     console = Console(highlight=False, width=150)
     console.print(table)
     console.print(f"written to {path}")

@@ -34,7 +34,12 @@ def main() -> int:
     """Measure everything and publish it."""
     with tempfile.TemporaryDirectory(prefix="okruh-bench-") as scratch:
         homes = Path(scratch)
-        figures = [*_loop_figures(homes / "2020"), _quiet_year(homes / "2019"), *_learning_figures(), _ingest(homes / "one")]
+        figures = [
+            *_loop_figures(homes / "2020"),
+            _quiet_year(homes / "2019"),
+            *_learning_figures(),
+            _ingest(homes / "one"),
+        ]
     return publish("loop", figures, load_settings().home)
 
 
@@ -58,20 +63,51 @@ def _loop_figures(home: Path) -> list[Figure]:
     differing = sum(story[key] != again[key] for key in same)
     requests = story["requests"]
     return [
-        Figure(name="error served, mean of April to December 2020", value=float(np.mean([m["mae_served"] for m in months])),
-               unit="minutes", bound="<= 3.30", compared_with={"first model left alone": left_alone}),
+        Figure(
+            name="error served, mean of April to December 2020",
+            value=float(np.mean([m["mae_served"] for m in months])),
+            unit="minutes",
+            bound="<= 3.30",
+            compared_with={"first model left alone": left_alone},
+        ),
         Figure(name="worst month after a promotion / champion before", value=worst, unit="ratio", bound="<= 1.02"),
-        Figure(name="first alarm, days after 2020-03-16", unit="days", bound="<= 15",
-               value=(alarm - datetime(2020, 3, 16, tzinfo=UTC)).total_seconds() / 86_400),
-        Figure(name="failed requests", value=requests["failed"], unit="requests", bound="== 0",
-               compared_with={"sent": requests["sent"], "refused by the contract": requests["refused"],
-                              "sent during swaps": requests["during_swaps"]}),
-        Figure(name="labels sent but not joined", value=story["labels"]["sent"] - story["labels"]["joined"], unit="labels",
-               bound="== 0", compared_with={"sent": story["labels"]["sent"]}),
-        Figure(name="journalled prediction against batch scoring, largest difference", unit="minutes", bound="<= 0.001",
-               value=story["journal"]["largest_difference"], compared_with={"rows": story["journal"]["rows"]}),
-        Figure(name="promotion to first answer, slowest", unit="s", bound="< 3",
-               value=max(line["seconds_to_first_answer"] for line in followed)),
+        Figure(
+            name="first alarm, days after 2020-03-16",
+            unit="days",
+            bound="<= 15",
+            value=(alarm - datetime(2020, 3, 16, tzinfo=UTC)).total_seconds() / 86_400,
+        ),
+        Figure(
+            name="failed requests",
+            value=requests["failed"],
+            unit="requests",
+            bound="== 0",
+            compared_with={
+                "sent": requests["sent"],
+                "refused by the contract": requests["refused"],
+                "sent during swaps": requests["during_swaps"],
+            },
+        ),
+        Figure(
+            name="labels sent but not joined",
+            value=story["labels"]["sent"] - story["labels"]["joined"],
+            unit="labels",
+            bound="== 0",
+            compared_with={"sent": story["labels"]["sent"]},
+        ),
+        Figure(
+            name="journalled prediction against batch scoring, largest difference",
+            unit="minutes",
+            bound="<= 0.001",
+            value=story["journal"]["largest_difference"],
+            compared_with={"rows": story["journal"]["rows"]},
+        ),
+        Figure(
+            name="promotion to first answer, slowest",
+            unit="s",
+            bound="< 3",
+            value=max(line["seconds_to_first_answer"] for line in followed),
+        ),
         Figure(name="okruh loop, first run", value=seconds, unit="s", bound="< 300"),
         Figure(name="okruh loop, second run", value=seconds_again, unit="s", bound="< 300"),
         Figure(name="parts of the second run that differ", value=differing, unit="parts", bound="== 0"),
@@ -81,8 +117,13 @@ def _loop_figures(home: Path) -> list[Figure]:
 def _quiet_year(home: Path) -> Figure:
     story, _ = _okruh_loop(home, "--history-from", "2018-01", "--play-from", "2019-01", "--play-to", "2019-12")
     served = float(np.mean([month["mae_served"] for month in story["months"]]))
-    return Figure(name="alarms in 2019, trained on 2018", value=len(story["alarms"]), unit="alarms", bound="<= 1",
-                  compared_with={"error served": served})
+    return Figure(
+        name="alarms in 2019, trained on 2018",
+        value=len(story["alarms"]),
+        unit="alarms",
+        bound="<= 1",
+        compared_with={"error served": served},
+    )
 
 
 def _accepted(definition: Model, first: str, last: str) -> pd.DataFrame:
@@ -108,8 +149,13 @@ def _learning_figures() -> list[Figure]:
     network = float(absolute_errors(answered_N, split.test["trip_minutes"]).mean())
     trees = _trees_error(split.train, split.test)
     return [
-        Figure(name="network / HistGradientBoosting, error on 2020-01 and 2020-02", value=network / trees, unit="ratio",
-               bound="<= 1.02", compared_with={"network": network, "trees": trees}),
+        Figure(
+            name="network / HistGradientBoosting, error on 2020-01 and 2020-02",
+            value=network / trees,
+            unit="ratio",
+            bound="<= 1.02",
+            compared_with={"network": network, "trees": trees},
+        ),
         Figure(name="one training with export and parity, 11 months", value=seconds, unit="s", bound="< 20"),
     ]
 
@@ -117,7 +163,12 @@ def _learning_figures() -> list[Figure]:
 def _trees_error(train_rows: pd.DataFrame, test_rows: pd.DataFrame) -> float:
     def features(rows: pd.DataFrame) -> pd.DataFrame:
         clock = rows["pickup_at"].dt
-        times = {"hour": clock.hour, "minute": clock.hour * 60 + clock.minute, "weekday": clock.day_of_week, "month": clock.month}
+        times = {
+            "hour": clock.hour,
+            "minute": clock.hour * 60 + clock.minute,
+            "weekday": clock.day_of_week,
+            "month": clock.month,
+        }
         return rows[["pickup_zone", "dropoff_zone", "trip_miles", "passengers"]].assign(**times)
 
     trees = HistGradientBoostingRegressor(loss="absolute_error", max_iter=150, random_state=0)
@@ -144,8 +195,13 @@ def _ingest(home: Path) -> Figure:
             work.put(f"quarantine/trips/{month}.parquet", tables.encode(checked.refused))
         seconds.append(time.perf_counter() - began)
     lake.close()
-    return Figure(name="ingest of a month, slowest of 36", value=max(seconds), unit="s", bound="< 1",
-                  compared_with={"median": float(np.median(seconds))})
+    return Figure(
+        name="ingest of a month, slowest of 36",
+        value=max(seconds),
+        unit="s",
+        bound="< 1",
+        compared_with={"median": float(np.median(seconds))},
+    )
 
 
 if __name__ == "__main__":

@@ -23,9 +23,7 @@ class Changed:
     unique: tuple[str, ...] = ()
 
     def contract(self) -> Contract:
-        return Contract(
-            time=TIME, features=self.features, target=self.target, known=self.known, unique=self.unique
-        )
+        return Contract(time=TIME, features=self.features, target=self.target, known=self.known, unique=self.unique)
 
 
 def category(*values: int | str) -> Changed:
@@ -44,7 +42,7 @@ def category(*values: int | str) -> Changed:
         (Changed(unique=("size", "weight")), r"unique names \['weight'\]"),
         (category(), "'kind' has no values"),
         (category(1, "a"), "'kind' mixes kinds"),
-        (category(True, False), "'kind' mixes kinds"),
+        (category(*[True, False]), "'kind' mixes kinds"),
         (category("a", "a"), "'kind' has a value twice"),
         (category("a", ""), "'kind' has the value that stands for null"),
         (category(1, MISSING_CODE), "'kind' has the value that stands for null"),

@@ -40,13 +40,20 @@ def weights(fitted: Fitted) -> bytes:
 
 
 def test_twenty_steps_reach_the_golden_loss(ride_model: Model, examples: Examples) -> None:
-    fitted = train(ride_model, examples, learning_rate=0.05)
+    draw = np.random.default_rng(0)  # unlike torch's normal numbers, the same on every processor
+    network = ride_model.network(examples)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.from_numpy(draw.normal(0, 0.1, parameter.shape)))
+
+    with repeatable(0, threads=1):
+        fitted = fit(network, examples, few(examples, 0), SETTINGS.with_changes(learning_rate=0.05), CPU)
 
     assert [figures["epoch"] for figures in fitted.epochs] == [1.0, 2.0]
-    assert [figures["train_loss"] for figures in fitted.epochs] == pytest.approx([68.06, 63.50], rel=2e-3)
+    assert [figures["train_loss"] for figures in fitted.epochs] == pytest.approx([73.87, 66.45], rel=2e-3)
 
 
-def test_a_seed_determines_the_weights_bit_by_bit(ride_model: Model, examples: Examples) -> None:
+def test_a_seed_determines_the_parameterbit_by_bit(ride_model: Model, examples: Examples) -> None:
     first, again, other = (weights(train(ride_model, examples, seed=seed)) for seed in (0, 0, 1))
 
     assert first == again
@@ -61,13 +68,21 @@ def test_what_ran_before_does_not_change_the_weights(ride_model: Model, examples
 
 def test_leaves_torch_as_it_was() -> None:
     torch.manual_seed(5)
-    state, threads, strict = torch.get_rng_state(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    state, threads, strict = (
+        torch.get_rng_state(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
 
-    with pytest.raises(ZeroDivisionError), repeatable(seed=0, threads=threads + 1):
-        torch.rand(3)
-        assert torch.get_num_threads() == threads + 1
-        assert torch.are_deterministic_algorithms_enabled()
-        1 / 0  # noqa: B018
+    def fail_within() -> None:
+        with repeatable(seed=0, threads=threads + 1):
+            torch.rand(3)
+            assert torch.get_num_threads() == threads + 1
+            assert torch.are_deterministic_algorithms_enabled()
+            raise TrainingDiverged
+
+    with pytest.raises(TrainingDiverged):
+        fail_within()
 
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads

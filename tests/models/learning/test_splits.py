@@ -35,9 +35,7 @@ def test_one_border_leaves_no_validation_rows() -> None:
     assert spans.test["day"].tolist() == [2, 3]
 
 
-@given(
-    st.lists(st.integers(0, 50), max_size=30), st.integers(0, 50), st.integers(0, 50)
-)
+@given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 50), st.integers(0, 50))
 def test_nothing_is_lost_and_nothing_later_is_learned_from(days: list[int], validation: int, more: int) -> None:
     spans, _ = split(days, validation, validation + more)
 
