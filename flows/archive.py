@@ -7,11 +7,14 @@ import msgspec
 
 from flows.orchestration import task
 from infra import tables
+from infra.assembly import assemble
 from infra.dataset import LABELS, PREDICTIONS
 from infra.errors import NotFound
-from infra.journal import Journal, Label, Position, Prediction
+from infra.journal import Label, Position, Prediction
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
+from infra.settings import load_settings
+from models import model as definitions
 from models.contract.columns import Contract, Number, Time
 
 if TYPE_CHECKING:
@@ -21,12 +24,14 @@ POSITION = "journal/position.json"
 
 
 @task("archive the journal")
-def archive(contract: Contract, lake: Lake, journal: Journal, branch: str, as_of: datetime) -> Position:
+def archive(model: str, branch: str, as_of: datetime) -> Position:
     """Commit what the journal has beyond the last archive; data and position are one commit, so nothing is twice.
 
     Returns:
         How many predictions and labels were added.
     """
+    platform = assemble(load_settings())
+    contract, lake, journal = definitions.load(model).contract, platform.lake(model), platform.journal(model, branch)
     before = _position(lake, branch)
     last = journal.last()
     predictions = journal.predictions(before.predictions, last.predictions)

@@ -55,13 +55,14 @@ def ingest(
 def train(
     model: ModelName,
     as_of: AsOf = None,
+    learn_from: Annotated[str | None, typer.Option(metavar="TIME", help="Only rows about later moments.")] = None,
     branch: Branch = None,
     as_json: Json = False,
 ) -> None:
     """Train a network and register it as a bundle."""
     from flows.train import train as run
 
-    _show(_flow(lambda: run(model, _moment(as_of), branch)), screens.registered, as_json)
+    _show(_flow(lambda: run(model, _moment(as_of), branch, _moment(learn_from))), screens.registered, as_json)
 
 
 @app.command()
@@ -216,7 +217,7 @@ def _moment(text: str | None) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise Misconfigured(f"--as-of {text!r} is not an ISO 8601 time such as 2020-03-30T00:00:00Z") from error
+        raise Misconfigured(f"{text!r} is not an ISO 8601 time such as 2020-03-30T00:00:00Z") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

@@ -9,7 +9,7 @@ import msgspec
 from flows.orchestration import as_json, cached_step, flow, run_cached, step_key
 from infra import tables
 from infra.assembly import assemble
-from infra.dataset import table_prefix
+from infra.dataset import partition_path
 from infra.errors import NotFound, Unavailable
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
@@ -77,16 +77,12 @@ def _ingest_file(definition: Model, file: Path, branch: str) -> Ingested:
 
     def is_in_the_lake(found: dict[str, Any]) -> bool:
         try:
-            return lake.stat(branch, _path(definition, found["partition"])).digest == str(found["digest"])
+            return lake.stat(branch, partition_path(definition, found["partition"])).digest == str(found["digest"])
         except NotFound:
             return False
 
     result, cached = run_cached(ingest_file, key, is_in_the_lake, model=definition.name, file=str(file), branch=branch)
     return msgspec.convert({**result, "cached": cached}, Ingested)
-
-
-def _path(definition: Model, partition: str) -> str:
-    return f"{table_prefix(definition)}{partition}.parquet"
 
 
 @cached_step("ingest one file")
@@ -99,7 +95,7 @@ def ingest_file(model: str, file: str, branch: str, key: str) -> dict[str, Any]:
     raw = tables.read_raw(path.name, path.read_bytes(), dict(definition.raw_columns))
     checked = validate(definition.contract, definition.prepare(raw), path.name)
     lake = assemble(load_settings()).lake(model)
-    accepted = _path(definition, checked.partition)
+    accepted = partition_path(definition, checked.partition)
     note = {
         "kind": "ingest",
         "file": path.name,

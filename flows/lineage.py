@@ -56,6 +56,9 @@ def lineage(model: str, subject: str, branch: str | None = None) -> Lineage:
     definitions.load(model)
     settings = load_settings()
     platform = assemble(settings)
+    unknown = NotFound(f"{subject!r} is neither a version nor a prediction of {model}; see `okruh status {model}`")
+    if not platform.has_lake(model):
+        raise unknown
     lake = platform.lake(model)
     for name in [branch] if branch else registry.branches_to_search(lake, settings.branch):
         if subject in registry.versions(lake, name):
@@ -73,7 +76,7 @@ def lineage(model: str, subject: str, branch: str | None = None) -> Lineage:
             label_known_at=label.known_at if label else None,
         )
         return _of_version(model, lake, name, found.version, answered)
-    raise NotFound(f"{subject!r} is neither a version nor a prediction of {model}; see `okruh status {model}`")
+    raise unknown
 
 
 def _of_version(model: str, lake: Lake, branch: str, version: str, prediction: Answered | None) -> Lineage:

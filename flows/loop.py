@@ -23,6 +23,7 @@ from flows.story import Story, tell
 from flows.train import train
 from infra import registry
 from infra.assembly import assemble
+from infra.dataset import partition_path, table_prefix
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.serving_process import ServiceProcess
@@ -93,7 +94,8 @@ def _prepare(
         cached = " (cached)" if all(result.cached for result in results) else ""
         progress.note(f"{rows:,} rows of {len(before)} months, {refused:,} in quarantine{cached}")
     with progress.step("train"):
-        trained = train(definition.name, as_of=starts_at)
+        learn_from = play.month_start(definition.contract, history_from)
+        trained = train(definition.name, as_of=starts_at, learn_from=learn_from)
         progress.note(f"{trained.version}{' (cached)' if trained.cached else ''}")
     lake = assemble(settings).lake(definition.name)
     with progress.step("promote"):
@@ -101,7 +103,7 @@ def _prepare(
             progress.note(_promote(definition, trained.version, starts_at, settings.branch))
         else:
             progress.note("cached")
-        branch = _fresh_branch(lake, settings.branch, trained.version)
+        branch = _fresh_branch(definition, lake, settings.branch, trained.version, before)
         if registry.read_rollout(lake, branch) is None:
             progress.note(_promote(definition, trained.version, starts_at, branch))
     return branch
@@ -114,8 +116,8 @@ def _promote(definition: Model, version: str, at: datetime, branch: str) -> str:
     return report.reasons[0]
 
 
-def _fresh_branch(lake: Lake, source: str, version: str) -> str:
-    """Start a branch where `version` became the first champion of `source`.
+def _fresh_branch(definition: Model, lake: Lake, source: str, version: str, known: list[str]) -> str:
+    """Start a branch where `version` became the first champion of `source` and nothing but `known` months is known.
 
     Where another version did (its network or settings were changed since), the branch starts at the newest commit, with
     everything taken away that came of serving.
@@ -124,13 +126,14 @@ def _fresh_branch(lake: Lake, source: str, version: str) -> str:
     number = int(newest[0].removeprefix(registry.REPLAY)) + 1 if newest else 1
     branch = f"{registry.REPLAY}{number}"
     commit, first = list(registry.rollout_history(lake, source))[-1]
-    if first.champion == version:
-        lake.create_branch(branch, commit.id)
-        return branch
-    lake.create_branch(branch, source)
-    with transaction(lake, branch, "start over without a champion", {"kind": "loop"}) as work:
-        for prefix in (rollout.PATH, "reports/", "journal/"):
-            for entry in lake.list(work.base, prefix):
+    starts_there = first.champion == version
+    lake.create_branch(branch, commit.id if starts_there else source)
+    kept = {partition_path(definition, month) for month in known}
+    later = () if starts_there else (rollout.PATH, "reports/", "journal/")
+    with transaction(lake, branch, "start a period", {"kind": "loop"}) as work:
+        for entry in lake.list(work.base):
+            unknown = entry.path.startswith(table_prefix(definition)) and entry.path not in kept
+            if unknown or entry.path.startswith(later):
                 work.delete(entry.path)
     return branch
 
@@ -163,7 +166,7 @@ def _play(
 def _turn(
     definition: Model, branch: str, end: datetime, traffic: Traffic, swaps: dict[str, float], progress: Progress
 ) -> None:
-    found = monitor(definition.name, as_of=end, branch=branch)
+    found = monitor(definition.name, as_of=end, branch=branch, announce=False)
     for alarm in found.alarms:
         progress.event(f"{end:%Y-%m-%d} alarm: {alarm.detail}")
     if not found.retraining_due:

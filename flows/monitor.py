@@ -45,7 +45,7 @@ class Monitored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @flow("monitor")
-def monitor(model: str, as_of: datetime | None = None, branch: str | None = None) -> Monitored:
+def monitor(model: str, as_of: datetime | None = None, branch: str | None = None, announce: bool = True) -> Monitored:
     """Move the journal into the lake, judge every whole window that was not judged yet, and raise alarms.
 
     An alarm says that the champion's error has changed; it is sent as the event `okruh.alarm`, from which an automation
@@ -55,6 +55,7 @@ def monitor(model: str, as_of: datetime | None = None, branch: str | None = None
         model: name in the catalog.
         as_of: judge windows that ended by this moment; without it, now.
         branch: lake branch; without it, OKRUH_BRANCH.
+        announce: send the event; `okruh loop`, which retrains by itself, keeps it to itself.
     """
     definition, settings = definitions.load(model), load_settings()
     branch, as_of = branch or settings.branch, as_of or datetime.now(UTC)
@@ -62,10 +63,10 @@ def monitor(model: str, as_of: datetime | None = None, branch: str | None = None
     lake = platform.lake(model)
     if registry.read_rollout(lake, branch) is None:
         raise NotFound(f"{model} has no champion on branch {branch!r} to monitor; run `okruh promote {model}` first")
-    archived = archive(definition.contract, lake, platform.journal(model, branch), branch, as_of)
-    judged, raised = judge(definition, lake, branch, as_of)
+    archived = archive(model, branch, as_of)
+    judged, raised = judge(model, branch, as_of)
     alarm, verdict = retraining_verdict(definition, lake, lake.resolve(branch), as_of)
-    if alarm is not None and verdict.allowed:
+    if announce and alarm is not None and verdict.allowed:
         emit(ALARM_EVENT, model, {"alarm": alarm.id, "detail": alarm.detail, "reasons": list(verdict.reasons)})
     return Monitored(
         archived_predictions=archived.predictions,
@@ -78,8 +79,9 @@ def monitor(model: str, as_of: datetime | None = None, branch: str | None = None
 
 
 @task("judge windows")
-def judge(definition: Model, lake: Lake, branch: str, as_of: datetime) -> tuple[list[WindowReport], list[Alarm]]:
+def judge(model: str, branch: str, as_of: datetime) -> tuple[list[WindowReport], list[Alarm]]:
     """Judge the champion's windows since the last judged one; reports and alarms are one commit."""
+    definition, lake = definitions.load(model), assemble(load_settings()).lake(model)
     commit = lake.resolve(branch)
     serving = registry.read_rollout(lake, commit)
     assert serving is not None

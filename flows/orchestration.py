@@ -117,7 +117,7 @@ def flow_run_name() -> str:
     """Name the running flow, or `none` outside of one."""
     from prefect.runtime import flow_run
 
-    return str(flow_run.name) if flow_run.id else "none"
+    return f"{flow_run.name} {flow_run.id}" if flow_run.id else "none"
 
 
 def emit(event: str, model: str, payload: dict[str, Any]) -> None:

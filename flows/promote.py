@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows.orchestration import flow
-from flows.train import Recipe, cut
 from infra import registry
 from infra.assembly import assemble
 from infra.dataset import known_rows
@@ -14,18 +13,20 @@ from infra.lake.transaction import transaction
 from infra.settings import load_settings
 from models import model as definitions
 from models.bundle import Bundle, Card
+from models.contract.table import to_columns
 from models.deciding import promotion, rollout
 from models.deciding.rollout import Rollout
 from models.deciding.verdict import PromotionReport
+from models.errors import BundleError
 from models.inference import Predictor
+from models.learning.evaluation import absolute_errors
 from models.model import Model
 from models.watching.profile import describe_loss
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    from models.learning.splits import Split
+    import pandas as pd
 
 NAIVE = "naive"
 
@@ -83,15 +84,15 @@ def _judge(
     labels_since_change: int,
 ) -> PromotionReport:
     candidate = registry.load_bundle(lake, commit, version)
-    split = _rows_of(definition, lake, candidate.card)
+    test = _test_rows(definition, lake, commit, candidate.card, at)
     if serving is None:
-        incumbent, incumbent_errors_N = NAIVE, _errors(definition, definition.naive(split.train, split.test), split)
+        incumbent, incumbent_answers_N = NAIVE, _naive_answers(definition, lake, commit, candidate.card, test)
     else:
         incumbent = serving.champion
-        incumbent_errors_N = _errors(
-            definition, _answers(definition, registry.load_bundle(lake, commit, incumbent), split), split
-        )
-    candidate_errors_N = _errors(definition, _answers(definition, candidate, split), split)
+        incumbent_answers_N = _answers(registry.load_bundle(lake, commit, incumbent), test)
+    target = test[definition.contract.target.name]
+    incumbent_errors_N = absolute_errors(incumbent_answers_N, target)
+    candidate_errors_N = absolute_errors(_answers(candidate, test), target)
     verdict = promotion.judge(incumbent, incumbent_errors_N, candidate_errors_N, definition.gate)
     ceiling = definition.watch.ceiling
     return PromotionReport(
@@ -100,37 +101,38 @@ def _judge(
         incumbent=incumbent,
         allowed=verdict.allowed,
         reasons=verdict.reasons,
-        test_rows=len(split.test),
+        test_rows=len(test),
         incumbent_loss=describe_loss(incumbent_errors_N, ceiling),
         candidate_loss=describe_loss(candidate_errors_N, ceiling),
         alarm=alarm,
         labels_since_change=labels_since_change,
-        ends_episode=not verdict.allowed and len(split.test) >= definition.retraining.closing_rows,
+        ends_episode=not verdict.allowed and len(test) >= definition.retraining.closing_rows,
     )
 
 
-def _rows_of(definition: Model, lake: Lake, card: Card) -> "Split":
-    """Read again, by commit, what a bundle was trained and judged on."""
-    plan = Recipe(
-        as_of=card.as_of,
-        learn_from=card.data.learn_from,
-        validation_from=card.data.validation_from,
-        test_from=card.data.test_from,
-        settings=card.settings,
-    )
-    return cut(known_rows(definition, lake, card.data.commit, card.as_of), plan)
+def _test_rows(definition: Model, lake: Lake, commit: str, card: Card, at: datetime) -> "pd.DataFrame":
+    """Read the newest rows that were known at a moment and that a candidate was not trained on."""
+    rows = known_rows(definition, lake, commit, at, card.data.learn_from).rows
+    rows = rows[rows["known_at"] >= card.data.test_from]
+    if rows.empty:
+        raise NotFound(
+            f"no row to judge {card.version} on was known at {at:%Y-%m-%d}; it judges rows known from "
+            f"{card.data.test_from:%Y-%m-%d} on"
+        )
+    return rows.tail(definition.gate.test_rows)
 
 
-def _answers(definition: Model, bundle: Bundle, split: "Split") -> "npt.NDArray[np.float32]":
-    from models.contract.table import to_columns
+def _naive_answers(
+    definition: Model, lake: Lake, commit: str, card: Card, test: "pd.DataFrame"
+) -> "npt.NDArray[np.float32]":
+    rows = known_rows(definition, lake, commit, card.as_of, card.data.learn_from).rows
+    return definition.naive(rows[rows["known_at"] < card.data.validation_from], test)
 
-    return Predictor(bundle.onnx, bundle.card.contract).predict(to_columns(definition.contract, split.test))
 
-
-def _errors(definition: Model, answers_N: "npt.NDArray[np.float32]", split: "Split") -> "npt.NDArray[np.float64]":
-    from models.learning.evaluation import absolute_errors
-
-    return absolute_errors(answers_N, split.test[definition.contract.target.name])
+def _answers(bundle: Bundle, test: "pd.DataFrame") -> "npt.NDArray[np.float32]":
+    if missing := [column.name for column in bundle.card.contract.inputs if column.name not in test]:
+        raise BundleError(f"bundle {bundle.card.version} needs columns {missing}, which the data has no more")
+    return Predictor(bundle.onnx, bundle.card.contract).predict(to_columns(bundle.card.contract, test))
 
 
 def _record(lake: Lake, branch: str, report: PromotionReport, serving: Rollout | None) -> None:

@@ -49,7 +49,7 @@ def retrain(model: str, as_of: datetime | None = None, branch: str | None = None
     alarm, verdict = retraining_verdict(definition, lake, commit, as_of)
     if alarm is None or not verdict.allowed:
         return Retrained(trained=None, verdict=None, reasons=verdict.reasons)
-    dataset = _since(alarm, known_rows(definition, lake, commit, as_of))
+    dataset = known_rows(definition, lake, commit, as_of, alarm.changed_at)
     registered = run_recipe(definition, _recipe(definition, lake, commit, alarm, dataset, as_of), branch)
     report = promote(
         model,
@@ -75,17 +75,12 @@ def retraining_verdict(definition: Model, lake: Lake, commit: str, as_of: dateti
     ]
     episode = Episode(
         alarm=alarm.id,
-        labels_now=len(_since(alarm, known_rows(definition, lake, commit, as_of)).rows),
+        labels_now=len(known_rows(definition, lake, commit, as_of, alarm.changed_at).rows),
         labels_trained=answers[-1].labels_since_change if answers else 0,
         last_lost=bool(answers) and not answers[-1].allowed,
         ended=any(verdict.ends_episode for verdict in answers),
     )
     return alarm, retraining.due(episode, definition.retraining)
-
-
-def _since(alarm: Alarm, dataset: Dataset) -> Dataset:
-    rows = dataset.rows
-    return Dataset(rows[rows["event_at"] >= alarm.changed_at].reset_index(drop=True), dataset.paths)
 
 
 def _recipe(definition: Model, lake: Lake, commit: str, alarm: Alarm, dataset: Dataset, as_of: datetime) -> Recipe:

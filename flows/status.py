@@ -47,11 +47,14 @@ def status(model: str, branch: str | None = None) -> Status:
     """Read a model's state; of every branch with a champion, or of one."""
     definition, settings = definitions.load(model), load_settings()
     platform = assemble(settings)
+    unit = definition.contract.target.unit
+    if not platform.has_lake(model):
+        return Status(model=model, unit=unit, bundles=0, lines=[])
     lake = platform.lake(model)
     names = [branch] if branch else registry.branches_to_search(lake, settings.branch)
     lines = [line for name in names if (line := _line(platform, lake, model, name)) is not None]
     bundles = len({version for name in names for version in registry.versions(lake, name)})
-    return Status(model=model, unit=definition.contract.target.unit, bundles=bundles, lines=lines)
+    return Status(model=model, unit=unit, bundles=bundles, lines=lines)
 
 
 def _line(platform: Platform, lake: Lake, model: str, branch: str) -> Line | None:

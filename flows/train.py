@@ -55,7 +55,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 @flow("train")
 def train(
-    model: str, as_of: datetime | None = None, branch: str | None = None, overrides: dict[str, float] | None = None
+    model: str,
+    as_of: datetime | None = None,
+    branch: str | None = None,
+    learn_from: datetime | None = None,
+    overrides: dict[str, float] | None = None,
 ) -> Registered:
     """Train a network from scratch on everything known and register it as a bundle; it does not serve yet.
 
@@ -66,6 +70,7 @@ def train(
         model: name in the catalog.
         as_of: only rows whose target was known at this moment are read; without it, all.
         branch: lake branch; without it, OKRUH_BRANCH.
+        learn_from: rows about earlier moments are left out; without it, none are.
         overrides: training settings to change, by name.
     """
     definition = definitions.load(model)
@@ -77,6 +82,7 @@ def train(
     test_from = as_of - timedelta(days=settings.test_days)
     recipe = Recipe(
         as_of=as_of,
+        learn_from=learn_from,
         validation_from=test_from - timedelta(days=settings.validation_days),
         test_from=test_from,
         settings=settings.flat(),
@@ -121,12 +127,11 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     platform = assemble(settings)
     lake = platform.lake(model)
     plan = msgspec.convert(recipe, Recipe)
-    dataset = known_rows(definition, lake, commit, plan.as_of)
+    dataset = known_rows(definition, lake, commit, plan.as_of, plan.learn_from)
     split = cut(dataset, plan)
     warm = registry.load_bundle(lake, commit, plan.warm_start).state if plan.warm_start else None
-    tracked = platform.tracker().start(
-        f"okruh-{model}", f"{plan.as_of:%Y-%m-%d}", {"as_of": str(plan.as_of), **plan.settings}
-    )
+    config = {"as_of": str(plan.as_of), "data_commit": commit, "code_commit": code_commit(), **plan.settings}
+    tracked = platform.tracker().start(f"okruh-{model}", f"{plan.as_of:%Y-%m-%d}", config)
     try:
         trained = training.train(
             definition,
@@ -151,8 +156,6 @@ def cut(dataset: Dataset, plan: Recipe) -> "Split":
     from models.learning.splits import split_in_time
 
     rows = dataset.rows
-    if plan.learn_from is not None:
-        rows = rows[rows["event_at"] >= plan.learn_from]
     split = split_in_time(rows, rows["known_at"], plan.validation_from, plan.test_from)
     for name in ("train", "test"):
         if getattr(split, name).empty:

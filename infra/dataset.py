@@ -7,6 +7,7 @@ contract are left out. Cost: reads every Parquet object of the table and the jou
 
 from dataclasses import dataclass
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 
@@ -25,6 +26,11 @@ def table_prefix(model: Model) -> str:
     return f"data/{model.table}/"
 
 
+def partition_path(model: Model, month: str) -> str:
+    """Where a month's accepted rows are."""
+    return f"{table_prefix(model)}{month}.parquet"
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Rows and the objects that they were read from."""
@@ -33,17 +39,28 @@ class Dataset:
     paths: tuple[str, ...]
 
 
-def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime) -> Dataset:
-    """Read everything that may be learned from at `as_of`."""
-    history, paths = tables.read_all(lake, commit, table_prefix(model))
+def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime, learn_from: datetime | None = None) -> Dataset:
+    """Read everything that may be learned from at `as_of`: rows about moments from `learn_from` on.
+
+    Partitions of months that ended before `learn_from` are not read.
+    """
+    first = _month(model.contract, learn_from) if learn_from is not None else ""
+    history, paths = tables.read_all(lake, commit, table_prefix(model), f"{table_prefix(model)}{first}")
     answered, answered_paths = labelled_predictions(model.contract, lake, commit)
     wanted = [*(column.name for column in model.contract.inputs), model.contract.target.name, "event_at", "known_at"]
     parts = [part[wanted] for part in (_with_moments(model.contract, history), answered) if not part.empty]
     if not parts:
         return Dataset(pd.DataFrame(columns=wanted), ())
     rows = _within_range(model.contract, pd.concat(parts, ignore_index=True))
-    rows = rows[rows["known_at"] <= as_of].sort_values(["known_at", *wanted[:-2]], kind="stable", ignore_index=True)
+    rows = rows[rows["known_at"] <= as_of]
+    if learn_from is not None:
+        rows = rows[rows["event_at"] >= learn_from]
+    rows = rows.sort_values(["known_at", *wanted[:-2]], kind="stable", ignore_index=True)
     return Dataset(rows, (*paths, *answered_paths))
+
+
+def _month(contract: Contract, moment: datetime) -> str:
+    return f"{moment.astimezone(ZoneInfo(contract.time.zone or 'UTC')):%Y-%m}"
 
 
 def labelled_predictions(contract: Contract, lake: Lake, commit: str) -> tuple[pd.DataFrame, tuple[str, ...]]:

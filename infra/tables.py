@@ -24,9 +24,13 @@ def decode(content: bytes) -> pd.DataFrame:
     return table
 
 
-def read_all(lake: Lake, commit: str, prefix: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Read every table under a prefix as one, in path order; an empty frame where there is none."""
-    paths = tuple(entry.path for entry in lake.list(commit, prefix))
+def read_all(lake: Lake, commit: str, prefix: str, start: str = "") -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Read every table under a prefix, whose path is `start` or later, as one; an empty frame where there is none.
+
+    Returns:
+        The rows in path order, and the paths read.
+    """
+    paths = tuple(entry.path for entry in lake.list(commit, prefix) if entry.path >= start)
     tables = [decode(lake.get(commit, path)) for path in paths]
     return (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()), paths
 

@@ -25,6 +25,8 @@ class GateSettings:
     """Probability of promoting a candidate that is not better by that much."""
     minimum_rows: int = 30
     """Fewer test rows than this decide nothing."""
+    test_rows: int = 20_000
+    """At most this many rows, the newest, are compared."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot decide. Raises: `DefinitionError` naming the option."""
@@ -34,6 +36,8 @@ class GateSettings:
             raise DefinitionError(f"gate.error_rate must lie between 0 and 0.5, not {self.error_rate!r}")
         if self.minimum_rows < 2:
             raise DefinitionError(f"gate.minimum_rows must be at least 2, not {self.minimum_rows!r}")
+        if self.test_rows < self.minimum_rows:
+            raise DefinitionError(f"gate.test_rows must be at least gate.minimum_rows, not {self.test_rows!r}")
 
 
 def judge(

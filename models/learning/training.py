@@ -23,6 +23,8 @@ from models.model import Model
 from models.watching import profile
 
 EXAMPLE_ROWS = 8
+PARITY_ROWS = 10_000
+"""Parity is proved on at least this many rows (or all): everything held out, and the newest ones trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +69,15 @@ def train(
         fitted = loop.fit(
             network, examples, to_examples(contract, split.validation), settings, loop.choose_device(device), report
         )
-        judged = pd.concat([split.validation, split.test])
+        held_out = len(split.validation) + len(split.test)
+        judged = pd.concat([split.train, split.validation, split.test]).tail(max(held_out, PARITY_ROWS))
         columns = to_columns(contract, judged)
         prepared = prepare(contract, columns)
         _check_time_parts(contract, judged, prepared)
         onnx = export(fitted.network, contract, prepared[:EXAMPLE_ROWS])
         answered_N = loop.predict(fitted.network, prepared)
         parity = check_parity(onnx, contract, columns, answered_N, model.parity_tolerance)
-    tested_N = answered_N[len(split.validation) :]
+    tested_N = answered_N[len(answered_N) - len(split.test) :]
     target = split.test[contract.target.name]
     return Trained(
         onnx=onnx,
