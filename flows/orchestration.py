@@ -11,6 +11,7 @@ they read, of their settings, and of the package's sources. Keys are small strin
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -33,15 +34,15 @@ def _environment(settings: Settings) -> dict[str, str]:
         "PREFECT_CLI_PROMPT": "false",
         "DO_NOT_TRACK": "1",
         "ORT_DISABLE_TELEMETRY": "1",
-        "BENTOML_HOME": str(settings.bentos),
         "BENTOML_DO_NOT_TRACK": "True",
-        "TMPDIR": str(home / "tmp"),
     }
 
 
 def _set_environment(settings: Settings) -> None:
     for name, value in _environment(settings).items():
         os.environ.setdefault(name, value)
+    os.environ["BENTOML_HOME"] = str(settings.bentos)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(settings.home / "tmp")
     if not os.environ.get("PREFECT_API_URL"):
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the caller gets the error itself
     try:

@@ -14,7 +14,7 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#1f2933}
 h1{margin-bottom:0}h2{margin-top:2.2rem}table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #e4e7eb;vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.no{color:#9b1c1c}.yes{color:#046c4e}
+td:not(:last-child),th{white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 small{color:#616e7c}
 """
 _FIRST, _SERVED, _ALARM, _PROMOTED = "#c05621", "#2b6cb0", "#c53030", "#2f855a"

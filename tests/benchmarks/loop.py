@@ -15,8 +15,6 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from infra import tables
-from infra.lake.embedded import EmbeddedLake
-from infra.lake.transaction import transaction
 from infra.settings import load_settings
 from models import model as definitions
 from models.contract.table import to_columns, to_instants, validate
@@ -24,7 +22,7 @@ from models.inference import Predictor
 from models.learning.evaluation import absolute_errors
 from models.learning.splits import split_in_time
 from models.learning.training import train
-from models.model import Model
+from models.model import Model, Sample
 from tests.benchmarks.figures import Figure, publish
 
 MODEL = "taxi_eta"
@@ -32,6 +30,7 @@ MODEL = "taxi_eta"
 
 def main() -> int:
     """Measure everything and publish it."""
+    results = load_settings().home
     with tempfile.TemporaryDirectory(prefix="okruh-bench-") as scratch:
         homes = Path(scratch)
         figures = [
@@ -40,7 +39,7 @@ def main() -> int:
             *_learning_figures(),
             _ingest(homes / "one"),
         ]
-    return publish("loop", figures, load_settings().home)
+    return publish("loop", figures, results)
 
 
 def _okruh_loop(home: Path, *options: str) -> tuple[dict[str, Any], float]:
@@ -127,10 +126,9 @@ def _quiet_year(home: Path) -> Figure:
 
 
 def _accepted(definition: Model, first: str, last: str) -> pd.DataFrame:
-    assert definition.sample is not None
-    found = []
+    sample, found = _sample(definition), []
     for month in pd.period_range(first, last, freq="M"):
-        file = definition.sample.file(str(month))
+        file = sample.file(str(month))
         raw = tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_columns))
         found.append(validate(definition.contract, definition.prepare(raw), file.name).accepted)
     return pd.concat(found, ignore_index=True)
@@ -177,24 +175,16 @@ def _trees_error(train_rows: pd.DataFrame, test_rows: pd.DataFrame) -> float:
 
 
 def _ingest(home: Path) -> Figure:
-    """Validate and commit one month, as the ingest step does, the median of all months."""
-    definition = definitions.load(MODEL)
-    assert definition.sample is not None
-    lake = EmbeddedLake(home)
+    """Validate and commit each month, as the step of the ingest flow does."""
+    os.environ["OKRUH_HOME"] = str(home)
+    from flows.ingest import ingest_file
+
+    sample = _sample(definitions.load(MODEL))
     seconds = []
     for month in pd.period_range("2018-01", "2020-12", freq="M"):
         began = time.perf_counter()
-        file = definition.sample.file(str(month))
-        checked = validate(
-            definition.contract,
-            definition.prepare(tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_columns))),
-            file.name,
-        )
-        with transaction(lake, "main", f"ingest {month}", {}) as work:
-            work.put(f"data/trips/{month}.parquet", tables.encode(checked.accepted))
-            work.put(f"quarantine/trips/{month}.parquet", tables.encode(checked.refused))
+        ingest_file.fn(MODEL, str(sample.file(str(month))), "main", key="")
         seconds.append(time.perf_counter() - began)
-    lake.close()
     return Figure(
         name="ingest of a month, slowest of 36",
         value=max(seconds),
@@ -202,6 +192,11 @@ def _ingest(home: Path) -> Figure:
         bound="< 1",
         compared_with={"median": float(np.median(seconds))},
     )
+
+
+def _sample(definition: Model) -> Sample:
+    assert definition.sample is not None
+    return definition.sample
 
 
 if __name__ == "__main__":
