@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
-.PHONY: loop test check proof bench-loop format clean
+.PHONY: loop test check proof format clean
 
 loop: $(RUNTIME)
 	$(BIN)/okruh loop taxi_eta
@@ -28,8 +28,8 @@ check: $(DEV)
 proof: $(DEV)
 	$(BIN)/python -m pytest -m proof
 
-bench-loop: $(DEV)
-	$(BIN)/python -m tests.benchmarks.loop
+bench-%: $(DEV)
+	$(BIN)/python -m tests.benchmarks.$*
 
 format: $(DEV)
 	$(BIN)/ruff check --fix .

@@ -21,7 +21,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     unit: str
     bound: str
-    """A comparison and a number, such as `<= 3.3`; empty where nothing was asked."""
+    """A comparison and a number, such as `<= 3.3`, or a range, such as `0 to 15`; empty where nothing was asked."""
     compared_with: dict[str, float] = {}
 
     @property
@@ -29,6 +29,9 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the value keeps its bound."""
         if not self.bound:
             return True
+        if " to " in self.bound:
+            lowest, highest = map(float, self.bound.split(" to "))
+            return lowest <= self.value <= highest
         comparison, limit = self.bound.split()
         return bool(_COMPARISONS[comparison](self.value, float(limit)))
 

@@ -20,8 +20,8 @@ from models import model as definitions
 from models.contract.table import to_columns, to_instants, validate
 from models.inference import Predictor
 from models.learning.evaluation import absolute_errors
-from models.learning.splits import split_in_time
-from models.learning.training import train
+from models.learning.splits import Split, split_in_time
+from models.learning.training import Trained, train
 from models.model import Model, Sample
 from tests.benchmarks.figures import Figure, publish
 
@@ -73,7 +73,7 @@ def _loop_figures(home: Path) -> list[Figure]:
         Figure(
             name="first alarm, days after 2020-03-16",
             unit="days",
-            bound="<= 15",
+            bound="0 to 15",
             value=(alarm - datetime(2020, 3, 16, tzinfo=UTC)).total_seconds() / 86_400,
         ),
         Figure(
@@ -136,13 +136,9 @@ def _accepted(definition: Model, first: str, last: str) -> pd.DataFrame:
 
 def _learning_figures() -> list[Figure]:
     definition = definitions.load(MODEL)
-    rows = _accepted(definition, "2019-01", "2020-02")
-    at = to_instants(definition.contract, rows["pickup_at"])
-    zone = definition.contract.time.zone
-    split = split_in_time(rows, at, pd.Timestamp("2019-12-01", tz=zone), pd.Timestamp("2020-01-01", tz=zone))
-    began = time.perf_counter()
-    trained = train(definition, split, definition.training, device="cpu", threads=load_settings().train_threads)
-    seconds = time.perf_counter() - began
+    split = _split(definition, "2019-01", "2019-12", "2020-01")
+    trained, seconds = _trained(definition, split)
+    _, seconds_of_all = _trained(definition, _split(definition, "2018-01", "2020-01", "2020-02"))
     answered_N = Predictor(trained.onnx, definition.contract).predict(to_columns(definition.contract, split.test))
     network = float(absolute_errors(answered_N, split.test["trip_minutes"]).mean())
     trees = _trees_error(split.train, split.test)
@@ -154,8 +150,28 @@ def _learning_figures() -> list[Figure]:
             bound="<= 1.02",
             compared_with={"network": network, "trees": trees},
         ),
-        Figure(name="one training with export and parity, 11 months", value=seconds, unit="s", bound="< 20"),
+        Figure(
+            name="slowest training, with export and parity",
+            value=max(seconds, seconds_of_all),
+            unit="s",
+            bound="< 20",
+            compared_with={"of 11 months": seconds, "of 24 months": seconds_of_all},
+        ),
     ]
+
+
+def _split(definition: Model, first: str, validation_from: str, test_from: str) -> Split:
+    """Cut the accepted rows of a month until 2020-02 by the month of the pickup."""
+    rows = _accepted(definition, first, "2020-02")
+    at = to_instants(definition.contract, rows["pickup_at"])
+    zone = definition.contract.time.zone
+    return split_in_time(rows, at, pd.Timestamp(validation_from, tz=zone), pd.Timestamp(test_from, tz=zone))
+
+
+def _trained(definition: Model, split: Split) -> tuple[Trained, float]:
+    began = time.perf_counter()
+    trained = train(definition, split, definition.training, device="cpu", threads=load_settings().train_threads)
+    return trained, time.perf_counter() - began
 
 
 def _trees_error(train_rows: pd.DataFrame, test_rows: pd.DataFrame) -> float:
