@@ -14,7 +14,7 @@ from infra.journal import Label, Position, Prediction
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
-from models import model as definitions
+from models import definitions
 from models.contract.columns import Contract, Number, Time
 
 if TYPE_CHECKING:

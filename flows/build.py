@@ -4,7 +4,7 @@ from flows.orchestration import flow
 from infra import bentos
 from infra.bentos import Built
 from infra.settings import load_settings
-from models import model as definitions
+from models import definitions
 
 
 @flow("build")

@@ -13,7 +13,7 @@ from infra.dataset import partition_path
 from infra.errors import NotFound, Unavailable
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
-from models import model as definitions
+from models import definitions
 from models.errors import DefinitionError
 from models.model import Model
 

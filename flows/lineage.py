@@ -9,7 +9,7 @@ from infra.assembly import assemble
 from infra.errors import NotFound
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
-from models import model as definitions
+from models import definitions
 from models.bundle import bundle_folder
 
 

@@ -29,7 +29,7 @@ from infra.lake.transaction import transaction
 from infra.serving_process import ServiceProcess
 from infra.settings import Settings, load_settings
 from infra.traffic import Traffic, traffic_to
-from models import model as definitions
+from models import definitions
 from models.deciding import rollout
 from models.errors import Refused
 from models.model import Model

@@ -16,17 +16,19 @@ from infra.errors import NotFound
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
-from models import model as definitions
+from models import definitions
+from models.contract.table import to_columns
 from models.deciding.rollout import Rollout
 from models.deciding.verdict import PromotionReport
-from models.model import Model
 from models.watching import alarms, profile
-from models.watching.alarms import Alarm, DetectorState
-from models.watching.profile import LossProfile, Profile
-from models.watching.windows import WindowReport, windows
+from models.watching.alarms import Alarm
+from models.watching.windows import Watched, WindowReport, judge_window, windows
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pandas as pd
+
+    from models.inference import Columns
 
 ALARM_EVENT = "okruh.alarm"
 
@@ -85,20 +87,17 @@ def judge(model: str, branch: str, as_of: datetime) -> tuple[list[WindowReport],
     commit = lake.resolve(branch)
     serving = registry.read_rollout(lake, commit)
     assert serving is not None
-    reference = profile.decode(registry.load_bundle(lake, commit, serving.champion).profile)
-    loss, since = _watched_against(lake, commit, serving, reference)
+    watched, since = _watched(lake, commit, serving)
     known = registry.read_reports(lake, commit, registry.WINDOWS, WindowReport)
-    past = [window for window in known if window.version == serving.champion and window.end > since]
-    state = past[-1].state if past else alarms.start(loss, definition.watch)
+    past = [window for window in known if window.version == watched.version and window.end > since]
+    state = past[-1].state if past else alarms.start(watched.loss, definition.watch)
     quiet = any(window.alarm for window in past)
-    spans = windows(past[-1].end if past else since, as_of, definition.watch.window_days, definition.contract.time.zone)
+    after = past[-1].end if past else since
     rows, _ = labelled_predictions(definition.contract, lake, commit)
     judged, raised = [], []
-    for start, end in spans:
-        of_window = _rows_of(rows, serving.champion, start, end)
-        report, alarm = _judge_window(definition, reference, loss, state, of_window, serving.champion, (start, end))
-        if alarm is not None and quiet:
-            report, alarm = msgspec.structs.replace(report, alarm=None), None
+    for span in windows(after, as_of, definition.watch.window_days, definition.contract.time.zone):
+        error_N, columns = _answers_of(watched, rows, span)
+        report, alarm = judge_window(watched, definition.watch, state, span, error_N, columns, quiet=quiet)
         judged.append(report)
         if alarm is not None:
             raised.append(alarm)
@@ -108,72 +107,34 @@ def judge(model: str, branch: str, as_of: datetime) -> tuple[list[WindowReport],
     return judged, raised
 
 
-def _watched_against(lake: Lake, commit: str, serving: Rollout, reference: Profile) -> tuple[LossProfile, datetime]:
-    """Give the champion's reference loss, and from when on it counts.
+def _watched(lake: Lake, commit: str, serving: Rollout) -> tuple[Watched, datetime]:
+    """Give the champion, what its windows are compared with, and from when on.
 
-    It is the loss on the rows that judged the champion; once a later candidate has lost on a large test, the champion's
-    loss on that test: this is how good it gets in the changed world.
+    Its reference is the loss on the rows that judged it; once a later candidate has lost on a large test, its loss on
+    that test: this is how good it gets in the changed world.
     """
-    verdicts = registry.read_reports(lake, commit, registry.VERDICTS, PromotionReport)
-    for verdict in reversed(verdicts):
+    bundle = registry.load_bundle(lake, commit, serving.champion)
+    reference = profile.decode(bundle.profile)
+    loss, since = reference.loss, serving.since
+    for verdict in registry.read_reports(lake, commit, registry.VERDICTS, PromotionReport):
         if verdict.ends_episode and verdict.incumbent == serving.champion and verdict.at >= serving.since:
-            return verdict.incumbent_loss, verdict.at
-    return reference.loss, serving.since
+            loss, since = verdict.incumbent_loss, verdict.at
+    watched = Watched(version=serving.champion, contract=bundle.card.contract, profile=reference, loss=loss)
+    return watched, since
 
 
-def _rows_of(rows: "pd.DataFrame", version: str, start: datetime, end: datetime) -> "pd.DataFrame":
+def _answers_of(
+    watched: Watched, rows: "pd.DataFrame", span: tuple[datetime, datetime]
+) -> "tuple[npt.NDArray[np.float64], Columns]":
+    """Give errors and inputs of the answers whose labels became known in a span, in the order that alarms watch."""
     if rows.empty:
-        return rows
-    chosen = rows[(rows["version"] == version) & (rows["known_at"] >= start) & (rows["known_at"] < end)]
-    return chosen.iloc[alarms.watching_order(chosen["id"].tolist())]
-
-
-def _judge_window(
-    definition: Model,
-    reference: Profile,
-    loss: LossProfile,
-    state: DetectorState,
-    rows: "pd.DataFrame",
-    version: str,
-    span: tuple[datetime, datetime],
-) -> tuple[WindowReport, Alarm | None]:
-    from models.contract.table import to_columns
-
-    contract, watch = definition.contract, definition.watch
+        return np.zeros(0), {}
     start, end = span
-    error_N = (
-        np.abs(rows["predicted"].to_numpy(np.float64) - rows[contract.target.name].to_numpy(np.float64))
-        if len(rows)
-        else np.zeros(0)
-    )
-    following, reached = alarms.update(state, start, np.minimum(error_N, watch.ceiling) / watch.ceiling, watch)
-    mean = float(error_N.mean()) if len(error_N) else None
-    alarm = None
-    if len(error_N) and alarms.raised(reached, watch):
-        alarm = alarms.describe(
-            following,
-            reached,
-            watch,
-            version,
-            span,
-            labels=len(error_N),
-            mean_error=float(error_N.mean()),
-            reference_error=loss.mean,
-            unit=contract.target.unit,
-        )
-    report = WindowReport(
-        start=start,
-        end=end,
-        version=version,
-        labels=len(error_N),
-        mean_error=mean,
-        reference_error=loss.mean,
-        statistic=reached / float(np.log(10)),
-        drift=profile.drift(contract, reference, to_columns(contract, rows)) if len(rows) else {},
-        alarm=alarm.id if alarm else None,
-        state=following,
-    )
-    return report, alarm
+    chosen = rows[(rows["version"] == watched.version) & (rows["known_at"] >= start) & (rows["known_at"] < end)]
+    chosen = chosen.iloc[alarms.watching_order(chosen["id"].tolist())]
+    predicted_N = chosen["predicted"].to_numpy(np.float64)
+    error_N = np.abs(predicted_N - chosen[watched.contract.target.name].to_numpy(np.float64))
+    return error_N, to_columns(watched.contract, chosen)
 
 
 def _record(lake: Lake, branch: str, judged: list[WindowReport], raised: list[Alarm]) -> None:

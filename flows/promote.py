@@ -11,7 +11,7 @@ from infra.errors import NotFound
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
-from models import model as definitions
+from models import definitions
 from models.bundle import Bundle, Card
 from models.contract.table import to_columns
 from models.deciding import promotion, rollout

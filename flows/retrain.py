@@ -13,7 +13,7 @@ from infra.dataset import Dataset, known_rows
 from infra.errors import NotFound
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
-from models import model as definitions
+from models import definitions
 from models.deciding import retraining
 from models.deciding.retraining import Episode
 from models.deciding.verdict import PromotionReport, Verdict

@@ -8,7 +8,7 @@ from infra.assembly import assemble
 from infra.errors import NotFound
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
-from models import model as definitions
+from models import definitions
 from models.deciding import rollout
 from models.deciding.rollout import Rollout
 

@@ -8,7 +8,7 @@ from infra import registry
 from infra.assembly import Platform, assemble
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
-from models import model as definitions
+from models import definitions
 from models.deciding.verdict import PromotionReport
 from models.watching.alarms import Alarm
 from models.watching.windows import WindowReport

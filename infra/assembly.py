@@ -12,8 +12,8 @@ from infra.lake.embedded import EmbeddedLake
 from infra.lake.protocol import Lake
 from infra.settings import Settings
 from infra.tracking import Tracker, make_tracker
+from models.bundle import MODEL_NAME
 
-_MODEL = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -49,6 +49,6 @@ def assemble(settings: Settings) -> Platform:
 
 def repository(model: str) -> str:
     """Give the name of a model outside Python, where no underscore is allowed. Raises: `Misconfigured`."""
-    if not _MODEL.fullmatch(model):
-        raise Misconfigured(f"model {model!r}: a name is a small letter, then at most 39 small letters, digits and '_'")
+    if not MODEL_NAME.fullmatch(model):
+        raise Misconfigured(f"model {model!r}: a name is a small letter, then 2 to 39 small letters, digits and '_'")
     return model.replace("_", "-")

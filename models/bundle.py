@@ -6,13 +6,17 @@ code, data and model together and carries the contract, so that a service needs 
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
 
 from models.contract.columns import Contract
-from models.errors import BundleError
+from models.errors import BundleError, DefinitionError
+
+MODEL_NAME = re.compile(r"[a-z][a-z0-9_]{2,39}")
+"""What a model may be called: it becomes a folder, a Bento and a repository (lakeFS takes none of fewer letters)."""
 
 FILES = ("model.onnx", "card.json", "profile.json", "state.safetensors")
 
@@ -121,7 +125,7 @@ def decode_card(content: bytes) -> Card:
     """Read a card. Raises: `BundleError`."""
     try:
         return msgspec.json.decode(content, type=Card)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, DefinitionError) as error:
         raise BundleError(f"card.json is not a card: {error}") from error
 
 

@@ -3,14 +3,12 @@
 Its parts that need torch or the training rows are functions, so that reading a definition stays cheap.
 """
 
-import importlib
-import pkgutil
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from models.bundle import MODEL_NAME
 from models.contract.columns import Contract
 from models.deciding.promotion import GateSettings
 from models.deciding.retraining import RetrainingSettings
@@ -26,10 +24,8 @@ if TYPE_CHECKING:
 
     from models.learning.loop import Examples
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-
-RESERVED = frozenset({"id", "version", "predicted", "event_at", "known_at"})
-"""What answered predictions carry beside the contract's columns."""
+RESERVED = frozenset({"id", "version", "predicted", "event_at", "known_at", "value"})
+"""What answered predictions carry beside the contract's columns, and the graph's output."""
 
 RawKind = Literal["time", "integer", "number", "text"]
 
@@ -92,27 +88,15 @@ class Model:
 
         Raises: `DefinitionError`.
         """
-        if not _NAME.fullmatch(self.name):
+        if not MODEL_NAME.fullmatch(self.name):
             raise DefinitionError(
-                f"model name {self.name!r}: use a small letter, then at most 39 small letters, digits and `_`"
+                f"model name {self.name!r}: use a small letter, then 2 to 39 small letters, digits and `_`"
             )
         declared = {column.name for column in (*self.contract.inputs, self.contract.target)}
         if taken := declared & RESERVED:
-            raise DefinitionError(f"model {self.name}: columns {sorted(taken)} are the journal's; call them otherwise")
-
-
-def names() -> list[str]:
-    """List the catalog."""
-    import models.catalog
-
-    return sorted(module.name for module in pkgutil.iter_modules(models.catalog.__path__))
-
-
-def load(name: str) -> Model:
-    """Import a definition from the catalog. Raises: `DefinitionError`."""
-    if name not in names():
-        raise DefinitionError(f"no model {name!r}; the catalog has {', '.join(names())}")
-    definition = getattr(importlib.import_module(f"models.catalog.{name}"), "MODEL", None)
-    if not isinstance(definition, Model):
-        raise DefinitionError(f"models/catalog/{name}/__init__.py must define MODEL, a models.model.Model")
-    return definition
+            raise DefinitionError(f"model {self.name}: columns {sorted(taken)} are taken; call them otherwise")
+        if self.retraining.minimum_labels * self.retraining.test_share < self.gate.minimum_rows:
+            raise DefinitionError(
+                f"model {self.name}: retraining.minimum_labels x retraining.test_share must reach gate.minimum_rows, "
+                "or the first candidate after an alarm cannot win"
+            )

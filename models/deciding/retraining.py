@@ -43,6 +43,10 @@ class RetrainingSettings:
             raise DefinitionError(f"retraining.test_share must lie between 0 and 1, not {self.test_share!r}")
         if self.minimum_labels * self.test_share < 1 or self.test_rows < 1:
             raise DefinitionError("retraining.minimum_labels, test_share and test_rows leave no label to judge with")
+        if not 1 <= self.closing_rows <= self.test_rows:
+            raise DefinitionError(
+                f"retraining.closing_rows must lie in 1..test_rows ({self.test_rows}), not {self.closing_rows!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

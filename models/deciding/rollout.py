@@ -1,6 +1,7 @@
 """Who serves: the file `rollout.json` in the lake. Changing it is promotion; restoring an earlier one is rollback."""
 
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
@@ -14,7 +15,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
     champion: str
     """Bundle version."""
-    since: datetime
+    since: Annotated[datetime, msgspec.Meta(tz=True)]
     """Event time of the promotion, aware, UTC."""
     previous: str | None = None
     """The champion before it."""
@@ -29,5 +30,5 @@ def decode(content: bytes) -> Rollout:
     """Read `rollout.json`. Raises: `BundleError`."""
     try:
         return msgspec.json.decode(content, type=Rollout)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{PATH} is not a rollout: {error}") from error

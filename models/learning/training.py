@@ -1,6 +1,7 @@
 """One training, from three spans of a table to what a bundle holds."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,10 @@ from models.learning.loop import Examples, Fitted, Report
 from models.learning.preprocessing import Prepared, prepare
 from models.learning.settings import TrainingSettings
 from models.learning.splits import Split
-from models.model import Model
 from models.watching import profile
+
+if TYPE_CHECKING:
+    from models.model import Model
 
 EXAMPLE_ROWS = 8
 PARITY_ROWS = 10_000
@@ -41,7 +44,7 @@ class Trained:
 
 
 def train(
-    model: Model,
+    model: "Model",
     split: Split,
     settings: TrainingSettings,
     *,
@@ -104,7 +107,7 @@ def _load_state(network: nn.Module, state: bytes) -> None:
         ) from error
 
 
-def _profile(model: Model, test: pd.DataFrame, predicted_N: npt.NDArray[np.float32]) -> profile.Profile:
+def _profile(model: "Model", test: pd.DataFrame, predicted_N: npt.NDArray[np.float32]) -> profile.Profile:
     errors_N = evaluation.absolute_errors(predicted_N, test[model.contract.target.name])
     return profile.Profile(
         columns=profile.describe_columns(model.contract, to_columns(model.contract, test)),

@@ -9,7 +9,7 @@ Here m is the champion's loss on its own test rows, at the upper end of one stan
 move the error by several per cent, and no one wants to retrain for less. Within a window labels are taken in the order
 of a digest of their ids, so that the cycle of a day or a week, which every whole window holds, is no evidence.
 
-Cost: O(labels x 12); the state between windows is 12 numbers, and one row of 12 a window to date a change.
+Cost: O(labels x 12); the state between windows is 12 numbers, and 12 for each of the last 60 windows to date a change.
 """
 
 import hashlib
@@ -23,6 +23,8 @@ import numpy.typing as npt
 
 from models.errors import DefinitionError
 from models.watching.profile import LossProfile
+
+_DATED_WINDOWS = 60  # a change is dated at most this many windows back, so that a state stays small
 
 STAKES = np.geomspace(0.01, 0.9, 12)
 _LEAST_NULL_MEAN = 1e-6  # a bundle without any error on its test rows must still be watched
@@ -45,10 +47,14 @@ class WatchSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot watch. Raises: `DefinitionError` naming the option."""
-        if self.window_days < 1 or self.ceiling <= 0 or self.tolerance < 0 or self.labels_between_false_alarms <= 1:
-            raise DefinitionError(
-                "watch: window_days >= 1, ceiling > 0, tolerance >= 0 and labels_between_false_alarms > 1 are needed"
-            )
+        if self.window_days < 1:
+            raise DefinitionError(f"watch.window_days must be at least 1, not {self.window_days!r}")
+        for name, above in (("ceiling", 0), ("labels_between_false_alarms", 1)):
+            if not getattr(self, name) > above:
+                raise DefinitionError(f"watch.{name} must be greater than {above}, not {getattr(self, name)!r}")
+        for name in ("tolerance", "standard_errors"):
+            if not getattr(self, name) >= 0:
+                raise DefinitionError(f"watch.{name} must be at least 0, not {getattr(self, name)!r}")
 
 
 class WindowEvidence(msgspec.Struct, frozen=True):
@@ -82,7 +88,7 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     window_start: datetime
     version: str
     statistic: float
-    """log10 of M when it crossed."""
+    """Highest log10 of M in the window."""
     threshold: float
     """log10 of A."""
     changed_at: datetime
@@ -94,10 +100,15 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start(loss: LossProfile, settings: WatchSettings) -> DetectorState:
-    """Arm a detector for a bundle from its profile."""
+    """Arm a detector for a bundle from its profile. Raises: `DefinitionError` when it could never alarm."""
     upper = loss.scaled_mean + settings.standard_errors * loss.scaled_deviation / np.sqrt(loss.rows)
     lowest = float(np.finfo(np.float64).min)
     null_mean = max(float(upper * (1 + settings.tolerance)), _LEAST_NULL_MEAN)
+    if null_mean >= 1:
+        raise DefinitionError(
+            f"watch.ceiling {settings.ceiling:g} is too low: the mean error {loss.mean:.3g} is so near to it that no rise "
+            "beyond watch.tolerance would be seen"
+        )
     return DetectorState(null_mean=null_mean, log_m=(lowest,) * len(STAKES))
 
 
@@ -105,7 +116,6 @@ def update(
     state: DetectorState,
     window_start: datetime,
     loss_N: npt.NDArray[np.float64],
-    settings: WatchSettings,  # noqa: ARG001
 ) -> tuple[DetectorState, float]:
     """Feed one window's losses, in order.
 
@@ -121,7 +131,9 @@ def update(
     statistic_N = np.logaddexp.reduce(log_m_KN, axis=0) - np.log(len(STAKES))
     evidence = WindowEvidence(window_start, tuple(walk_KN[:, -1].tolist()))
     following = DetectorState(
-        null_mean=state.null_mean, log_m=tuple(log_m_KN[:, -1].tolist()), windows=(*state.windows, evidence)
+        null_mean=state.null_mean,
+        log_m=tuple(log_m_KN[:, -1].tolist()),
+        windows=(*state.windows, evidence)[-_DATED_WINDOWS:],
     )
     return following, float(statistic_N.max())
 
@@ -162,9 +174,10 @@ def describe(
     """Put an alarm in words: what was seen, against what, how sure, and since when."""
     start_at, end = span
     changed = changed_at(state.windows)
+    rise = f" ({mean_error / reference_error - 1:+.0%})" if reference_error else ""
     detail = (
-        f"mean error {mean_error:.2f} {unit} over {labels} labels, {reference_error:.2f} when {version} was judged "
-        f"({mean_error / reference_error - 1:+.0%}); such evidence comes falsely at most once in "
+        f"mean error {mean_error:.2f} {unit} over {labels} labels, {reference_error:.2f} when {version} was judged"
+        f"{rise}; such evidence comes falsely at most once in "
         f"{settings.labels_between_false_alarms:,.0f} labels; strongest since {changed:%Y-%m-%d}"
     )
     return Alarm(

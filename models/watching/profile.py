@@ -51,7 +51,7 @@ def decode(content: bytes) -> Profile:
     """Read `profile.json`. Raises: `BundleError`."""
     try:
         return msgspec.json.decode(content, type=Profile)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"profile.json is not a profile: {error}") from error
 
 
@@ -66,8 +66,9 @@ def describe_columns(contract: Contract, columns: Columns) -> dict[str, ColumnPr
 
 
 def describe_loss(error_N: npt.NDArray[np.float64], ceiling: float) -> LossProfile:
-    """Summarise absolute errors; `ceiling` bounds the scaled loss."""
-    scaled_N = np.minimum(error_N, ceiling) / ceiling
+    """Summarise absolute errors; `ceiling` bounds the scaled loss, and stands for an error that is not finite."""
+    error_N = np.where(np.isfinite(error_N), error_N, ceiling)
+    scaled_N = scaled_loss(error_N, ceiling)
     largest = 0.5  # of anything in 0..1: what one row alone leaves possible
     return LossProfile(
         rows=len(error_N),
@@ -75,6 +76,11 @@ def describe_loss(error_N: npt.NDArray[np.float64], ceiling: float) -> LossProfi
         scaled_mean=float(scaled_N.mean()),
         scaled_deviation=float(scaled_N.std(ddof=1)) if len(error_N) > 1 else largest,
     )
+
+
+def scaled_loss(error_N: npt.NDArray[np.float64], ceiling: float) -> npt.NDArray[np.float64]:
+    """Give the losses in 0..1 that alarms watch."""
+    return np.minimum(error_N, ceiling) / ceiling
 
 
 def drift(contract: Contract, profile: Profile, columns: Columns) -> dict[str, float]:

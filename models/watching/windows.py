@@ -1,13 +1,21 @@
 """Which spans are judged, and what a judgement leaves behind."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from models.watching.alarms import DetectorState
+from models.contract.columns import Contract
+from models.inference import Columns
+from models.watching import alarms, profile
+from models.watching.alarms import Alarm, DetectorState, WatchSettings
+from models.watching.profile import LossProfile, Profile
 
+LOG_10 = float(np.log(10))
 _A_MONDAY = datetime(2018, 1, 1)
 
 
@@ -30,6 +38,65 @@ class WindowReport(msgspec.Struct, frozen=True, kw_only=True):
     """Alarm that this window raised."""
     state: DetectorState
     """What the next window goes on from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """A served bundle and what its windows are compared with."""
+
+    version: str
+    contract: Contract
+    profile: Profile
+    loss: LossProfile
+
+
+def judge_window(
+    watched: Watched,
+    settings: WatchSettings,
+    state: DetectorState,
+    span: tuple[datetime, datetime],
+    error_N: npt.NDArray[np.float64],
+    columns: Columns,
+    *,
+    quiet: bool,
+) -> tuple[WindowReport, Alarm | None]:
+    """Judge what became known in one window.
+
+    Args:
+        state: the detector after the window before.
+        error_N: absolute errors of the N answers whose labels became known, in `watching_order`.
+        columns: what was asked, as the graph's inputs.
+        quiet: an alarm about the same change was raised before; none is now.
+    """
+    start, end = span
+    labels = len(error_N)
+    following, reached = alarms.update(state, start, profile.scaled_loss(error_N, settings.ceiling))
+    alarm = None
+    if labels and not quiet and alarms.raised(reached, settings):
+        alarm = alarms.describe(
+            following,
+            reached,
+            settings,
+            watched.version,
+            span,
+            labels=labels,
+            mean_error=float(error_N.mean()),
+            reference_error=watched.loss.mean,
+            unit=watched.contract.target.unit,
+        )
+    report = WindowReport(
+        start=start,
+        end=end,
+        version=watched.version,
+        labels=labels,
+        mean_error=float(error_N.mean()) if labels else None,
+        reference_error=watched.loss.mean,
+        statistic=reached / LOG_10,
+        drift=profile.drift(watched.contract, watched.profile, columns) if labels else {},
+        alarm=alarm.id if alarm else None,
+        state=following,
+    )
+    return report, alarm
 
 
 def windows(after: datetime, until: datetime, days: int, zone: str | None) -> Iterator[tuple[datetime, datetime]]:

@@ -1,0 +1,92 @@
+"""Bundles: four files that belong together, or a refusal that says which does not."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from models.bundle import FILES, Bundle, Card, bundle_folder, decode_card
+from models.errors import BundleError
+
+BundleMaker = Callable[..., Bundle]
+
+
+def test_a_bundle_survives_its_files(make_bundle: BundleMaker) -> None:
+    bundle = make_bundle()
+
+    assert tuple(bundle.files()) == FILES
+    assert Bundle.from_files(bundle.files()) == bundle
+
+
+def test_other_files_beside_a_bundle_do_no_harm(make_bundle: BundleMaker) -> None:
+    bundle = make_bundle()
+
+    assert Bundle.from_files({**bundle.files(), "README.md": b"hello"}) == bundle
+
+
+def test_a_card_is_for_people_too(make_bundle: BundleMaker) -> None:
+    lines = make_bundle("v7").files()["card.json"].decode().splitlines()
+
+    assert '  "version": "v7",' in lines
+    assert '  "as_of": "2020-01-01T00:00:00Z",' in lines
+
+
+def test_a_card_keeps_moments_and_settings_exactly(make_bundle: BundleMaker) -> None:
+    moment = datetime(2020, 3, 1, 8, 15, 0, 123456, tzinfo=UTC)
+    card = msgspec.structs.replace(
+        make_bundle().card,
+        created_at=moment,
+        settings={"epochs": 6, "learning_rate": 8e-3, "name": "x", "fast": True, "limit": None},
+        slices={"hour": {"0-5": 0.1}},
+    )
+
+    assert decode_card(msgspec.json.encode(card)) == card
+
+
+def test_refuses_a_graph_that_is_not_the_cards(make_bundle: BundleMaker) -> None:
+    files = {**make_bundle("v1").files(), "model.onnx": make_bundle(factor=3.0).onnx}
+
+    with pytest.raises(
+        BundleError, match=r"bundle v1: model\.onnx has digest [0-9a-f]{12}, its card says [0-9a-f]{12}"
+    ):
+        Bundle.from_files(files)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_refuses_a_bundle_without_one_of_its_files(make_bundle: BundleMaker, name: str) -> None:
+    files = {path: content for path, content in make_bundle().files().items() if path != name}
+
+    with pytest.raises(BundleError, match=f"bundle lacks {name}"):
+        Bundle.from_files(files)
+
+
+def test_names_every_missing_file() -> None:
+    with pytest.raises(BundleError, match=r"lacks model\.onnx, card\.json, profile\.json, state\.safetensors"):
+        Bundle.from_files({})
+
+
+def damaged(card: Card, before: bytes, after: bytes) -> bytes:
+    content = msgspec.json.encode(card)
+    assert before in content
+    return content.replace(before, after)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"}", b""),
+        (b'"version":"v1"', b'"edition":"v1"'),
+        (b'"version":"v1"', b'"version":"\xff"'),
+        (b'"version":"v1"', b'"version":1'),
+        (b'"maximum":100.0', b'"maximum":-1.0'),
+    ],
+    ids=["cut off", "a field missing", "no UTF-8", "another type", "a contract that cannot be meant"],
+)
+def test_refuses_a_card_that_cannot_be_read(make_bundle: BundleMaker, before: bytes, after: bytes) -> None:
+    with pytest.raises(BundleError, match=r"card\.json is not a card"):
+        decode_card(damaged(make_bundle("v1").card, before, after))
+
+
+def test_each_version_has_its_folder() -> None:
+    assert bundle_folder("v1") == "bundles/v1"

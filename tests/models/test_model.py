@@ -1,0 +1,99 @@
+"""Definitions: found by name in the catalog, and refused by name where they cannot work."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import models.catalog
+from models import definitions
+from models.contract.columns import Contract, Number
+from models.errors import DefinitionError
+from models.model import RESERVED, Model, Sample
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that belongs to the catalog for one test."""
+    monkeypatch.setattr(models.catalog, "__path__", [*models.catalog.__path__, str(tmp_path)])
+    return tmp_path
+
+
+def define(catalog: Path, name: str, source: str) -> None:
+    (catalog / name).mkdir()
+    (catalog / name / "__init__.py").write_text(source)
+
+
+@pytest.mark.parametrize("name", definitions.names())
+def test_every_model_of_the_catalog_loads_under_its_name(name: str) -> None:
+    assert definitions.load(name).name == name
+
+
+def test_lists_the_catalog() -> None:
+    assert "taxi_eta" in definitions.names()
+
+
+@pytest.mark.parametrize("name", ["taxi", "", "taxi_eta.network", "../taxi_eta", "errors"])
+def test_refuses_an_unknown_name_and_lists_the_known_ones(name: str) -> None:
+    with pytest.raises(DefinitionError, match=r"no model .*; the catalog has .*taxi_eta"):
+        definitions.load(name)
+
+
+@pytest.mark.parametrize(("name", "source"), [("hollow", ""), ("half_done", "MODEL = 'soon'")])
+def test_refuses_a_folder_without_a_model(catalog: Path, name: str, source: str) -> None:
+    define(catalog, name, source)
+
+    with pytest.raises(DefinitionError, match=rf"models/catalog/{name}/__init__\.py must define MODEL"):
+        definitions.load(name)
+
+
+def test_refuses_a_copy_that_kept_its_name(catalog: Path) -> None:
+    define(catalog, "taxi_copy", "from models.catalog.taxi_eta import MODEL")
+
+    with pytest.raises(DefinitionError, match="models/catalog/taxi_copy defines the model 'taxi_eta'"):
+        definitions.load("taxi_copy")
+
+
+@pytest.mark.parametrize("name", ["eta", "taxi_eta", "eta2", "a" * 40])
+def test_takes_a_name_that_can_be_a_folder(ride_model: Model, name: str) -> None:
+    assert replace(ride_model, name=name).name == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "ab", "Taxi", "taxi-eta", "2taxi", "_taxi", "taxi eta", "taxi/eta", "žluťák", "a" * 41]
+)
+def test_refuses_a_name_that_cannot_be_a_folder(ride_model: Model, name: str) -> None:
+    with pytest.raises(DefinitionError, match="use a small letter"):
+        replace(ride_model, name=name)
+
+
+def with_feature(contract: Contract, name: str) -> Contract:
+    return msgspec.structs.replace(contract, features=(Number(name=name, unit="m", minimum=0, maximum=1),))
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_refuses_a_column_whose_name_is_taken(ride_model: Model, name: str) -> None:
+    with pytest.raises(DefinitionError, match=rf"model rides: columns \['{name}'\] are taken"):
+        replace(ride_model, contract=with_feature(ride_model.contract, name))
+
+
+def test_refuses_a_target_and_a_time_whose_names_are_taken(ride_model: Model) -> None:
+    contract = ride_model.contract
+    time = msgspec.structs.replace(contract.time, name="event_at")
+    target = msgspec.structs.replace(contract.target, name="predicted")
+
+    with pytest.raises(DefinitionError, match=r"columns \['event_at', 'predicted'\] are taken"):
+        replace(ride_model, contract=msgspec.structs.replace(contract, time=time, target=target))
+
+
+def test_a_sample_has_one_file_a_month(tmp_path: Path) -> None:
+    sample = Sample(
+        folder=tmp_path,
+        file_name="rides_{month}.parquet",
+        history_from="2020-01",
+        play_from="2020-02",
+        play_to="2020-03",
+    )
+
+    assert sample.file("2020-02") == tmp_path / "rides_2020-02.parquet"
