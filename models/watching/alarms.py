@@ -106,8 +106,8 @@ def start(loss: LossProfile, settings: WatchSettings) -> DetectorState:
     null_mean = max(float(upper * (1 + settings.tolerance)), _LEAST_NULL_MEAN)
     if null_mean >= 1:
         raise DefinitionError(
-            f"watch.ceiling {settings.ceiling:g} is too low: the mean error {loss.mean:.3g} is so near to it that no rise "
-            "beyond watch.tolerance would be seen"
+            f"watch.ceiling {settings.ceiling:g} is too low: the mean error {loss.mean:.3g} is so near to it that no "
+            "rise beyond watch.tolerance would be seen"
         )
     return DetectorState(null_mean=null_mean, log_m=(lowest,) * len(STAKES))
 

@@ -56,7 +56,7 @@ def test_gives_the_statistic_that_can_be_computed_by_hand() -> None:
     assert math.exp(reached_by_three) == pytest.approx(3 - mean_stake - mean_square)
 
 
-@given(losses, st.floats(0.01, 1))
+@given(losses, st.floats(0.01, 0.99))
 def test_gives_the_statistic_of_its_definition(losses: list[float], null_mean: float) -> None:
     expected = statistics_by_definition(losses, null_mean)
 
@@ -270,3 +270,10 @@ def test_an_alarm_against_a_reference_without_errors_gives_no_percentage() -> No
 def test_refuses_settings_that_cannot_watch_by_name(option: str, value: float) -> None:
     with pytest.raises(DefinitionError, match=rf"watch\.{option} must be .*, not {value}"):
         WatchSettings(**{option: value})  # type: ignore[arg-type]
+
+
+def test_refuses_a_ceiling_under_which_no_rise_can_be_seen() -> None:
+    near = LossProfile(rows=400, mean=27.0, scaled_mean=0.9, scaled_deviation=0.1)
+
+    with pytest.raises(DefinitionError, match=r"watch\.ceiling 30 is too low"):
+        alarms.start(near, WatchSettings(ceiling=30.0))
