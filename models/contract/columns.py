@@ -97,6 +97,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         names += [self.known] if self.known else []
         if repeated := {name for name in names if names.count(name) > 1}:
             raise DefinitionError(f"contract: columns {sorted(repeated)} are declared more than once")
+        if odd := [name for name in names if not name or "/" in name]:
+            raise DefinitionError(f"contract: columns {odd} need names, and names without a `/`")
         if unknown := set(self.unique) - set(names):
             raise DefinitionError(f"contract: unique names {sorted(unknown)}, which are no columns of it")
         if self.target.nullable:

@@ -24,6 +24,9 @@ from models.learning.preprocessing import CATEGORIES, NUMBERS, PREFIX, TIME_PART
 
 PARITY_BATCHES = (1, 2, 7, 64)
 
+NETWORK = "network/"
+"""How the names of the network's part begin, so that none of them is a column's."""
+
 
 def export(network: nn.Module, contract: Contract, example: Prepared) -> bytes:
     """Write preprocessing and network as one ONNX graph.
@@ -36,7 +39,9 @@ def export(network: nn.Module, contract: Contract, example: Prepared) -> bytes:
     core = _export_core(network, example)
     front = preprocessing.build(contract)
     names = [name for name in (NUMBERS, CATEGORIES, TIME_PARTS) if name in {node.name for node in core.graph.input}]
-    whole = compose.merge_models(front, core, io_map=[(PREFIX + name, name) for name in names], outputs=[OUTPUT])
+    io_map = [(PREFIX + name, NETWORK + name) for name in names]
+    whole = compose.merge_models(front, compose.add_prefix(core, NETWORK), io_map=io_map, outputs=[NETWORK + OUTPUT])
+    _rename_output(whole.graph, NETWORK + OUTPUT, OUTPUT)
     del whole.metadata_props[:]
     whole.producer_name, whole.producer_version, whole.doc_string = "okruh", "", ""
     whole.graph.name = "model"
@@ -47,6 +52,14 @@ def export(network: nn.Module, contract: Contract, example: Prepared) -> bytes:
     del whole.graph.value_info[:]
     onnx.checker.check_model(whole, full_check=True)
     return bytes(whole.SerializeToString(deterministic=True))
+
+
+def _rename_output(graph: onnx.GraphProto, name: str, wanted: str) -> None:
+    for output in graph.output:
+        output.name = wanted if output.name == name else output.name
+    for node in graph.node:
+        node.output[:] = [wanted if found == name else found for found in node.output]
+        node.input[:] = [wanted if found == name else found for found in node.input]
 
 
 def _export_core(network: nn.Module, example: Prepared) -> onnx.ModelProto:

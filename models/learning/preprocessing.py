@@ -23,7 +23,8 @@ ML_OPSET = 4
 IR_VERSION = 10
 
 NUMBERS, CATEGORIES, TIME_PARTS = "numbers", "categories", "time_parts"
-PREFIX = "prepared_"
+PREFIX = "prepared/"
+"""How the graph's own names begin; no column's name holds a `/`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +82,13 @@ class _Graph:
 
     def call(self, operator: str, *arguments: str, output: str | None = None, **attributes: Any) -> str:
         """Add one node."""
-        result = output or f"pre_{len(self._nodes)}"
+        result = output or f"{PREFIX}{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, list(arguments), [result], **attributes))
         return result
 
     def constant(self, value: Sequence[int] | int) -> str:
         """Name an int64 constant."""
-        name = f"pre_constant_{value}"
+        name = f"{PREFIX}constant_{value}"
         self._constants[name] = numpy_helper.from_array(np.asarray(value, np.int64), name)
         return name
 

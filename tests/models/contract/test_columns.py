@@ -39,6 +39,7 @@ def category(*values: int | str) -> Changed:
         (Changed(features=(Number(name="size", unit="m", minimum=1, maximum=1),)), "'size' needs minimum < maximum"),
         (Changed(target=Number(name="price", unit="EUR", minimum=2, maximum=1)), "'price' needs minimum < maximum"),
         (Changed(target=msgspec.structs.replace(TARGET, nullable=True)), "'price' may not be nullable"),
+        (Changed(features=(Number(name="a/b", unit="m", minimum=0, maximum=1),)), r"\['a/b'\] need names"),
         (Changed(unique=("size", "weight")), r"unique names \['weight'\]"),
         (category(), "'kind' has no values"),
         (category(1, "a"), "'kind' mixes kinds"),
