@@ -1,7 +1,7 @@
 """A served Bento as a child process: started, waited for, stopped, always by its own process ids.
 
-It runs in a process group of its own and writes its log under `settings.home/logs`. Whoever starts it stops it; a
-starter that is killed leaves it running.
+It runs in a process group of its own and writes its log under `settings.home/logs`. Whoever starts it stops it; it does
+not outlive a starter that is killed.
 """
 
 import os
@@ -19,6 +19,7 @@ from urllib.request import urlopen
 
 from infra.bentos import bentoml_environment, last_error, serve_command
 from infra.errors import Unavailable
+from infra.guard import Guard
 from infra.settings import Settings
 
 _HOST = "127.0.0.1"
@@ -32,6 +33,7 @@ class ServiceProcess:
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self._process = process
+        self._guard = Guard.of_group(process.pid)
         self.url = f"http://{_HOST}:{port}"
         """Where it answers."""
         self.log = log
@@ -87,7 +89,9 @@ class ServiceProcess:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_s)
         _kill_group(self.pid)
-        return self._process.wait()
+        status = self._process.wait()
+        self._guard.release()
+        return status
 
     def _wait_until_ready(self, within_s: float) -> None:
         deadline = time.monotonic() + within_s

@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime
 
 from flows.ingest import ingest
+from flows.orchestration import on_a_laptop
 from flows.promote import promote
 from flows.train import train
 from models.catalog.taxi_eta import MODEL
@@ -38,4 +39,5 @@ def _say(word: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with on_a_laptop():
+        main(sys.argv[1])

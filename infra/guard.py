@@ -1,0 +1,40 @@
+"""Children that do not outlive whoever started them, not even where that was killed (`kill -9`).
+
+A guard is a shell, in a session of its own, that waits for the end of a pipe whose other end only the starter holds.
+When the starter is gone, in whatever way, it ends the child. Cost: one idle shell a guarded child.
+"""
+
+import subprocess
+from typing import Self
+
+_SCRIPT = 'while read -r _; do :; done; kill -s TERM -- "$0"; sleep 5; kill -s KILL -- "$0"'
+
+
+class Guard:
+    """Ends one process, or one process group, when this process ends."""
+
+    def __init__(self, target: int) -> None:
+        self._shell = subprocess.Popen(  # noqa: S603 (our own script)
+            ["/bin/sh", "-c", _SCRIPT, str(target)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @classmethod
+    def of_process(cls, pid: int) -> Self:
+        """Guard one process."""
+        return cls(pid)
+
+    @classmethod
+    def of_group(cls, group: int) -> Self:
+        """Guard a process group."""
+        return cls(-group)
+
+    def release(self) -> None:
+        """Guard no longer: the child has ended, and its id may soon be another's."""
+        self._shell.kill()
+        self._shell.wait()
+        assert self._shell.stdin is not None
+        self._shell.stdin.close()

@@ -1,0 +1,54 @@
+"""A guarded child ends with its starter, however that ended, and is left alone once it is released."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from infra import bentos
+
+STARTER = """
+import subprocess, sys
+from infra.guard import Guard
+
+child = subprocess.Popen(["/bin/sh", "-c", "echo started; exec sleep 1000"], start_new_session=True)
+guard = {guard}
+sys.stdin.read()
+"""
+
+
+def start(guard: str) -> "subprocess.Popen[str]":
+    """Start a process that starts a child, which shares its standard output, and guards it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", STARTER.format(guard=guard)],
+        cwd=bentos.SOURCES,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("guard", ["Guard.of_process(child.pid)", "Guard.of_group(child.pid)"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_does_not_outlive_its_starter(guard: str, number: signal.Signals) -> None:
+    with start(guard) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == "started\n"
+
+        starter.send_signal(number)
+
+        assert starter.stdout.read() == ""  # ends when the child has
+
+
+def test_a_released_child_is_left_alone() -> None:
+    with start("Guard.of_process(child.pid); guard.release(); print(child.pid, flush=True)") as starter:
+        assert starter.stdout is not None
+        _, pid = starter.stdout.readline(), int(starter.stdout.readline())
+
+        starter.kill()
+        starter.wait()
+
+        child = subprocess.run(["/bin/kill", "-TERM", str(pid)], check=False)
+        assert child.returncode == 0  # it was there to be ended
+        assert starter.stdout.read() == ""
