@@ -16,7 +16,7 @@ from infra.lake.transaction import transaction
 from infra.provenance import code_commit, environment_digest, source_digest
 from infra.settings import load_settings
 from infra.tracking import Run
-from models import model as definitions
+from models import definitions
 from models.bundle import Bundle, Card, DataReference, Origin, bundle_folder
 from models.errors import ContractError, OkruhError
 from models.learning.settings import TrainingSettings
@@ -59,7 +59,7 @@ def train(
     as_of: datetime | None = None,
     branch: str | None = None,
     learn_from: datetime | None = None,
-    overrides: dict[str, float] | None = None,
+    overrides: dict[str, int | float] | None = None,
 ) -> Registered:
     """Train a network from scratch on everything known and register it as a bundle; it does not serve yet.
 

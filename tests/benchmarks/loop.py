@@ -16,7 +16,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 from infra import tables
 from infra.settings import load_settings
-from models import model as definitions
+from models import definitions
 from models.contract.table import to_columns, to_instants, validate
 from models.inference import Predictor
 from models.learning.evaluation import absolute_errors
