@@ -168,7 +168,9 @@ def is_whole(folder: Path) -> bool:
 
 def _run_build(settings: Settings, stage: Path, tag: str) -> None:
     name, version = tag.split(":")
-    command = [sys.executable, "-m", "bentoml", "build", str(stage), "--name", name, "--version", version]
+    named = ["--name", name, "--version", version]
+    file = ["--bentofile", str(stage / "bentofile.yaml")]  # looked for, it is refused below a hidden folder (.okruh)
+    command = [sys.executable, "-m", "bentoml", "build", str(stage), *named, *file]
     environment = bentoml_environment(settings)
     done = subprocess.run(command, cwd=stage, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:

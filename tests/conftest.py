@@ -46,7 +46,7 @@ def make_bundle(tiny_contract: Contract) -> BundleMaker:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings of a fresh home, for the model `tiny`."""
-    return Settings(home=tmp_path / "home", model="tiny", rollout_poll_s=0.05)
+    return Settings(home=tmp_path / ".okruh", model="tiny", rollout_poll_s=0.05)
 
 
 def _graph(factor: float) -> bytes:

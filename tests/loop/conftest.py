@@ -15,7 +15,7 @@ class Laptop:
     """Runs this checkout's programs in a state of its own."""
 
     def __init__(self, root: Path) -> None:
-        self.home = root / "state"
+        self.home = root / ".okruh"
         self._outside = [root / "HOME", root / "TMPDIR"]
         for folder in self._outside:
             folder.mkdir()
