@@ -5,24 +5,48 @@ standard error. Exit codes: 0 done, 1 failed, 2 wrong use, 3 a verdict said no. 
 `okruh --help` needs none of them, and verbs that only read do not start Prefect.
 """
 
+import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from types import FrameType
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import typer
 
 from flows import screens
+from flows.progress import waiting
 from infra.errors import Misconfigured, NotFound
 from models.errors import DefinitionError, OkruhError, Refused
 
 DONE, FAILED, WRONG_USE, REFUSED = 0, 1, 2, 3
+BY_SIGNAL = 128
 
 R = TypeVar("R")
 
+
+class _Verbs(typer.core.TyperGroup):
+    """Ends every verb as one line and an exit code, whatever stands in its way."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with _errors():
+            return super().invoke(ctx)
+
+
+def _known(model: str) -> str:
+    """Refuse a model that the catalog lacks before anything is started."""
+    from models import definitions
+
+    return definitions.load(model).name
+
+
 app = typer.Typer(
+    cls=_Verbs,
     help="Okruh closes the loop of machine learning in production.",
     no_args_is_help=True,
     add_completion=False,
@@ -30,7 +54,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name in models/catalog.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name in models/catalog.", callback=_known)]
 Branch = Annotated[str | None, typer.Option(help="Lake branch; without it, OKRUH_BRANCH.")]
 AsOf = Annotated[str | None, typer.Option(metavar="TIME", help="Only what was known then, ISO 8601; without it, now.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -48,7 +72,7 @@ def ingest(
     """Bring raw files into the lake, validated, a commit each."""
     from flows.ingest import ingest as run
 
-    _show(_flow(lambda: run(model, source, branch)), screens.ingested, as_json)
+    _show(_flow(lambda: run(model, source, branch), f"ingesting for {model}"), screens.ingested, as_json)
 
 
 @app.command()
@@ -56,13 +80,19 @@ def train(
     model: ModelName,
     as_of: AsOf = None,
     learn_from: Annotated[str | None, typer.Option(metavar="TIME", help="Only rows about later moments.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A training setting to change, such as epochs=2; repeatable."),
+    ] = None,
     branch: Branch = None,
     as_json: Json = False,
 ) -> None:
     """Train a network and register it as a bundle."""
+    moment, first, overrides = _moment(as_of), _moment(learn_from), _training_settings(model, changes or [])
     from flows.train import train as run
 
-    _show(_flow(lambda: run(model, _moment(as_of), branch, _moment(learn_from))), screens.registered, as_json)
+    registered = _flow(lambda: run(model, moment, branch, first, overrides), f"training {model}")
+    _show(registered, screens.registered, as_json)
 
 
 @app.command()
@@ -73,10 +103,10 @@ def promote(
     branch: Branch = None,
     as_json: Json = False,
 ) -> None:
-    """Let a candidate serve if it beats the champion (exit 3 if it does not)."""
+    """Let a candidate serve if it beats the champion; else exit 3."""
     from flows.promote import promote as run
 
-    report = _flow(lambda: run(model, version, _moment(as_of), branch))
+    report = _flow(lambda: run(model, version, _moment(as_of), branch), f"judging a candidate of {model}")
     _show(report, screens.judged, as_json)
     raise typer.Exit(DONE if report.allowed else REFUSED)
 
@@ -86,7 +116,7 @@ def build(model: ModelName, branch: Branch = None, as_json: Json = False) -> Non
     """Build a Bento that contains the champion."""
     from flows.build import build as run
 
-    _show(_flow(lambda: run(model, branch)), screens.built, as_json)
+    _show(_flow(lambda: run(model, branch), f"building {model}"), screens.built, as_json)
 
 
 @app.command()
@@ -106,15 +136,15 @@ def monitor(model: ModelName, as_of: AsOf = None, branch: Branch = None, as_json
     """Judge the windows that ended; raise alarms."""
     from flows.monitor import monitor as run
 
-    _show(_flow(lambda: run(model, _moment(as_of), branch)), screens.monitored, as_json)
+    _show(_flow(lambda: run(model, _moment(as_of), branch), f"looking at {model}"), screens.monitored, as_json)
 
 
 @app.command()
 def retrain(model: ModelName, as_of: AsOf = None, branch: Branch = None, as_json: Json = False) -> None:
-    """Train the champion on after an alarm, and promote what wins (exit 3 if nothing does)."""
+    """Train on after an alarm and promote what wins; else exit 3."""
     from flows.retrain import retrain as run
 
-    done = _flow(lambda: run(model, _moment(as_of), branch))
+    done = _flow(lambda: run(model, _moment(as_of), branch), f"retraining {model}")
     _show(done, screens.retrained, as_json)
     raise typer.Exit(DONE if done.verdict is not None and done.verdict.allowed else REFUSED)
 
@@ -129,7 +159,7 @@ def rollback(
     """Let an earlier champion serve again."""
     from flows.rollback import rollback as run
 
-    _show(_flow(lambda: run(model, to, None, branch)), screens.rolled_back, as_json)
+    _show(_flow(lambda: run(model, to, None, branch), f"rolling {model} back"), screens.rolled_back, as_json)
 
 
 @app.command()
@@ -140,7 +170,7 @@ def loop(
     play_to: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="Last month played.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run the whole circuit on the model's sample, from raw files to a retrained service."""
+    """Run the whole circuit on the model's sample data."""
     from flows.loop import loop as run
 
     _show(_flow(lambda: run(model, history_from, play_from, play_to, show_progress=True)), screens.story, as_json)
@@ -168,9 +198,22 @@ def lineage(
 
 
 def main() -> None:
-    """Run the command and turn errors into one line and an exit code."""
-    with _errors():
-        app(standalone_mode=True)
+    """Run the command."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
+    logging.raiseExceptions = False  # a product whose own log meets a full disk would print a traceback
+    app(prog_name="okruh")
+
+
+_signals: list[int] = []
+"""Signals that told this process to end."""
+
+
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    """End in order: what was started, Prefect's server or a service, is stopped on the way."""
+    _signals.append(number)
+    raise KeyboardInterrupt
 
 
 @contextmanager
@@ -178,11 +221,29 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except OkruhError as error:
-        print(f"okruh: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(_exit_code(error))
+        _end(str(error), _exit_code(error))
     except KeyboardInterrupt:
-        print("okruh: interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+        _end_interrupted()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail again at exit
+        _end("standard output was closed before everything was written", FAILED)
+    except Exception as error:
+        if _signals:  # a flow tells Prefect's server that it was interrupted, and that may be gone as well
+            _end_interrupted()
+        from flows import faults
+
+        if (reason := faults.explain(error)) is None:
+            raise
+        _end(reason, FAILED)
+
+
+def _end_interrupted() -> NoReturn:
+    _end("interrupted; run the same command again to go on", BY_SIGNAL + (_signals[0] if _signals else signal.SIGINT))
+
+
+def _end(reason: str, code: int) -> NoReturn:
+    print(f"okruh: {' '.join(reason.split())}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)
 
 
 def _exit_code(error: OkruhError) -> int:
@@ -195,10 +256,13 @@ def _exit_code(error: OkruhError) -> int:
             return FAILED
 
 
-def _flow(run: Callable[[], R]) -> R:
+def _flow(run: Callable[[], R], doing: str = "") -> R:
+    from flows import faults
     from flows.orchestration import on_a_laptop
+    from infra.settings import load_settings
 
-    with on_a_laptop():
+    faults.check_room(load_settings().home)
+    with waiting(doing), on_a_laptop():
         return run()
 
 
@@ -219,6 +283,26 @@ def _moment(text: str | None) -> datetime | None:
     except ValueError as error:
         raise Misconfigured(f"{text!r} is not an ISO 8601 time such as 2020-03-30T00:00:00Z") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _training_settings(model: str, changes: list[str]) -> dict[str, int | float]:
+    """Read `name=value` pairs, and refuse what could not train. Raises: `Misconfigured`, `DefinitionError`."""
+    from models import definitions
+    from models.learning.settings import TrainingSettings
+
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(TrainingSettings)}
+    settings: dict[str, int | float] = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in kinds:
+            raise Misconfigured(f"--set {change}: no training setting {name!r}; there are {', '.join(kinds)}")
+        try:
+            settings[name] = kinds[name](text)
+        except ValueError as error:
+            kind = "a whole number" if kinds[name] is int else "a number"
+            raise Misconfigured(f"--set {change}: {name} takes {kind}, not {text!r}") from error
+    definitions.load(model).training.with_changes(**settings)
+    return settings
 
 
 if __name__ == "__main__":

@@ -9,9 +9,13 @@ Steps are tasks whose results are kept and found again by a key that names every
 they read, of their settings, and of the package's sources. Keys are small strings: Prefect would hash whole tables.
 """
 
+import atexit
 import hashlib
+import logging
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -19,6 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 
 from infra.errors import Unavailable
+from infra.guard import Guard
 from infra.provenance import source_digest
 from infra.settings import Settings, load_settings
 
@@ -45,6 +50,8 @@ def _set_environment(settings: Settings) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = str(settings.home / "tmp")
     if not os.environ.get("PREFECT_API_URL"):
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the caller gets the error itself
+        os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+        logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # it would say that it is still at work
     try:
         (settings.home / "tmp").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,7 +63,11 @@ _set_environment(load_settings())
 import prefect  # noqa: E402
 from prefect import Flow, State, Task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
+from prefect.settings import (  # noqa: E402
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -130,9 +141,51 @@ def emit(event: str, model: str, payload: dict[str, Any]) -> None:
 
 @contextmanager
 def on_a_laptop() -> Iterator[None]:
-    """Spare flow runs their heartbeats where only a temporary server would hear them; each costs its run a second."""
+    """Have a temporary server where no other is named, with what only a shared server needs switched off.
+
+    Heartbeats would cost each flow run a second. A server of our own that is gone does not come back, so that waiting
+    for it as long as for a shared one (a minute) is in vain. Raises: `Unavailable` where it does not start.
+    """
     if os.environ.get("PREFECT_API_URL"):
         yield
         return
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    _start_server()
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_CLIENT_MAX_RETRIES: 2}):
         yield
+
+
+def _start_server() -> None:
+    """Start the temporary server: out of Ctrl-C's reach, for flows end first, and not to outlive a killed command.
+
+    A terminal sends Ctrl-C to every process. A child inherits the blocked signals of the thread that starts it; our own
+    Ctrl-C reaches the main thread.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+
+    failures: list[Exception] = []
+    guards: list[Guard] = []
+    atexit.register(_release, guards)  # registered before the server's own end, so that it comes after it
+
+    def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+        try:
+            server = SubprocessASGIServer()
+            server.start()
+            assert server.server_process is not None
+            guards.append(Guard.of_process(server.server_process.pid))
+        except Exception as error:  # noqa: BLE001 (raised again by who waits)
+            failures.append(error)
+
+    starting = threading.Thread(target=start, daemon=True)
+    starting.start()
+    starting.join()
+    if failures:
+        raise Unavailable(
+            f"Prefect's temporary server does not start ({str(failures[0]).strip()}): check space and permissions of "
+            f"{os.environ['PREFECT_HOME']}, or set PREFECT_API_URL to a server that runs"
+        ) from failures[0]
+
+
+def _release(guards: list[Guard]) -> None:
+    for guard in guards:
+        guard.release()

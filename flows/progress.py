@@ -19,6 +19,19 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 
+@contextmanager
+def waiting(doing: str) -> Iterator[None]:
+    """Show on a terminal that something is going on while the block runs; leaves nothing behind."""
+    console = Console(stderr=True)
+    if not (doing and console.is_terminal):
+        yield
+        return
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Bars(*columns, console=console, transient=True) as bars:
+        bars.add_task(doing, total=None)
+        yield
+
+
 class Progress:
     """A display of named steps, one at a time; lines stay when a step ends."""
 

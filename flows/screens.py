@@ -1,9 +1,18 @@
-"""What the command shows to people: one function a result."""
+"""What the command shows to people: one function a result.
 
+Ids are never cut or broken, so that they can be copied: where a line is too long it is the terminal that wraps it.
+Prose is wrapped between words on a terminal and not at all in a file or a pipe, where a line is a record. Text is
+printed as it is; brackets in it are no markup.
+"""
+
+import textwrap
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from flows.ingest import Ingested
@@ -17,144 +26,220 @@ if TYPE_CHECKING:
     from models.deciding.rollout import Rollout
     from models.deciding.verdict import PromotionReport
 
-_console = Console(highlight=False, soft_wrap=False)
+_UNLIMITED = 10_000
+_INDENT = 14
+
+
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command to say that nobody reads any more."""
+        raise BrokenPipeError
+
+
+_console = _Screen(highlight=False, markup=False, emoji=False)
 
 
 def ingested(results: "list[Ingested]") -> None:
-    """Show what became of each file."""
-    table = Table("file", "partition", "rows", "in quarantine", "commit", "", box=None)
+    """Show what became of each file; commits where there is room for them (`--json` always has them)."""
+    with_commits = _width() >= max(len(one.file) for one in results) + 115
+    columns = ["file", "partition", "rows", "in quarantine", "", *(["commit"] if with_commits else [])]
+    table = _table(*columns, numbers=("rows", "in quarantine"))
     for one in results:
-        cached = "cached" if one.cached else ""
-        table.add_row(one.file, one.partition, f"{one.rows:,}", f"{one.refused:,}", one.commit[:12], cached)
-    _console.print(table)
+        cells = [one.file, one.partition, f"{one.rows:,}", f"{one.refused:,}", "cached" if one.cached else "new"]
+        table.add_row(*cells, *([one.commit] if with_commits else []))
+    _print_table(table)
 
 
 def registered(result: "Registered") -> None:
     """Show a new bundle."""
-    _console.print(f"{result.version} registered{' (cached)' if result.cached else ''}")
+    _print(
+        f"{result.version} registered{' (cached)' if result.cached else ''}; `okruh promote` lets it serve if it wins"
+    )
     for name, value in result.metrics.items():
-        _console.print(f"  {name:<24}{value:,.3f}")
+        _print(f"  {name:<24}{value:,.{0 if value.is_integer() else 3}f}")
 
 
 def judged(report: "PromotionReport") -> None:
     """Show a verdict."""
-    _console.print(f"{report.version} {'promoted' if report.allowed else 'not promoted'}")
+    _print(f"{report.version} {'promoted' if report.allowed else 'not promoted'}")
     for reason in report.reasons:
-        _console.print(f"  {reason}")
+        _print_prose("  ", reason)
 
 
 def built(result: "Built") -> None:
     """Show a Bento's tag."""
-    _console.print(f"{result.tag}{'' if result.fresh else ' (cached)'}")
+    _print(f"{result.tag}{'' if result.fresh else ' (cached)'}")
 
 
 def monitored(result: "Monitored") -> None:
     """Show what one look has found."""
-    _console.print(f"archived {result.archived_predictions:,} predictions, {result.archived_labels:,} labels")
-    table = Table("window", "version", "labels", "error", "reference", "log10 M", "alarm", box=None)
+    _print(f"archived {result.archived_predictions:,} predictions, {result.archived_labels:,} labels")
+    numbers = ("labels", "error", "reference", "log10 M")
+    table = _table("window", "version", *numbers, "alarm", numbers=numbers)
     for window in result.windows:
         error = "" if window.mean_error is None else f"{window.mean_error:.2f}"
         span = f"{window.start:%Y-%m-%d} to {window.end:%Y-%m-%d}"
         reference, statistic = f"{window.reference_error:.2f}", f"{window.statistic:.1f}"
         table.add_row(span, window.version, f"{window.labels:,}", error, reference, statistic, window.alarm or "")
-    _console.print(table if result.windows else "no window has ended since the last look")
+    if result.windows:
+        _print_table(table)
+    else:
+        _print("no window has ended since the last look")
     for alarm in result.alarms:
-        _console.print(f"alarm: {alarm.detail}")
-    _console.print(f"retraining {'is due' if result.retraining_due else 'is not due'}: {'; '.join(result.reasons)}")
+        _print_prose("alarm: ", alarm.detail)
+    due = "is due" if result.retraining_due else "is not due"
+    _print_prose(f"retraining {due}: ", "; ".join(result.reasons), indent=2)
 
 
 def retrained(result: "Retrained") -> None:
     """Show what became of a wish to train again."""
     if result.verdict is None:
-        _console.print(f"nothing trained: {'; '.join(result.reasons)}")
+        _print_prose("nothing trained: ", "; ".join(result.reasons), indent=2)
     else:
         judged(result.verdict)
 
 
 def rolled_back(result: "Rollout") -> None:
     """Show who serves now."""
-    _console.print(f"{result.champion} serves again, instead of {result.previous}")
+    _print(f"{result.champion} serves again, instead of {result.previous}")
 
 
 def status(result: "Status") -> None:
     """Show each line of a model."""
     if not result.lines:
-        _console.print(f"{result.model} has {result.bundles} bundles and no champion")
-    for line in result.lines:
-        _console.print(_status_table(line, result.unit))
+        bundles = f"{result.bundles} bundle{'' if result.bundles == 1 else 's'}"
+        first = f"`okruh promote {result.model}`" if result.bundles else f"`okruh ingest {result.model}` and train next"
+        _print(f"{result.model} has {bundles} and no champion; run {first}")
+    for number, line in enumerate(result.lines):
+        _print(f"{'' if number == 0 else chr(10)}{result.model} on branch {line.branch}", style="bold")
+        _print_fields(_of_line(line, result.unit, datetime.now(UTC)))
 
 
-def _status_table(line: "Line", unit: str) -> Table:
-    table = Table(box=None, show_header=False, title=f"branch {line.branch}", title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+def _of_line(line: "Line", unit: str, now: datetime) -> Mapping[str, str]:
     window = "none yet"
     if line.last_window_end is not None:
         error = "no labels" if line.last_window_error is None else f"error {line.last_window_error:.2f} {unit}"
         window = f"until {line.last_window_end:%Y-%m-%d}: {error}"
-    before = f", before it {line.previous}" if line.previous else ""
-    rows = {
-        "champion": f"{line.champion} since {line.since:%Y-%m-%d %H:%M} UTC{before}",
-        "trained on": f"{line.trained_rows:,} rows known at {line.trained_as_of:%Y-%m-%d}, "
-        f"lake commit {line.trained_on_commit[:12]}",
+    return {
+        "champion": line.champion,
+        "serves": f"for {_age(now - line.since)}, since {line.since:%Y-%m-%d %H:%M} UTC",
+        "before it": line.previous or "none",
+        "trained on": f"{line.trained_rows:,} rows known at {line.trained_as_of:%Y-%m-%d %H:%M} UTC",
+        "lake commit": line.trained_on_commit,
         "test error": f"{line.test_error:.2f} {unit}",
         "last window": window,
         "last alarm": line.last_alarm or "none",
         "last verdict": line.last_verdict or "none",
         "traffic": f"{line.predictions:,} predictions, {line.labels:,} labels",
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+
+
+def _age(span: timedelta) -> str:
+    """Say how long, in the largest unit of which there are two."""
+    minutes = max(0, int(span.total_seconds() // 60))
+    for unit, size in (("days", 24 * 60), ("hours", 60)):
+        if minutes >= 2 * size:
+            return f"{minutes // size:,} {unit}"
+    return f"{minutes} minute{'' if minutes == 1 else 's'}"
 
 
 def lineage(result: "Lineage") -> None:
     """Show a chain, from the answer to its origins."""
-    table = Table(box=None, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    if result.prediction is not None:
-        found = result.prediction
-        label = (
-            "no label yet"
-            if found.label is None
-            else f"label {found.label:.2f}, known {found.label_known_at:%Y-%m-%d %H:%M} UTC"
-        )
-        table.add_row("prediction", f"{found.id}: {found.value:.2f}, {label}")
-        table.add_row("row", bytes(found.row).decode())
-    partitions = result.partitions
-    table.add_row("version", f"{result.version} on branch {result.branch}, warm start {result.warm_start or 'none'}")
-    table.add_row("model.onnx", f"sha256 {result.onnx_digest}")
-    table.add_row("registered by", f"lake commit {result.registered_by}")
-    table.add_row("data", f"lake commit {result.data_commit}, known at {result.as_of:%Y-%m-%d %H:%M} UTC")
-    table.add_row("partitions", f"{len(partitions)}: {partitions[0]} to {partitions[-1]}")
-    table.add_row("code", f"git commit {result.code_commit}, sources {result.source_digest}, seed {result.seed}")
-    table.add_row("environment", result.environment_digest)
-    table.add_row("runs", f"flow run {result.flow_run}, tracker run {result.tracker_run or 'none'}")
+    _print_fields(_of_answer(result) | _of_origin(result))
+
+
+def _of_answer(result: "Lineage") -> dict[str, str]:
+    found = result.prediction
+    if found is None:
+        return {}
+    label = "none yet"
+    if found.label is not None:
+        label = f"{found.label:.2f}, known {found.label_known_at:%Y-%m-%d %H:%M} UTC"
+    row = bytes(found.row).decode()
+    return {"prediction": found.id, "answered": f"{found.value:.2f}", "label": label, "row": row}
+
+
+def _of_origin(result: "Lineage") -> dict[str, str]:
+    paths = result.partitions
+    fields = {
+        "version": result.version,
+        "on branch": f"{result.branch}, warm start {result.warm_start or 'none'}",
+        "model.onnx": f"sha256 {result.onnx_digest}",
+        "registered": f"lake commit {result.registered_by}",
+        "data": f"lake commit {result.data_commit}",
+        "partitions": f"{len(paths)}: {' to '.join(dict.fromkeys((*paths[:1], *paths[-1:])))}",
+        "known at": f"{result.as_of:%Y-%m-%d %H:%M} UTC",
+        "code": f"git commit {result.code_commit}",
+        "sources": result.source_digest,
+        "environment": result.environment_digest,
+        "seed": str(result.seed),
+        "flow run": result.flow_run,
+        "tracker run": result.tracker_run or "none",
+    }
     if result.promoted_at is not None:
-        table.add_row("promoted", f"{result.promoted_at:%Y-%m-%d %H:%M} UTC: {'; '.join(result.promoted_because)}")
-    _console.print(table)
+        fields["promoted"] = f"{result.promoted_at:%Y-%m-%d %H:%M} UTC: {'; '.join(result.promoted_because)}"
+    return fields
 
 
 def story(result: "Story") -> None:
     """Show a played period month by month, then what happened in it."""
-    table = Table("month", "trips", "first model", "served", "versions", box=None)
-    for column in (1, 2, 3):
-        table.columns[column].justify = "right"
+    numbers = ("trips", "first model", "served")
+    table = _table("month", *numbers, "versions", numbers=numbers)
     for month in result.months:
         first, served = f"{month.mae_first_model:.2f}", f"{month.mae_served:.2f}"
         table.add_row(month.month, f"{month.trips:,}", first, served, ", ".join(month.versions))
-    _console.print(table)
+    _print_table(table)
+    _print("")
     for alarm in result.alarms:
-        _console.print(f"\n[bold]{alarm.at:%Y-%m-%d} alarm[/bold]  {alarm.detail}")
-    _console.print()
+        _print_prose(f"{alarm.at:%Y-%m-%d} alarm: ", alarm.detail, style="bold", indent=2)
+    _print("")
     for verdict in result.verdicts:
-        answer = "[green]promoted[/green]" if verdict.allowed else "[red]not promoted[/red]"
-        _console.print(f"{verdict.at:%Y-%m-%d} {verdict.version} {answer}: {'; '.join(verdict.reasons)}")
+        answer, style = ("promoted", "green") if verdict.allowed else ("not promoted", "red")
+        said = f"{verdict.at:%Y-%m-%d} {verdict.version} {answer}: "
+        _print_prose(said, "; ".join(verdict.reasons), style=style, indent=2)
     requests, labels = result.requests, result.labels
-    _console.print(
-        f"\n{requests.sent:,} requests: {requests.refused:,} refused by the contract, {requests.failed} failed; "
-        f"{labels.sent:,} labels sent, {labels.joined:,} joined; {result.seconds:.0f} s\n"
-        f"report: {result.report}\n"
-        f"look further: okruh status {result.model}; okruh lineage {result.model} {result.versions[-1]}"
+    counts = f"{requests.sent:,} requests: {requests.refused:,} refused by the contract, {requests.failed} failed; "
+    _print("")
+    _print_prose("", f"{counts}{labels.sent:,} labels sent, {labels.joined:,} joined; {result.seconds:.0f} s")
+    _print(f"report: {result.report}")
+    _print(f"look further: okruh status {result.model}; okruh lineage {result.model} {result.versions[-1]}")
+
+
+def _width() -> int:
+    return _console.width if _console.is_terminal else _UNLIMITED
+
+
+def _print(text: str, style: str | None = None) -> None:
+    _console.print(text, style=style, soft_wrap=True)
+
+
+def _print_fields(fields: Mapping[str, str]) -> None:
+    for name, value in fields.items():
+        _print_prose(f"{name:<{_INDENT}}", value, style="bold")
+
+
+def _print_prose(begin: str, text: str, style: str = "", indent: int | None = None) -> None:
+    """Print text after a beginning; what does not fit is indented as far as the beginning reaches, or by `indent`."""
+    hanging = " " * (len(begin) if indent is None else indent)
+    lines = textwrap.wrap(
+        text,
+        max(_width(), 40),
+        initial_indent=begin,
+        subsequent_indent=hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
+    whole = "\n".join(lines) if lines else begin.rstrip()
+    _console.print(Text.assemble((whole[: len(begin)], style), whole[len(begin) :]), soft_wrap=True)
+
+
+def _table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=True, justify="right" if column in numbers else "left")
+    return table
+
+
+def _print_table(table: Table) -> None:
+    table.width = _console.measure(table, options=_console.options.update(max_width=_UNLIMITED)).maximum
+    _console.print(table, soft_wrap=True)

@@ -12,7 +12,7 @@ STARTER = """
 import subprocess, sys
 from infra.guard import Guard
 
-child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+child = subprocess.Popen(["sleep", "100"], start_new_session=True)
 guard = {guard}
 print(child.pid, flush=True)
 sys.stdin.read()

@@ -1,0 +1,454 @@
+"""The `okruh` command as its user runs it: child processes, their exit codes, what they print and what they leave.
+
+A verb that runs a flow costs about ten seconds with a Prefect server of its own and three without, so most tests share
+one server and one home (`Desk`), which they do no harm.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flows.cli import DONE, FAILED, REFUSED, WRONG_USE
+from infra.lake.embedded import EmbeddedLake
+from infra.serving_process import free_port
+
+TRIPS = Path(__file__).parents[2] / "models" / "catalog" / "taxi_eta" / "trips"
+MONTHS = ("2018-01", "2018-02")
+OKRUH = (str(Path(sys.executable).with_name("okruh")),)
+QUICK = ("--set", "epochs=2", "--set", "validation_days=10", "--set", "test_days=10")
+SERVER = (sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "info")
+WITHIN_S = 120.0
+UNSHARE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A place to run commands at: OKRUH_HOME, HOME and TMPDIR lie below it."""
+
+    place: Path
+    changes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of a command."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OKRUH_", "PREFECT_"))}
+        folders = {"OKRUH_HOME": "okruh", "HOME": "home", "TMPDIR": "tmp"}
+        for name in ("HOME", "TMPDIR"):
+            (self.place / folders[name]).mkdir(exist_ok=True)
+        source = {"PYTHONPATH": str(Path(__file__).parents[2])}
+        return inherited | source | {key: str(self.place / name) for key, name in folders.items()} | self.changes
+
+    def okruh(self, *words: str, **changes: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end."""
+        return self.run(*OKRUH, *words, **changes)
+
+    def run(self, *command: str, **changes: str) -> "subprocess.CompletedProcess[str]":
+        """Run any command to its end."""
+        return subprocess.run(
+            command,
+            cwd=self.place,
+            env=self.environment | changes,
+            capture_output=True,
+            text=True,
+            timeout=WITHIN_S,
+            check=False,
+        )
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Desk:
+    """A desk with nothing in it."""
+    return Desk(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two real months."""
+    folder = tmp_path_factory.mktemp("raw")
+    for month in MONTHS:
+        shutil.copy(TRIPS / f"trips_{month}.parquet", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Prefect server."""
+    port, home = free_port(), tmp_path_factory.mktemp("prefect")
+    command = [*SERVER, "--host", "127.0.0.1", "--port", str(port)]
+    environment = os.environ | {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        assert any("Uvicorn running on" in line for line in server.stderr)
+        yield f"http://127.0.0.1:{port}/api"
+        server.terminate()
+
+
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory: pytest.TempPathFactory, raw: Path, prefect_server: str) -> tuple[Desk, dict[str, Any]]:
+    """A desk whose lake has two months, and what ingesting them said."""
+    server = {"PREFECT_API_URL": prefect_server, "PREFECT_LOGGING_LEVEL": "CRITICAL"}
+    desk = Desk(tmp_path_factory.mktemp("desk"), server)
+    return desk, only_object(desk.okruh("ingest", "taxi_eta", str(raw), "--json"))
+
+
+@pytest.fixture(scope="module")
+def trained(ingested: tuple[Desk, dict[str, Any]]) -> tuple[Desk, dict[str, Any]]:
+    """The desk with a bundle that has lost on too few rows, and what training said."""
+    desk, _ = ingested
+    registered = only_object(desk.okruh("train", "taxi_eta", *QUICK, "--json"))
+    return desk, registered
+
+
+@pytest.fixture(scope="module")
+def promoted(trained: tuple[Desk, dict[str, Any]]) -> tuple[Desk, str]:
+    """The desk with a champion, and its version."""
+    desk, registered = trained
+    done = desk.okruh("promote", "taxi_eta")
+    assert (done.returncode, done.stderr) == (DONE, "")
+    assert done.stdout.startswith(f"{registered['version']} promoted\n  error ")
+    return desk, registered["version"]
+
+
+def only_object(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    """Read the one object that a command printed, and nothing else anywhere."""
+    assert (done.returncode, done.stderr) == (DONE, ""), done.stderr
+    (line,) = done.stdout.splitlines()
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+def only_line(done: "subprocess.CompletedProcess[str]") -> str:
+    """Read the one line of a command that failed."""
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("okruh: ")
+    return line
+
+
+def head_of(desk: Desk) -> str:
+    """Say where `main` is."""
+    return EmbeddedLake(desk.place / "okruh" / "lake" / "taxi-eta").resolve("main")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "Usage: okruh"),
+        (("levitate",), "No such command 'levitate'"),
+        (("train",), "Missing argument 'MODEL'"),
+        (("train", "pizza_eta"), "no model 'pizza_eta'; the catalog has taxi_eta"),
+        (("train", "taxi_eta", "--set", "colour=red"), "no training setting 'colour'; there are epochs, "),
+        (("train", "taxi_eta", "--set", "epochs=2.5"), "epochs takes a whole number, not '2.5'"),
+        (("train", "taxi_eta", "--set", "epochs=0"), "training.epochs must be greater than 0"),
+        (("train", "taxi_eta", "--as-of", "yesterday"), "'yesterday' is not an ISO 8601 time"),
+        (("serve", "taxi_eta", "--port", "70000"), "Invalid value for '--port'"),
+        (("lineage", "taxi_eta", "nothing"), "'nothing' is neither a version nor a prediction of taxi_eta"),
+    ],
+)
+def test_refuses_wrong_use_before_it_starts_anything(fresh: Desk, words: tuple[str, ...], said: str) -> None:
+    done = fresh.okruh(*words)
+
+    assert (done.returncode, "Traceback" in done.stderr) == (WRONG_USE, False)
+    assert said in done.stderr + done.stdout
+    assert not (fresh.place / "okruh" / "prefect").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"OKRUH_TRACKING": "maybe"}, "OKRUH_TRACKING: "),
+        ({"OKRUH_TRAIN_THREADS": "0", "OKRUH_DEVICE": "abacus"}, "OKRUH_DEVICE: "),
+        ({"OKRUH_BRANCH": "a b"}, "'a b' cannot name a branch"),
+    ],
+)
+def test_names_a_wrong_setting(ingested: tuple[Desk, Any], changes: dict[str, str], said: str) -> None:
+    done = ingested[0].okruh("status", "taxi_eta", **changes)
+
+    assert said in only_line(done)
+    assert done.returncode == WRONG_USE
+
+
+@pytest.mark.parametrize("words", [("--help",), ("status", "taxi_eta"), ("lineage", "taxi_eta", "VERSION")])
+def test_only_reading_starts_neither_prefect_nor_torch_nor_bentoml(
+    promoted: tuple[Desk, str], words: tuple[str, ...]
+) -> None:
+    desk, version = promoted
+    words = tuple(version if word == "VERSION" else word for word in words)
+    script = (
+        "import atexit, sys; from flows.cli import main\n"
+        "heavy = {'prefect', 'torch', 'bentoml', 'wandb'}\n"
+        "atexit.register(lambda: print(*heavy & sys.modules.keys(), file=sys.stderr))\n"
+        "main()"
+    )
+
+    done = desk.run(sys.executable, "-c", script, *words)
+
+    assert (done.returncode, done.stderr.strip()) == (DONE, "")
+
+
+def test_ingest_says_what_became_of_each_file(ingested: tuple[Desk, dict[str, Any]]) -> None:
+    _, answer = ingested
+
+    assert [one["partition"] for one in answer["files"]] == list(MONTHS)
+    assert all(one["rows"] + one["refused"] == 10_000 and len(one["commit"]) == 64 for one in answer["files"])
+
+
+def test_refuses_a_file_with_a_renamed_column_by_name_and_changes_nothing(
+    ingested: tuple[Desk, Any], tmp_path: Path
+) -> None:
+    desk, _ = ingested
+    renamed = pd.read_parquet(TRIPS / "trips_2018-03.parquet").rename(columns={"trip_distance": "distance"})
+    renamed.to_parquet(tmp_path / "march.parquet")
+    before = head_of(desk)
+
+    done = desk.okruh("ingest", "taxi_eta", str(tmp_path / "march.parquet"))
+
+    assert only_line(done).startswith("okruh: march.parquet: columns ['trip_distance'] are missing; the file has [")
+    assert (done.returncode, head_of(desk)) == (FAILED, before)
+
+
+def test_exits_3_without_registering_when_training_diverges(ingested: tuple[Desk, Any]) -> None:
+    desk, _ = ingested
+    before = head_of(desk)
+
+    done = desk.okruh("train", "taxi_eta", *QUICK, "--set", "learning_rate=1e30")
+
+    assert "epoch 1 gave loss nan" in only_line(done)
+    assert (done.returncode, head_of(desk)) == (REFUSED, before)
+
+
+def test_exits_3_with_reasons_when_a_candidate_does_not_win(trained: tuple[Desk, dict[str, Any]]) -> None:
+    desk, registered = trained
+
+    done = desk.okruh("promote", "taxi_eta", registered["version"], "--as-of", "2018-02-19T05:00:00Z", "--json")
+
+    verdict = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, verdict["allowed"]) == (REFUSED, "", False)
+    assert "test rows" in verdict["reasons"][0]
+    assert "no champion" in desk.okruh("status", "taxi_eta").stdout
+
+
+def test_status_shows_champion_age_data_alarm_and_traffic(promoted: tuple[Desk, str]) -> None:
+    desk, version = promoted
+
+    for_people = desk.okruh("status", "taxi_eta", COLUMNS="80")
+    (line,) = only_object(desk.okruh("status", "taxi_eta", "--json"))["lines"]
+
+    shown = dict(
+        row.split(maxsplit=1) for row in for_people.stdout.splitlines() if row.startswith(("champion", "serves"))
+    )
+    assert shown["champion"] == line["champion"] == version
+    assert shown["serves"].startswith("for ")
+    for said in (line["trained_on_commit"], "last alarm    none", "traffic       0 predictions, 0 labels"):
+        assert said in for_people.stdout
+
+
+def test_lineage_leads_from_a_version_to_its_data(
+    ingested: tuple[Desk, dict[str, Any]], promoted: tuple[Desk, str]
+) -> None:
+    desk, version = promoted
+
+    answer = only_object(desk.okruh("lineage", "taxi_eta", version, "--json"))
+    for_people = desk.okruh("lineage", "taxi_eta", version, COLUMNS="40")
+
+    assert answer["data_commit"] == ingested[1]["files"][-1]["commit"]
+    assert answer["partitions"] == [f"data/trips/{month}.parquet" for month in MONTHS]
+    for name in ("version", "onnx_digest", "data_commit", "registered_by", "flow_run", "tracker_run"):
+        assert answer[name] in for_people.stdout
+
+
+def test_has_nothing_to_roll_back_to_after_one_promotion(promoted: tuple[Desk, str]) -> None:
+    desk, version = promoted
+
+    done = desk.okruh("rollback", "taxi_eta")
+
+    assert only_line(done).endswith(f"no version was champion of taxi_eta before {version}; former champions: none")
+    assert done.returncode == WRONG_USE
+
+
+def test_retrains_nothing_without_an_alarm(promoted: tuple[Desk, str]) -> None:
+    done = promoted[0].okruh("retrain", "taxi_eta")
+
+    assert (done.returncode, done.stderr) == (REFUSED, "")
+    assert done.stdout.startswith("nothing trained: ")
+
+
+def test_serves_until_ctrl_c_and_leaves_no_process(promoted: tuple[Desk, str]) -> None:
+    desk = Desk(promoted[0].place)
+    port = free_port()
+    serving = subprocess.Popen(
+        [*OKRUH, "serve", "taxi_eta", "--port", str(port)],
+        cwd=desk.place,
+        env=desk.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a group of its own, to which a terminal would send Ctrl-C
+    )
+    try:
+        assert serving.stdout is not None
+        assert f"http://127.0.0.1:{port}" in serving.stdout.readline()
+        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=WITHIN_S) as answer:
+            assert answer.status == 200
+        taken = desk.okruh("serve", "taxi_eta", "--port", str(port))
+    finally:
+        os.killpg(serving.pid, signal.SIGINT)
+        _, said = serving.communicate(timeout=WITHIN_S)
+
+    assert (taken.returncode, only_line(taken)) == (
+        FAILED,
+        f"okruh: port {port} is taken: end what listens there, or choose another port",
+    )
+    assert serving.returncode == 128 + signal.SIGINT
+    assert said == "okruh: interrupted; run the same command again to go on\n"
+    assert processes_of(desk) == []
+    with pytest.raises(ConnectionError), socket.create_connection(("127.0.0.1", port)):
+        pass
+
+
+def test_ends_in_order_when_it_is_told_to_while_prefect_starts(fresh: Desk, raw: Path) -> None:
+    ingesting = subprocess.Popen(
+        [*OKRUH, "ingest", "taxi_eta", str(raw)],
+        cwd=fresh.place,
+        env=fresh.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (fresh.place / "okruh" / "prefect" / "prefect.db").exists():
+        assert ingesting.poll() is None
+    ingesting.terminate()
+    _, said = ingesting.communicate(timeout=WITHIN_S)
+
+    assert ingesting.returncode == 128 + signal.SIGTERM
+    assert said == "okruh: interrupted; run the same command again to go on\n"
+    assert processes_of(fresh) == []
+
+
+def processes_of(desk: Desk) -> list[str]:
+    """List the commands of running processes whose OKRUH_HOME is the desk's."""
+    wanted = f"OKRUH_HOME={desk.place / 'okruh'}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return [command for command in found if command]
+
+
+@pytest.mark.parametrize("words", [("status", "taxi_eta"), ("status", "taxi_eta", "--json")])
+def test_says_so_when_nobody_reads_its_output(promoted: tuple[Desk, str], words: tuple[str, ...]) -> None:
+    desk, _ = promoted
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    done = subprocess.run(
+        [*OKRUH, *words], env=desk.environment, stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+
+    assert (done.returncode, done.stderr) == (
+        FAILED,
+        "okruh: standard output was closed before everything was written\n",
+    )
+
+
+def test_says_so_when_its_output_finds_no_space(promoted: tuple[Desk, str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*OKRUH, "status", "taxi_eta"],
+            env=promoted[0].environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert (done.returncode, done.stderr.startswith("okruh: no space left on ")) == (FAILED, True)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_says_so_when_its_home_cannot_be_written(fresh: Desk, raw: Path) -> None:
+    (fresh.place / "file").write_text("in the way")
+    home = fresh.place / "file" / "home"
+
+    done = fresh.okruh("ingest", "taxi_eta", str(raw), OKRUH_HOME=str(home))
+
+    line = only_line(done)
+    assert line.startswith(f"okruh: {home} cannot be written: ")
+    assert line.endswith("set OKRUH_HOME to a folder that can")
+    assert done.returncode == FAILED
+
+
+def can_mount() -> bool:
+    """Say whether this machine lets a user mount a disk of his own."""
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*UNSHARE, "mount -t tmpfs none /mnt"], capture_output=True, check=False).returncode == 0
+
+
+def on_a_small_disk(desk: Desk, size: str, command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a shell command whose OKRUH_HOME is a disk of that size."""
+    (desk.place / "okruh").mkdir()
+    mount = f'mount -t tmpfs -o size={size} none "$OKRUH_HOME"'
+    return desk.run(*UNSHARE, f"{mount} && {command}")
+
+
+@pytest.mark.skipif(not can_mount(), reason="no small disk can be mounted")
+def test_starts_nothing_on_a_disk_that_is_full(fresh: Desk, raw: Path) -> None:
+    done = on_a_small_disk(fresh, "6m", f"{' '.join(OKRUH)} ingest taxi_eta {raw}")
+
+    assert "okruh has 6.0 MiB free and a run needs 8; free some, or set OKRUH_HOME" in only_line(done)
+    assert done.returncode == FAILED
+
+
+@pytest.mark.skipif(not can_mount(), reason="no small disk can be mounted")
+def test_a_disk_that_fills_loses_nothing_that_was_there(fresh: Desk, raw: Path, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    shutil.copy(raw / f"trips_{MONTHS[1]}.parquet", many / "february.parquet")
+    incompressible_month(many / "january.parquet", rows=300_000)
+    okruh = " ".join(OKRUH)
+
+    done = on_a_small_disk(
+        fresh, "10m", f"{okruh} ingest taxi_eta {many}; echo $?; find $OKRUH_HOME/lake -size +100k | wc -l"
+    )
+
+    assert [line.strip() for line in done.stdout.splitlines()] == ["1", "1"], "february is there, january is not"
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"okruh: no space left for lake {fresh.place / 'okruh' / 'lake' / 'taxi-eta'}: free some")
+
+
+def incompressible_month(path: Path, rows: int) -> None:
+    """Write a month of trips that no two share anything."""
+    random = np.random.default_rng(0)
+    trips = pd.read_parquet(TRIPS / f"trips_{MONTHS[0]}.parquet")
+    trips = trips.iloc[random.integers(0, len(trips), rows)].reset_index(drop=True)
+    begins = np.sort(random.integers(0, 31 * 86_400 - 7_200, rows))
+    trips["pickup_datetime"] = pd.Timestamp("2018-01-01") + pd.to_timedelta(begins, unit="s")
+    trips["dropoff_datetime"] = trips["pickup_datetime"] + pd.to_timedelta(random.integers(60, 7_200, rows), unit="s")
+    trips["trip_distance"] = random.uniform(0.1, 50, rows).astype("float32")
+    trips["fare_amount"] = random.uniform(3, 200, rows).astype("float32")
+    trips.to_parquet(path)
+
+
+def test_writes_nothing_outside_its_home(promoted: tuple[Desk, str]) -> None:
+    desk, _ = promoted
+
+    assert [path for name in ("home", "tmp") for path in (desk.place / name).rglob("*")] == []
