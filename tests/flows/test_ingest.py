@@ -1,0 +1,103 @@
+"""Ingest: a commit a file, bad rows apart with their reason, bad files refused by name, nothing done twice."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from flows.ingest import ingest
+from infra import tables
+from infra.errors import NotFound
+from models.errors import ContractError
+from tests.flows.conftest import MonthMaker, lake
+
+
+def test_commits_a_file_and_sets_its_bad_rows_apart(home: Path, make_month: MonthMaker) -> None:
+    (done,) = ingest("taxi_eta", str(make_month("2020-01")))
+
+    accepted = tables.decode(lake().get("main", "data/trips/2020-01.parquet"))
+    refused = tables.decode(lake().get("main", "quarantine/trips/2020-01.parquet"))
+    assert (done.partition, done.rows, done.refused, done.cached) == ("2020-01", len(accepted), len(refused), False)
+    assert done.rows + done.refused == 2000
+    assert done.refused > 0
+    assert refused["refused_because"].str.contains("outside").all()
+    commit = next(lake().log("main"))
+    assert (commit.id, commit.metadata["kind"]) == (done.commit, "ingest")
+
+
+def test_a_file_that_is_in_the_lake_changes_nothing(home: Path, make_month: MonthMaker) -> None:
+    file = str(make_month("2020-01"))
+    (first,) = ingest("taxi_eta", file)
+
+    (again,) = ingest("taxi_eta", file)
+
+    assert again.cached
+    assert lake().resolve("main") == first.commit == again.commit
+
+
+def test_a_corrected_file_replaces_and_the_first_one_is_not_answered_from_the_cache(
+    home: Path, make_month: MonthMaker
+) -> None:
+    first_file, corrected_file = make_month("2020-01"), make_month("2020-01", lambda rows: rows.iloc[:-100])
+    (first,) = ingest("taxi_eta", str(first_file))
+
+    (corrected,) = ingest("taxi_eta", str(corrected_file))
+    (back,) = ingest("taxi_eta", str(first_file))
+
+    assert corrected.rows < first.rows
+    assert (back.rows, back.digest, back.cached) == (first.rows, first.digest, False)
+    assert lake().stat("main", "data/trips/2020-01.parquet").digest == first.digest
+
+
+def test_another_lake_is_not_answered_from_the_cache(
+    home: Path, make_month: MonthMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = str(make_month("2020-01"))
+    ingest("taxi_eta", file)
+    monkeypatch.setenv("OKRUH_HOME", str(tmp_path / "other"))
+
+    (done,) = ingest("taxi_eta", file)
+
+    assert not done.cached
+    assert lake().stat("main", "data/trips/2020-01.parquet").digest == done.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda rows: rows.drop(columns="fare_amount"), r"columns \['fare_amount'\] are missing"),
+        (lambda rows: rows.rename(columns={"trip_distance": "miles"}), r"columns \['trip_distance'\] are missing"),
+        (lambda rows: rows.iloc[:0], "no rows"),
+        (lambda rows: rows.astype({"trip_distance": str}), "'trip_distance' should be number"),
+        (lambda rows: rows.assign(fare_amount=0.0), "100% of 2000 rows break the contract"),
+        (lambda rows: rows.iloc[:900], "good rows, at least 1000 are needed"),
+        (lambda rows: rows.iloc[:1500], "wait for the whole file"),
+    ],
+)
+def test_refuses_a_bad_file_by_name_and_leaves_main_alone(
+    home: Path, make_month: MonthMaker, change: Callable[[pd.DataFrame], pd.DataFrame], reason: str
+) -> None:
+    before = lake().resolve("main")
+
+    with pytest.raises(ContractError, match=rf"trips_2020-01\.parquet: .*{reason}"):
+        ingest("taxi_eta", str(make_month("2020-01", change)))
+
+    assert lake().resolve("main") == before
+    assert list(lake().branches()) == ["main"]
+
+
+def test_refuses_what_is_no_parquet_by_name(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "trips.parquet").write_bytes(b"PAR1 and nothing more")
+
+    with pytest.raises(ContractError, match=r"trips\.parquet: not a Parquet file"):
+        ingest("taxi_eta", str(tmp_path / "trips.parquet"))
+
+
+def test_says_when_there_is_nothing_to_ingest(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(NotFound, match=r"holds no \.parquet file"):
+        ingest("taxi_eta", str(tmp_path / "empty"))
+    with pytest.raises(NotFound, match="does not exist"):
+        ingest("taxi_eta", str(tmp_path / "nowhere"))
