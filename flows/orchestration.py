@@ -48,10 +48,10 @@ def _set_environment(settings: Settings) -> None:
         os.environ.setdefault(name, value)
     os.environ["BENTOML_HOME"] = str(settings.bentos)
     os.environ["TMPDIR"] = tempfile.tempdir = str(settings.home / "tmp")
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # it would say that it is still at work
     if not os.environ.get("PREFECT_API_URL"):
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the caller gets the error itself
         os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
-        logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # it would say that it is still at work
     try:
         (settings.home / "tmp").mkdir(parents=True, exist_ok=True)
     except OSError as error:

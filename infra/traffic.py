@@ -85,6 +85,8 @@ class Traffic:
 
         The service answers repeated ids again and records them once, so this is traffic that leaves no trace.
         """
+        if not self._recent:
+            raise Unavailable(f"{self._url} has answered no prediction that could be repeated")
         try:
             self._runner.run(self._repeat(version, within_s))
         except TimeoutError as error:

@@ -12,8 +12,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+from threading import Event
+from time import monotonic
 from typing import Any
 from urllib.request import urlopen
 
@@ -22,6 +26,7 @@ import pandas as pd
 import pytest
 
 from flows.cli import DONE, FAILED, REFUSED, WRONG_USE
+from infra import registry
 from infra.lake.embedded import EmbeddedLake
 from infra.serving_process import free_port
 
@@ -29,7 +34,7 @@ TRIPS = Path(__file__).parents[2] / "models" / "catalog" / "taxi_eta" / "trips"
 MONTHS = ("2018-01", "2018-02")
 OKRUH = (str(Path(sys.executable).with_name("okruh")),)
 QUICK = ("--set", "epochs=2", "--set", "validation_days=10", "--set", "test_days=10")
-SERVER = (sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "info")
+SERVER = (sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "error")
 WITHIN_S = 120.0
 UNSHARE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 
@@ -88,12 +93,26 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prefect server."""
     port, home = free_port(), tmp_path_factory.mktemp("prefect")
     command = [*SERVER, "--host", "127.0.0.1", "--port", str(port)]
-    environment = os.environ | {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        assert any("Uvicorn running on" in line for line in server.stderr)
-        yield f"http://127.0.0.1:{port}/api"
-        server.terminate()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = inherited | {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as server:
+        try:
+            wait_until_healthy(f"http://127.0.0.1:{port}/api/health", server)
+            yield f"http://127.0.0.1:{port}/api"
+        finally:
+            server.terminate()
+
+
+def wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:
+    """Ask again and again until a server answers."""
+    deadline = monotonic() + WITHIN_S
+    while True:
+        assert server.poll() is None
+        assert monotonic() < deadline
+        with suppress(OSError), urlopen(url, timeout=5) as answer:
+            assert answer.status == 200
+            return
+        Event().wait(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +132,11 @@ def trained(ingested: tuple[Desk, dict[str, Any]]) -> tuple[Desk, dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def promoted(trained: tuple[Desk, dict[str, Any]]) -> tuple[Desk, str]:
-    """The desk with a champion, and its version."""
+def promoted(trained: tuple[Desk, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, str]:
+    """A desk of its own with that bundle as champion, and its version."""
     desk, registered = trained
+    desk = Desk(tmp_path_factory.mktemp("promoted"), desk.changes)
+    shutil.copytree(trained[0].place / "okruh", desk.place / "okruh")
     done = desk.okruh("promote", "taxi_eta")
     assert (done.returncode, done.stderr) == (DONE, "")
     assert done.stdout.startswith(f"{registered['version']} promoted\n  error ")
@@ -140,7 +161,11 @@ def only_line(done: "subprocess.CompletedProcess[str]") -> str:
 
 def head_of(desk: Desk) -> str:
     """Say where `main` is."""
-    return EmbeddedLake(desk.place / "okruh" / "lake" / "taxi-eta").resolve("main")
+    return lake_of(desk).resolve("main")
+
+
+def lake_of(desk: Desk) -> EmbeddedLake:
+    return EmbeddedLake(desk.place / "okruh" / "lake" / "taxi-eta")
 
 
 @pytest.mark.parametrize(
@@ -232,8 +257,9 @@ def test_exits_3_without_registering_when_training_diverges(ingested: tuple[Desk
 
 def test_exits_3_with_reasons_when_a_candidate_does_not_win(trained: tuple[Desk, dict[str, Any]]) -> None:
     desk, registered = trained
+    known_few = registry.load_card(lake_of(desk), "main", registered["version"]).data.test_from + timedelta(minutes=20)
 
-    done = desk.okruh("promote", "taxi_eta", registered["version"], "--as-of", "2018-02-19T05:00:00Z", "--json")
+    done = desk.okruh("promote", "taxi_eta", registered["version"], "--as-of", known_few.isoformat(), "--json")
 
     verdict = json.loads(done.stdout)
     assert (done.returncode, done.stderr, verdict["allowed"]) == (REFUSED, "", False)

@@ -9,14 +9,17 @@ from infra.serving_process import ServiceProcess, free_port
 from infra.settings import Settings
 
 
-def test_refuses_a_port_that_is_taken(settings: Settings) -> None:
+def test_refuses_a_port_that_is_taken_in_one_line_before_it_starts_anything(settings: Settings) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
 
-        with pytest.raises(Unavailable, match=f"port {port} is taken"):
+        with pytest.raises(Unavailable) as refused:
             ServiceProcess.start(settings, "okruh_tiny:v1", port)
+
+    assert str(refused.value) == f"port {port} is taken: end what listens there, or choose another port"
+    assert not (settings.home / "logs").exists()  # nothing was started
 
 
 def test_says_why_a_service_ended(settings: Settings) -> None:
