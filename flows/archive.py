@@ -1,6 +1,5 @@
 """Archive: what the journal has recorded becomes tables of the lake, exactly once."""
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,7 +8,7 @@ from flows.orchestration import task
 from infra import tables
 from infra.assembly import assemble
 from infra.dataset import LABELS, PREDICTIONS
-from infra.errors import NotFound
+from infra.errors import Conflict, NotFound
 from infra.journal import Label, Position, Prediction
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
@@ -24,27 +23,32 @@ POSITION = "journal/position.json"
 
 
 @task("archive the journal")
-def archive(model: str, branch: str, as_of: datetime) -> Position:
+def archive(model: str, branch: str) -> Position:
     """Commit what the journal has beyond the last archive; data and position are one commit, so nothing is twice.
 
     Returns:
         How many predictions and labels were added.
+
+    Raises: `Conflict` when another archive came first. Tables are named by the positions that they reach to, so that
+        two which add the same at once add it once.
     """
     platform = assemble(load_settings())
     contract, lake, journal = definitions.load(model).contract, platform.lake(model), platform.journal(model, branch)
-    before = _position(lake, branch)
-    last = journal.last()
+    before, last = _position(lake, branch), journal.last()
     predictions = journal.predictions(before.predictions, last.predictions)
     labels = journal.labels(before.labels, last.labels)
-    if predictions or labels:
-        name = f"{as_of.astimezone(UTC):%Y%m%dT%H%M%SZ}-{last.predictions}-{last.labels}.parquet"
-        note = {"kind": "journal", "predictions": str(len(predictions)), "labels": str(len(labels))}
-        with transaction(lake, branch, "archive the journal", note) as work:
-            if predictions:
-                work.put(PREDICTIONS + name, tables.encode(_predictions_table(contract, predictions)))
-            if labels:
-                work.put(LABELS + name, tables.encode(_labels_table(labels)))
-            work.put(POSITION, msgspec.json.encode(last))
+    if not predictions and not labels:
+        return Position(0, 0)
+    name = f"{last.predictions:012}-{last.labels:012}.parquet"
+    note = {"kind": "journal", "predictions": str(len(predictions)), "labels": str(len(labels))}
+    with transaction(lake, branch, "archive the journal", note) as work:
+        if _position(lake, work.base) != before:
+            raise Conflict(f"the journal of {model} on branch {branch!r} is being archived by another run; try again")
+        if predictions:
+            work.put(PREDICTIONS + name, tables.encode(_predictions_table(contract, predictions)))
+        if labels:
+            work.put(LABELS + name, tables.encode(_labels_table(labels)))
+        work.put(POSITION, msgspec.json.encode(last))
     return Position(len(predictions), len(labels))
 
 
@@ -64,9 +68,8 @@ def _predictions_table(contract: Contract, predictions: list[Prediction]) -> "pd
     for column in contract.inputs:
         if isinstance(column, Time):
             utc = column.zone is None
-            table[column.name] = pd.to_datetime(table[column.name], utc=utc).astype(
-                "datetime64[us, UTC]" if utc else "datetime64[us]"
-            )
+            moments = pd.to_datetime(table[column.name], format="ISO8601", utc=utc)  # with and without fractions
+            table[column.name] = moments.dt.as_unit("us")
         elif isinstance(column, Number):
             table[column.name] = table[column.name].astype("float64")
     table["id"] = [prediction.id for prediction in predictions]

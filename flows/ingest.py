@@ -11,6 +11,7 @@ from infra import tables
 from infra.assembly import assemble
 from infra.dataset import partition_path
 from infra.errors import NotFound, Unavailable
+from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
 from models import definitions
@@ -29,6 +30,8 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     """The commit that made the partition as it is now."""
     digest: str
     """sha256 of the partition's accepted rows."""
+    refused_digest: str | None
+    """sha256 of its refused rows; None where there are none."""
     cached: bool = False
 
 
@@ -76,13 +79,23 @@ def _ingest_file(definition: Model, file: Path, branch: str) -> Ingested:
     lake = assemble(load_settings()).lake(definition.name)
 
     def is_in_the_lake(found: dict[str, Any]) -> bool:
-        try:
-            return lake.stat(branch, partition_path(definition, found["partition"])).digest == str(found["digest"])
-        except NotFound:
-            return False
+        accepted, refused = partition_path(definition, found["partition"]), _quarantine(definition, found["partition"])
+        kept = (_digest(lake, branch, accepted), _digest(lake, branch, refused))
+        return kept == (found["digest"], found["refused_digest"])
 
     result, cached = run_cached(ingest_file, key, is_in_the_lake, model=definition.name, file=str(file), branch=branch)
-    return msgspec.convert({**result, "cached": cached}, Ingested)
+    return msgspec.convert({**result, "file": file.name, "cached": cached}, Ingested)
+
+
+def _quarantine(definition: Model, partition: str) -> str:
+    return f"quarantine/{definition.table}/{partition}.parquet"
+
+
+def _digest(lake: Lake, ref: str, path: str) -> str | None:
+    try:
+        return lake.stat(ref, path).digest
+    except NotFound:
+        return None
 
 
 @cached_step("ingest one file")
@@ -104,10 +117,10 @@ def ingest_file(model: str, file: str, branch: str, key: str) -> dict[str, Any]:
     }
     with transaction(lake, branch, f"ingest {path.name}", note) as work:
         stored = work.put(accepted, tables.encode(checked.accepted))
-        refused = f"quarantine/{definition.table}/{checked.partition}.parquet"
+        refused, quarantined = _quarantine(definition, checked.partition), None
         if len(checked.refused):
-            work.put(refused, tables.encode(checked.refused))
-        elif any(entry.path == refused for entry in lake.list(work.base, refused)):
+            quarantined = work.put(refused, tables.encode(checked.refused)).digest
+        elif _digest(lake, work.base, refused):
             work.delete(refused)
     commit = work.committed.id if work.committed else next(lake.log(branch, accepted)).id
     return as_json(
@@ -118,5 +131,6 @@ def ingest_file(model: str, file: str, branch: str, key: str) -> dict[str, Any]:
             refused=len(checked.refused),
             commit=commit,
             digest=stored.digest,
+            refused_digest=quarantined,
         )
     )

@@ -58,6 +58,7 @@ def loop(
     sample = play.sample_of(definition)
     history_from, play_from = history_from or sample.history_from, play_from or sample.play_from
     play_to = play_to or sample.play_to
+    play.sample_files(definition, history_from, play_to)  # before it trains and builds, not after
     starts_at = play.month_start(definition.contract, play_from)
     with Progress(show_progress) as progress:
         branch = _prepare(definition, settings, history_from, play_from, starts_at, progress)

@@ -65,7 +65,7 @@ def monitor(model: str, as_of: datetime | None = None, branch: str | None = None
     lake = platform.lake(model)
     if registry.read_rollout(lake, branch) is None:
         raise NotFound(f"{model} has no champion on branch {branch!r} to monitor; run `okruh promote {model}` first")
-    archived = archive(model, branch, as_of)
+    archived = archive(model, branch)
     judged, raised = judge(model, branch, as_of)
     alarm, verdict = retraining_verdict(definition, lake, lake.resolve(branch), as_of)
     if announce and alarm is not None and verdict.allowed:

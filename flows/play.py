@@ -1,8 +1,10 @@
 """What the sample's trips are to a service: requests when they start, labels when they end."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -10,11 +12,14 @@ import numpy as np
 import pandas as pd
 
 from infra import tables
+from infra.errors import Misconfigured, NotFound
 from infra.traffic import Event
 from models.contract.columns import Contract, Number, Time
 from models.contract.table import to_instants
 from models.errors import DefinitionError
 from models.model import Model, Sample
+
+_MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +41,22 @@ def sample_of(definition: Model) -> Sample:
 
 
 def months(first: str, last: str) -> list[str]:
-    """List months from first to last, `YYYY-MM`."""
+    """List months from first to last, `YYYY-MM`. Raises: `Misconfigured`."""
+    for month in (first, last):
+        if not _MONTH.fullmatch(month):
+            raise Misconfigured(f"{month!r} is not a month; write it as YYYY-MM, such as 2020-03")
+    if first > last:
+        raise Misconfigured(f"a period cannot begin with {first} and end with {last}")
     return [str(month) for month in pd.period_range(first, last, freq="M")]
+
+
+def sample_files(definition: Model, first: str, last: str) -> dict[str, Path]:
+    """Name the sample's file of each month from first to last. Raises: `Misconfigured`, `NotFound`."""
+    sample = sample_of(definition)
+    files = {month: sample.file(month) for month in months(first, last)}
+    if missing := [month for month, file in files.items() if not file.is_file()]:
+        raise NotFound(f"the sample of {definition.name} lacks {', '.join(missing[:5])}; choose months that it has")
+    return files
 
 
 def month_start(contract: Contract, month: str) -> datetime:
@@ -51,8 +70,8 @@ def load(definition: Model, first: str, last: str) -> Play:
 
     A row that has no label by the end of the period never gets one.
     """
-    sample, contract = sample_of(definition), definition.contract
-    frames = [_read(definition, sample, month) for month in months(first, last)]
+    contract = definition.contract
+    frames = [_read(definition, month, file) for month, file in sample_files(definition, first, last).items()]
     rows = pd.concat(frames, ignore_index=True)
     starts_at = month_start(contract, first)
     ends_at = month_start(contract, str(pd.Period(last, "M") + 1))
@@ -66,8 +85,7 @@ def load(definition: Model, first: str, last: str) -> Play:
     return Play(events, starts_at, ends_at, int((~within).sum()))
 
 
-def _read(definition: Model, sample: Sample, month: str) -> pd.DataFrame:
-    file = sample.file(month)
+def _read(definition: Model, month: str, file: Path) -> pd.DataFrame:
     rows = definition.prepare(tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_columns)))
     return rows.assign(id=[f"{month}-{place:06d}" for place in range(len(rows))])
 

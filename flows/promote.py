@@ -7,7 +7,7 @@ from flows.orchestration import flow
 from infra import registry
 from infra.assembly import assemble
 from infra.dataset import known_rows
-from infra.errors import NotFound
+from infra.errors import Conflict, NotFound
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
@@ -138,7 +138,7 @@ def _answers(bundle: Bundle, test: "pd.DataFrame") -> "npt.NDArray[np.float32]":
 def _record(lake: Lake, branch: str, report: PromotionReport, serving: Rollout | None) -> None:
     """Commit the verdict and, where it allows, the rollout, together.
 
-    Raises: `Conflict` when another promotion came first: both would change the same path.
+    Raises: `Conflict` when the rollout has changed since the candidate was judged against it, or changes meanwhile.
     """
     kind = "promotion" if report.allowed else "verdict"
     note = {"kind": kind, "version": report.version, "incumbent": report.incumbent, "at": report.at.isoformat()}
@@ -146,5 +146,7 @@ def _record(lake: Lake, branch: str, report: PromotionReport, serving: Rollout |
         path = f"{registry.VERDICTS}{report.at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{report.version}.json"
         work.put(path, registry.encode_report(report))
         if report.allowed:
+            if registry.read_rollout(lake, work.base) != serving:
+                raise Conflict(f"the champion changed while {report.version} was judged; promote it again")
             previous = serving.champion if serving else None
             work.put(rollout.PATH, rollout.encode(Rollout(champion=report.version, since=report.at, previous=previous)))

@@ -167,11 +167,15 @@ def _months_table(story: Story) -> str:
 def _promotions_table(story: Story, unit: str) -> str:
     rows = []
     for line in story.promotions:
-        before = "" if line.mae_previous_champion is None else f"{line.mae_previous_champion:.2f}"
-        waited = "" if line.seconds_to_first_answer is None else f"{line.seconds_to_first_answer:.2f} s"
-        rows.append([f"{line.at:%Y-%m-%d}", line.version, f"{line.mae_next_month:.2f}", before, waited])
+        after, before = _or_nothing(line.mae_next_month), _or_nothing(line.mae_previous_champion)
+        waited = _or_nothing(line.seconds_to_first_answer, " s")
+        rows.append([f"{line.at:%Y-%m-%d}", line.version, after, before, waited])
     heads = ["at", "version", f"error, {unit}", "champion before would have had", "to first answer"]
     return _table(heads, rows, numbers=(2, 3, 4))
+
+
+def _or_nothing(figure: float | None, unit: str = "") -> str:
+    return "" if figure is None else f"{figure:.2f}{unit}"
 
 
 def _requests(story: Story) -> str:

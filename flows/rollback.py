@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from flows.orchestration import flow
 from infra import registry
 from infra.assembly import assemble
-from infra.errors import NotFound
+from infra.errors import Conflict, NotFound
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
 from models import definitions
@@ -42,5 +42,7 @@ def rollback(
     note = {"kind": "rollback", "version": wanted, "from": present.champion}
     with transaction(lake, branch, f"roll back to {wanted}", note) as work:
         registry.load_card(lake, work.base, wanted)
+        if registry.read_rollout(lake, work.base) != present:
+            raise Conflict(f"the champion of {model} has changed meanwhile; see who serves, and roll back again")
         work.put(rollout.PATH, rollout.encode(restored))
     return restored

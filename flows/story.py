@@ -10,6 +10,7 @@ import pandas as pd
 
 from infra import registry, tables
 from infra.dataset import LABELS, PREDICTIONS, labelled_predictions
+from infra.errors import NotFound
 from infra.lake.protocol import Lake
 from infra.traffic import Counts
 from models.contract.table import to_columns
@@ -56,9 +57,10 @@ class PromotionLine(msgspec.Struct, frozen=True, kw_only=True):
 
     at: datetime
     version: str
-    mae_next_month: float
+    mae_next_month: float | None
+    """None where no label came."""
     mae_previous_champion: float | None
-    """What the champion before it would have had on the same rows; None for the first."""
+    """What the champion before it would have had on the same rows; None for the first, and where no label came."""
     seconds_to_first_answer: float | None
     """From the promotion's commit to the first answer of the running service; None for the first."""
 
@@ -122,11 +124,15 @@ def tell(definition: Model, lake: Lake, branch: str, counts: Counts, swaps: Mapp
     Args:
         counts: what the traffic counted.
         swaps: seconds from a version's promotion to its first answer.
+
+    Raises: `NotFound` where no answer got its label.
     """
     commit = lake.resolve(branch)
     verdicts = registry.read_reports(lake, commit, registry.VERDICTS, PromotionReport)
     champions = [verdict.version for verdict in verdicts if verdict.allowed]
     rows, _ = labelled_predictions(definition.contract, lake, commit)
+    if rows.empty:
+        raise NotFound(f"no label has come for {definition.name} on branch {branch!r}: there is no error to tell of")
     scorer = _Scorer(definition, lake, commit, rows)
     story = Story(
         model=definition.name,
@@ -177,6 +183,10 @@ class _Scorer:
             self._known[version] = np.abs(answers_N.astype(np.float64) - self._target_N)
         return self._known[version]
 
+    def mean_error(self, version: str, chosen: npt.NDArray[np.bool_]) -> float | None:
+        """Give the mean absolute error of the chosen rows; None where none is chosen."""
+        return float(self.errors(version)[chosen].mean()) if chosen.any() else None
+
 
 def _months(definition: Model, rows: pd.DataFrame, first_errors_N: npt.NDArray[np.float64]) -> tuple[Month, ...]:
     target, time = definition.contract.target.name, definition.contract.time.name
@@ -207,8 +217,8 @@ def _promotion(rows: pd.DataFrame, scorer: _Scorer, verdict: PromotionReport, se
     return PromotionLine(
         at=verdict.at,
         version=verdict.version,
-        mae_next_month=float(scorer.errors(verdict.version)[after].mean()),
-        mae_previous_champion=float(scorer.errors(previous)[after].mean()) if previous else None,
+        mae_next_month=scorer.mean_error(verdict.version, after),
+        mae_previous_champion=scorer.mean_error(previous, after) if previous else None,
         seconds_to_first_answer=round(seconds, 3) if seconds is not None else None,
     )
 
