@@ -11,12 +11,12 @@ _PACKAGES = ("models", "infra", "flows")
 
 
 @cache
-def source_digest() -> str:
+def source_digest(root: Path = ROOT) -> str:
     """Digest of the Python sources that decide a step's result (16 hexadecimal digits)."""
     digest = hashlib.sha256()
     for package in _PACKAGES:
-        for file in sorted((ROOT / package).rglob("*.py")):
-            digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+        for file in sorted((root / package).rglob("*.py")):
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
@@ -28,18 +28,18 @@ def environment_digest() -> str:
 
 
 @cache
-def code_commit() -> str:
+def code_commit(root: Path = ROOT) -> str:
     """git commit of the checkout, `+dirty` when tracked files differ; `unknown` outside a checkout."""
     try:
-        commit = _git("rev-parse", "HEAD")
-        return f"{commit}+dirty" if _git("status", "--porcelain", "--untracked-files=no") else commit
+        commit = _git(root, "rev-parse", "HEAD")
+        return f"{commit}+dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def _git(*arguments: str) -> str:
+def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(  # noqa: S603
-        ["git", "-C", str(ROOT), *arguments],  # noqa: S607
+        ["git", "-C", str(root), *arguments],  # noqa: S607
         check=True,
         capture_output=True,
         text=True,

@@ -129,6 +129,12 @@ class Orchestration:
         due = {"expected_start_time": {"before_": datetime.now(UTC).isoformat()}}
         return self.find("flow_runs", flows={"name": {"any_": [flow]}}, flow_runs=due)
 
+    def ends(self, flow: str) -> list[str]:
+        """Give how a flow's runs have ended; one that went wrong fails the test."""
+        states = [run["state"] for run in self.runs(flow) if run["state"]]
+        assert [state["message"] for state in states if state["type"] in {"FAILED", "CRASHED"}] == []
+        return sorted(state["type"] for state in states if state["type"] in {"COMPLETED", "CANCELLED"})
+
     def wait_until(self, happened: Callable[[], bool]) -> None:
         """Look again and again until something has happened; what the processes said goes with a failure."""
         deadline = monotonic() + WITHIN_S
@@ -200,19 +206,26 @@ def register_champion(settings: Settings, bundle: Bundle) -> None:
         work.put(rollout.PATH, rollout.encode(Rollout(champion=version, since=datetime.now(UTC))))
 
 
-@pytest.fixture(scope="module")
-def orchestration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orchestration]:
-    """Everything deployed and at work; nothing is left in the user's home."""
+@pytest.fixture
+def orchestration(tmp_path: Path, make_bundle: BundleMaker) -> Iterator[Orchestration]:
+    """A champion, and everything deployed and at work; nothing is left in the user's home."""
     address = f"http://127.0.0.1:{free_port()}/api"
     with httpx.Client(base_url=address, timeout=WITHIN_S, transport=Patient()) as api:
-        made = Orchestration(tmp_path_factory.mktemp("orchestration"), api)
+        made = Orchestration(tmp_path, api)
+        register_champion(made.settings, make_bundle())
         with made.running():
             yield made
     assert list(made.user_home.iterdir()) == []
 
 
-def test_every_flow_that_may_run_by_itself_is_deployed(orchestration: Orchestration) -> None:
-    orchestration.prefect("deploy", "--all")  # again: nothing may be there twice
+def test_deployed_flows_run_on_schedule_and_on_an_alarm(orchestration: Orchestration) -> None:
+    deploys_each_flow_once(orchestration)
+    monitors_on_a_schedule(orchestration)
+    retrains_once_for_two_alarms(orchestration)
+
+
+def deploys_each_flow_once(orchestration: Orchestration) -> None:
+    orchestration.prefect("deploy", "--all")  # again
 
     names = {flow["id"]: flow["name"] for flow in orchestration.find("flows")}
     deployed = {names[one["flow_id"]]: one for one in orchestration.find("deployments")}
@@ -224,24 +237,20 @@ def test_every_flow_that_may_run_by_itself_is_deployed(orchestration: Orchestrat
     assert [action["deployment_id"] for action in automation["actions"]] == [deployed["retrain"]["id"]]
 
 
-def test_a_schedule_monitors_and_an_alarm_sent_twice_retrains_once(
-    orchestration: Orchestration, make_bundle: BundleMaker
-) -> None:
-    def ended(flow: str) -> list[str]:
-        states = [run["state_type"] for run in orchestration.runs(flow)]
-        return sorted(state for state in states if state in {"COMPLETED", "CANCELLED", "FAILED", "CRASHED"})
-
-    register_champion(orchestration.settings, make_bundle())
-
+def monitors_on_a_schedule(orchestration: Orchestration) -> None:
     orchestration.prefect("deployment", "schedule", "create", f"monitor/{MODEL}", "--interval", "10")
-    orchestration.wait_until(lambda: "COMPLETED" in ended("monitor"))
+    orchestration.wait_until(lambda: "COMPLETED" in orchestration.ends("monitor"))
     orchestration.prefect("deployment", "schedule", "clear", f"monitor/{MODEL}", "--accept-yes")
+
     assert all(run["auto_scheduled"] for run in orchestration.runs("monitor"))
     assert orchestration.runs("retrain") == []
 
+
+def retrains_once_for_two_alarms(orchestration: Orchestration) -> None:
     with orchestration.pool_paused():
         orchestration.python("-c", EMIT_TWICE)
         orchestration.wait_until(lambda: len(orchestration.runs("retrain")) == 2)
-    orchestration.wait_until(lambda: len(ended("retrain")) == 2)
-    assert ended("retrain") == ["CANCELLED", "COMPLETED"]
+    orchestration.wait_until(lambda: len(orchestration.ends("retrain")) == 2)
+
+    assert orchestration.ends("retrain") == ["CANCELLED", "COMPLETED"]
     assert {run["created_by"]["type"] for run in orchestration.runs("retrain")} == {"AUTOMATION"}

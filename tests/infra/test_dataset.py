@@ -1,0 +1,150 @@
+"""What was known at a moment: nothing later, nothing earlier than asked, the same frame from the same lake."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from infra import tables
+from infra.dataset import LABELS, PREDICTIONS, known_rows, labelled_predictions, partition_path
+from infra.lake.embedded import EmbeddedLake
+from infra.lake.transaction import transaction
+from models.catalog.taxi_eta import CONTRACT, MODEL
+
+FAR = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def trips(*rows: tuple[str, str, float]) -> pd.DataFrame:
+    """Accepted rows from (pickup, dropoff, minutes), wall times of New York."""
+    pickup, dropoff, minutes = zip(*rows, strict=True)
+    return pd.DataFrame(
+        {
+            "pickup_at": pd.to_datetime(list(pickup)).as_unit("us"),
+            "pickup_zone": 1,
+            "dropoff_zone": 2,
+            "trip_miles": 1.5,
+            "passengers": 1.0,
+            "trip_minutes": list(minutes),
+            "dropoff_at": pd.to_datetime(list(dropoff)).as_unit("us"),
+            "fare_usd": 9.0,
+        }
+    )
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Iterator[EmbeddedLake]:
+    """An empty one."""
+    made = EmbeddedLake(tmp_path)
+    yield made
+    made.close()
+
+
+def put(lake: EmbeddedLake, **objects: pd.DataFrame) -> None:
+    with transaction(lake, "main", "put", {}) as work:
+        for path, table in objects.items():
+            work.put(path, tables.encode(table))
+
+
+def put_months(lake: EmbeddedLake) -> None:
+    put(
+        lake,
+        **{
+            partition_path(MODEL, "2020-01"): trips(("2020-01-31 23:50", "2020-02-01 00:10", 20.0)),
+            partition_path(MODEL, "2020-02"): trips(
+                ("2020-02-10 08:00", "2020-02-10 08:30", 30.0), ("2020-02-10 07:00", "2020-02-10 08:10", 70.0)
+            ),
+        },
+    )
+
+
+def answers(*rows: tuple[str, str, float]) -> pd.DataFrame:
+    """Archived predictions from (id, instant, predicted)."""
+    ids, at, predicted = zip(*rows, strict=True)
+    moments = pd.to_datetime(list(at), utc=True).as_unit("us")
+    local = moments.tz_convert("America/New_York").tz_localize(None)
+    table = trips(*[(str(moment), str(moment), 0.0) for moment in local])
+    table = table[[column.name for column in CONTRACT.inputs]]
+    return table.assign(id=list(ids), version="v1", predicted=list(predicted), event_at=moments)
+
+
+def labels(*rows: tuple[str, float, str]) -> pd.DataFrame:
+    """Archived labels from (id, value, instant)."""
+    ids, values, at = zip(*rows, strict=True)
+    return pd.DataFrame({"id": ids, "value": values, "known_at": pd.to_datetime(list(at), utc=True).as_unit("us")})
+
+
+def test_reads_what_was_known_and_nothing_later(lake: EmbeddedLake) -> None:
+    put_months(lake)
+    at_half_past = datetime(2020, 2, 10, 13, 30, tzinfo=UTC)
+
+    known = known_rows(MODEL, lake, "main", at_half_past).rows
+    before = known_rows(MODEL, lake, "main", at_half_past - pd.Timedelta(seconds=1)).rows
+
+    assert known["trip_minutes"].tolist() == [20.0, 70.0, 30.0]  # in the order in which they became known
+    assert before["trip_minutes"].tolist() == [20.0, 70.0]
+    assert known["event_at"].iloc[0] == pd.Timestamp("2020-02-01 04:50", tz="UTC")
+
+
+def test_reads_no_partition_that_ended_before_it_is_to_learn(lake: EmbeddedLake) -> None:
+    put_months(lake)
+
+    later = known_rows(MODEL, lake, "main", FAR, learn_from=datetime(2020, 2, 10, 12, 30, tzinfo=UTC))
+    at_the_edge = known_rows(MODEL, lake, "main", FAR, learn_from=datetime(2020, 2, 1, 4, 55, tzinfo=UTC))
+
+    assert (later.rows["trip_minutes"].tolist(), later.paths) == ([30.0], (partition_path(MODEL, "2020-02"),))
+    assert at_the_edge.rows["trip_minutes"].tolist() == [70.0, 30.0]
+    assert at_the_edge.paths[0] == partition_path(MODEL, "2020-01")  # it is still January in New York
+
+
+def test_joins_answers_and_labels_by_id_within_the_targets_range(lake: EmbeddedLake) -> None:
+    asked = answers(*((name, "2020-03-01T12:00:00Z", 9.0) for name in "abcd"))
+    told = labels(*((name, value, "2020-03-01T13:00:00Z") for name, value in (("c", 8.0), ("a", 7.0), ("b", 500.0))))
+    put(lake, **{f"{PREDICTIONS}1.parquet": asked, f"{LABELS}1.parquet": told})
+
+    rows, paths = labelled_predictions(CONTRACT, lake, "main")
+
+    assert sorted(zip(rows["id"], rows["trip_minutes"], rows["predicted"], strict=True)) == [
+        ("a", 7.0, 9.0),
+        ("c", 8.0, 9.0),
+    ]
+    assert paths == (f"{PREDICTIONS}1.parquet", f"{LABELS}1.parquet")
+
+
+def test_answers_are_learned_from_when_their_label_has_come(lake: EmbeddedLake) -> None:
+    put_months(lake)
+    put(
+        lake,
+        **{
+            f"{PREDICTIONS}1.parquet": answers(("a", "2020-03-01T12:00:00Z", 9.0)),
+            f"{LABELS}1.parquet": labels(("a", 11.0, "2020-03-02T12:00:00Z")),
+        },
+    )
+
+    early = known_rows(MODEL, lake, "main", datetime(2020, 3, 2, 11, tzinfo=UTC)).rows
+    late = known_rows(MODEL, lake, "main", datetime(2020, 3, 2, 12, tzinfo=UTC)).rows
+
+    assert 11.0 not in early["trip_minutes"].tolist()
+    assert late["trip_minutes"].tolist() == [*early["trip_minutes"], 11.0]
+
+
+def test_the_order_of_arrival_does_not_matter(tmp_path: Path) -> None:
+    def frame(folder: str, order: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+        lake = EmbeddedLake(tmp_path / folder)
+        asked = answers(*((name, f"2020-03-01T1{place}:00:00Z", 9.0) for place, name in enumerate("abc")))
+        told = labels(*((name, 8.0 + place, "2020-03-05T13:00:00Z") for place, name in enumerate("abc")))
+        put(lake, **{f"{PREDICTIONS}1.parquet": order(asked), f"{LABELS}1.parquet": order(told)})
+        rows = known_rows(MODEL, lake, "main", FAR).rows
+        lake.close()
+        return rows
+
+    pd.testing.assert_frame_equal(frame("one", lambda table: table), frame("other", lambda table: table.iloc[::-1]))
+
+
+def test_an_empty_lake_knows_nothing(lake: EmbeddedLake) -> None:
+    found = known_rows(replace(MODEL, table="walks"), lake, "main", FAR)
+
+    assert (len(found.rows), found.paths) == (0, ())
+    assert "trip_minutes" in found.rows.columns

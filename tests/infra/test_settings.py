@@ -1,0 +1,96 @@
+"""Settings: environment before file before default, each wrong value named, nothing ignored."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from infra.errors import Misconfigured
+from infra.settings import Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and no OKRUH_ variable."""
+    for name in [name for name in os.environ if name.startswith("OKRUH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_defaults_keep_everything_below_the_working_directory(nowhere: Path) -> None:
+    settings = load_settings()
+
+    assert (settings.home, settings.bentos) == (nowhere / ".okruh", nowhere / ".okruh" / "bentoml")
+    assert (settings.lake, settings.branch, settings.tracking) == ("embedded", "main", "offline")
+
+
+def test_a_variable_beats_the_file_and_the_file_beats_the_default(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nowhere / "okruh.toml").write_text('branch = "from-file"\ntrain_threads = 2\n')
+    monkeypatch.setenv("OKRUH_BRANCH", "from-variable")
+
+    settings = load_settings(serve_threads=3)
+
+    assert (settings.branch, settings.train_threads, settings.serve_threads) == ("from-variable", 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OKRUH_TRAIN_THREADS", "0"),
+        ("OKRUH_SERVE_THREADS", "many"),
+        ("OKRUH_DEVICE", "gpu"),
+        ("OKRUH_TRACKING", "sometimes"),
+        ("OKRUH_ROLLOUT_POLL_S", "0"),
+        ("OKRUH_LAKE", "lakefs+https://user:secret@host/repository"),
+    ],
+)
+def test_names_a_wrong_value_in_one_line_and_shows_no_secret(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(Misconfigured) as refused:
+        load_settings()
+
+    assert f"{name}: " in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_lakefs_address_says_that_it_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OKRUH_LAKE", "lakefs+https://host/repository")
+
+    with pytest.raises(Misconfigured, match="lakeFS addresses are not supported yet"):
+        load_settings()
+
+
+def test_names_every_wrong_value_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OKRUH_DEVICE", "gpu")
+    monkeypatch.setenv("OKRUH_TRACKING", "sometimes")
+
+    with pytest.raises(Misconfigured, match=r"OKRUH_TRACKING: .*; OKRUH_DEVICE: "):
+        load_settings()
+
+
+@pytest.mark.parametrize(("text", "reason"), [("colour = 1", "OKRUH_COLOUR"), ("branch = ", "okruh.toml is not TOML")])
+def test_refuses_a_file_that_it_cannot_honour(nowhere: Path, text: str, reason: str) -> None:
+    (nowhere / "okruh.toml").write_text(text)
+
+    with pytest.raises(Misconfigured, match=reason):
+        load_settings()
+
+
+def test_a_child_process_sees_the_same_settings(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(home=nowhere / "elsewhere", model="taxi_eta", train_threads=2, rollout_poll_s=0.25)
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+
+    assert load_settings() == settings
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().branch = "other"
