@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 
 @contextmanager
@@ -36,7 +37,7 @@ class Progress:
     """A display of named steps, one at a time; lines stay when a step ends."""
 
     def __init__(self, shown: bool) -> None:
-        self._console = Console(stderr=True, quiet=not shown)
+        self._console = Console(stderr=True, quiet=not shown, highlight=False, markup=False, emoji=False)
         self._bars = Bars(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -44,7 +45,7 @@ class Progress:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[saying]}"),
+            TextColumn("{task.fields[saying]}", markup=False),
             console=self._console,
             transient=True,
             disable=not shown,
@@ -72,7 +73,8 @@ class Progress:
         finally:
             self._bars.remove_task(self._task)
             self._task = None
-        self._console.print(f"[bold]{name:<8}[/bold] {time.monotonic() - began:6.1f} s  {self._note}", highlight=False)
+        took = f" {time.monotonic() - began:6.1f} s  {self._note}"
+        self._console.print(Text.assemble((f"{name:<8}", "bold"), took), soft_wrap=True)
 
     def advance(self, by: int = 1) -> None:
         """Say that part of the step is done."""
@@ -90,4 +92,4 @@ class Progress:
 
     def event(self, text: str) -> None:
         """Print a line that stays."""
-        self._console.print(f"         {text}", highlight=False)
+        self._console.print(f"         {text}", soft_wrap=True)

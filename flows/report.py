@@ -74,7 +74,7 @@ def _summary(story: Story, unit: str, caveat: str) -> str:
     served = sum(month.mae_served for month in later) / len(later)
     return (
         f"<p>{story.requests.sent:,} requests were played; mean error over the months after the first: "
-        f"<b>{served:.2f} {unit}</b> as served, {first:.2f} had the first model been left alone. "
+        f"<b>{served:.2f} {escape(unit)}</b> as served, {first:.2f} had the first model been left alone. "
         f"{len(story.alarms)} alarms, {sum(v.allowed for v in story.verdicts)} promotions.</p>"
         f"<p><small>{escape(caveat)}</small></p>"
     )

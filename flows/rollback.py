@@ -35,8 +35,8 @@ def rollback(
     wanted = version or present.previous
     if wanted is None or wanted not in former:
         raise NotFound(
-            f"{wanted or 'no version'} was champion of {model} before {present.champion}; former champions: "
-            f"{', '.join(sorted(former)) or 'none'}"
+            f"{wanted or 'no version'} was {'ever ' if wanted is None else 'never '}champion of {model} before "
+            f"{present.champion}; former champions: {', '.join(sorted(former)) or 'none'}"
         )
     restored = Rollout(champion=wanted, since=as_of or datetime.now(UTC), previous=present.champion)
     note = {"kind": "rollback", "version": wanted, "from": present.champion}

@@ -2,7 +2,7 @@
 
 from flows.build import build
 from flows.orchestration import flow
-from infra.serving_process import ServiceProcess
+from infra.serving_process import ServiceProcess, check_free
 from infra.settings import load_settings
 
 
@@ -18,6 +18,7 @@ def serve(model: str, port: int = 3000, branch: str | None = None) -> int:
         branch: lake branch; without it, OKRUH_BRANCH.
     """
     settings = load_settings(**({"branch": branch} if branch else {}))
+    check_free(port)
     built = build(model, branch=branch)
     with ServiceProcess.start(settings, built.tag, port) as service:
         print(f"{built.tag} answers at {service.url} (try {service.url}/docs.json); Ctrl-C stops it", flush=True)  # noqa: T201

@@ -129,7 +129,8 @@ def tell(definition: Model, lake: Lake, branch: str, counts: Counts, swaps: Mapp
     """
     commit = lake.resolve(branch)
     verdicts = registry.read_reports(lake, commit, registry.VERDICTS, PromotionReport)
-    champions = [verdict.version for verdict in verdicts if verdict.allowed]
+    promotions = [verdict for verdict in verdicts if verdict.allowed]
+    champions = [verdict.version for verdict in promotions]
     rows, _ = labelled_predictions(definition.contract, lake, commit)
     if rows.empty:
         raise NotFound(f"no label has come for {definition.name} on branch {branch!r}: there is no error to tell of")
@@ -151,7 +152,8 @@ def tell(definition: Model, lake: Lake, branch: str, counts: Counts, swaps: Mapp
             for verdict in verdicts
         ),
         promotions=tuple(
-            _promotion(rows, scorer, verdict, swaps.get(verdict.version)) for verdict in verdicts if verdict.allowed
+            _promotion(rows, scorer, verdict, verdict.incumbent if place else None, swaps.get(verdict.version))
+            for place, verdict in enumerate(promotions)
         ),
         requests=Requests(
             sent=counts.sent,
@@ -210,10 +212,11 @@ def _months(definition: Model, rows: pd.DataFrame, first_errors_N: npt.NDArray[n
     )
 
 
-def _promotion(rows: pd.DataFrame, scorer: _Scorer, verdict: PromotionReport, seconds: float | None) -> PromotionLine:
+def _promotion(
+    rows: pd.DataFrame, scorer: _Scorer, verdict: PromotionReport, previous: str | None, seconds: float | None
+) -> PromotionLine:
     following = (rows["event_at"] >= verdict.at) & (rows["event_at"] < verdict.at + NEXT_MONTH)
     after = following.to_numpy()
-    previous = None if verdict.labels_since_change == 0 else verdict.incumbent
     return PromotionLine(
         at=verdict.at,
         version=verdict.version,

@@ -159,7 +159,10 @@ def cut(dataset: Dataset, plan: Recipe) -> "Split":
     split = split_in_time(rows, rows["known_at"], plan.validation_from, plan.test_from)
     for name in ("train", "test"):
         if getattr(split, name).empty:
-            raise ContractError(f"no rows to {name} on: {len(rows)} rows were known at {plan.as_of:%Y-%m-%d %H:%M}")
+            raise ContractError(
+                f"no rows to {name} on: {len(rows)} rows were known at {plan.as_of:%Y-%m-%d %H:%M}; ingest more, or "
+                "shorten training.validation_days and training.test_days"
+            )
     return split
 
 

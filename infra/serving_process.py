@@ -46,7 +46,7 @@ class ServiceProcess:
         Raises: `Unavailable` where the port is taken, or the service ends or is not ready in time; it is stopped then.
         """
         port = free_port() if port is None else port
-        _check_free(port)
+        check_free(port)
         environment = bentoml_environment(settings)
         log = settings.home / "logs" / f"serve-{port}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,8 @@ def free_port() -> int:
         return port
 
 
-def _check_free(port: int) -> None:
+def check_free(port: int) -> None:
+    """Refuse a loopback port that somebody listens on. Raises: `Unavailable`."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

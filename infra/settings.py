@@ -3,6 +3,7 @@
 Settings alone move a part from the laptop to shared servers; a value that cannot be honoured is an error.
 """
 
+import os
 import tomllib
 from functools import cached_property
 from pathlib import Path
@@ -84,7 +85,10 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the settings. Raises: `Misconfigured` naming each setting that is wrong."""
+    """Read the settings. Raises: `Misconfigured` naming each setting that is wrong, or that there is not."""
+    known = {f"OKRUH_{name.upper()}" for name in Settings.model_fields}
+    if unknown := sorted(name for name in os.environ if name.startswith("OKRUH_") and name not in known):
+        raise Misconfigured(f"no setting is called {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:

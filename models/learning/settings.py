@@ -44,5 +44,8 @@ class TrainingSettings:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def with_changes(self, **changes: float) -> "TrainingSettings":
-        """Give a copy with some fields changed."""
+        """Give a copy with some fields changed. Raises: `DefinitionError`."""
+        known = self.flat()
+        if unknown := sorted(changes.keys() - known.keys()):
+            raise DefinitionError(f"no training setting is called {', '.join(unknown)}; there are {', '.join(known)}")
         return replace(self, **changes)  # type: ignore[arg-type]

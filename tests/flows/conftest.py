@@ -1,55 +1,70 @@
-"""What tests of flows share: Prefect on a test server, a state folder a test, small real months, a trained model.
+"""What tests of flows share: a Prefect server, a state folder a test, small real months, a trained model.
 
-Flows take their products' folders from OKRUH_HOME when they are first imported; that is done here, with a folder of
-its own, before any test imports them.
+Flows take their products' folders from the environment when they are first imported. That is done here, in a folder of
+the session's own and with nothing inherited, before any test imports them; other tests see the environment unchanged.
 """
 
+import atexit
+import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 import msgspec
+import numpy as np
+import onnx
 import pandas as pd
 import pytest
+from onnx import helper, numpy_helper
 
 from infra import registry
 from infra.assembly import assemble
-from infra.journal import Label, Prediction
+from infra.journal import Journal, Label, Prediction
 from infra.lake.protocol import Lake
+from infra.lake.transaction import transaction
 from infra.settings import load_settings
+from models.bundle import Bundle
 from models.catalog.taxi_eta import MODEL
+from models.deciding import rollout
+from models.deciding.rollout import Rollout
 
-_STATE = tempfile.TemporaryDirectory(prefix="okruh-flows-")
+_STATE = tempfile.mkdtemp(prefix="okruh-flows-")
+atexit.register(shutil.rmtree, _STATE, ignore_errors=True)  # before Prefect's own, so that its server has ended then
+_INHERITED = {name: value for name, value in os.environ.items() if not name.startswith(("OKRUH_", "PREFECT_"))}
 
-with pytest.MonkeyPatch.context() as changed:
-    for name in ("OKRUH_HOME", "TMPDIR", "BENTOML_HOME"):
-        changed.setenv(name, _STATE.name)
-    changed.setattr(tempfile, "tempdir", _STATE.name)
+with patch.object(tempfile, "tempdir"), patch.dict(os.environ, _INHERITED | {"OKRUH_HOME": _STATE}, clear=True):
     from flows.ingest import ingest
+    from flows.orchestration import on_a_laptop
     from flows.promote import promote
-    from flows.train import train
+    from flows.train import register, train
 
 HISTORY = ("2019-12", "2020-01", "2020-02")
 AS_OF = datetime(2020, 3, 1, 5, tzinfo=UTC)
 """When these months have ended in New York."""
 EVERY = 5
 """Of a month's 10,000 trips every fifth is taken: enough for the contract, and fast."""
+EPOCHS: dict[str, int | float] = {"epochs": 2}
+FIRST_MONDAY = datetime(2020, 3, 2, 5, tzinfo=UTC)
+SECOND_MONDAY = datetime(2020, 3, 9, 4, tzinfo=UTC)  # New York's clocks changed on 8 March
+THIRD_MONDAY = datetime(2020, 3, 16, 4, tzinfo=UTC)
+FOURTH_MONDAY = datetime(2020, 3, 23, 4, tzinfo=UTC)
+"""Midnights in New York, between which windows lie."""
+A_WEEK_OF_HOURS = 167
 
 MonthMaker = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
 def orchestrated() -> Iterator[None]:
-    """Prefect, with a server and a database of the session's own."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
+    """Prefect's temporary server, for the session."""
+    with on_a_laptop():
         yield
-    _STATE.cleanup()
 
 
 @pytest.fixture(scope="session")
@@ -71,18 +86,19 @@ def home(orchestrated: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """An empty state folder."""
     folder = tmp_path / ".okruh"
     monkeypatch.setenv("OKRUH_HOME", str(folder))
+    monkeypatch.setenv("OKRUH_TRACKING", "disabled")
     return folder
 
 
 @pytest.fixture(scope="session")
 def trained_home(orchestrated: None, make_month: MonthMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state folder with three months, a bundle and a first champion; to be copied, not changed."""
+    """A state folder with three months, a tracked bundle and a first champion; to be copied, not changed."""
     folder = tmp_path_factory.mktemp("trained") / ".okruh"
     with pytest.MonkeyPatch.context() as changed:
         changed.setenv("OKRUH_HOME", str(folder))
         for month in HISTORY:
             ingest(MODEL.name, str(make_month(month)))
-        report = promote(MODEL.name, train(MODEL.name, AS_OF, overrides={"epochs": 2}).version, AS_OF)
+        report = promote(MODEL.name, train(MODEL.name, AS_OF, overrides=EPOCHS).version, AS_OF)
         assert report.allowed
     return folder
 
@@ -99,31 +115,67 @@ def lake() -> Lake:
     return assemble(load_settings()).lake(MODEL.name)
 
 
+def champion() -> str:
+    """Name the champion of the state folder that is set now."""
+    serving = registry.read_rollout(lake(), "main")
+    assert serving is not None
+    return serving.champion
+
+
+def add_scaled(version: str, factor: float) -> str:
+    """Register a candidate without a training: it answers `factor` times what the champion does."""
+    made = registry.load_bundle(lake(), "main", champion())
+    graph = _scaled(made.onnx, factor)
+    card = msgspec.structs.replace(
+        made.card, version=version, onnx_digest=_sha256(graph), created_at=made.card.created_at + timedelta(hours=1)
+    )
+    register(lake(), "main", Bundle(card=card, onnx=graph, profile=made.profile, state=made.state))
+    return version
+
+
+def enthrone(version: str, at: datetime) -> None:
+    """Let a version serve, whatever it is worth."""
+    serving = Rollout(champion=version, since=at, previous=champion())
+    with transaction(lake(), "main", f"promotion: {version}", {}) as work:
+        work.put(rollout.PATH, rollout.encode(serving))
+
+
+def journal_a_week(start: datetime, wrong_by: float) -> None:
+    """Have the champion answer a trip of 9 minutes each hour of a week."""
+    Answers(start, A_WEEK_OF_HOURS, minutes=9.0, wrong_by=wrong_by, version=champion()).journal()
+
+
+def journal(branch: str = "main") -> Journal:
+    """Give the journal of the state folder that is set now."""
+    return assemble(load_settings()).journal(MODEL.name, branch)
+
+
 @dataclass(frozen=True)
 class Answers:
     """Trips that were answered and later labelled, as a service journals them."""
 
     first_at: datetime
-    """The first starts then; the others an hour apart."""
+    """The first starts then."""
     count: int
     minutes: float
     """What each really took."""
     wrong_by: float
     """Predicted minus true minutes."""
     version: str
+    apart: timedelta = timedelta(hours=1)
 
     def journal(self, branch: str = "main") -> None:
         """Write them into the journal of the state folder that is set now."""
-        starts = [self.first_at + timedelta(hours=place) for place in range(self.count)]
+        starts = [self.first_at + place * self.apart for place in range(self.count)]
         predictions = [self._prediction(place, at) for place, at in enumerate(starts)]
         labels = [
             Label(id=one.id, value=self.minutes, known_at=one.event_at + timedelta(minutes=self.minutes))
             for one in predictions
         ]
-        journal = assemble(load_settings()).journal(MODEL.name, branch)
-        journal.append(predictions).result()
-        journal.append_labels(labels).result()
-        journal.close()
+        writing = journal(branch)
+        writing.append(predictions).result()
+        writing.append_labels(labels).result()
+        writing.close()
 
     def _prediction(self, place: int, at: datetime) -> Prediction:
         local = at.astimezone(ZoneInfo("America/New_York")).replace(tzinfo=None)
@@ -137,8 +189,17 @@ class Answers:
         )
 
 
-def champion() -> str:
-    """Name the champion of the state folder that is set now."""
-    serving = registry.read_rollout(lake(), "main")
-    assert serving is not None
-    return serving.champion
+def _scaled(content: bytes, factor: float) -> bytes:
+    model = onnx.load_from_string(content)
+    (answer,) = model.graph.output
+    unscaled, scale = (f"{name}_{len(model.graph.node)}" for name in ("unscaled", "scale"))
+    for node in model.graph.node:
+        node.output[:] = [unscaled if name == answer.name else name for name in node.output]
+    model.graph.initializer.append(numpy_helper.from_array(np.array(factor, dtype=np.float32), scale))
+    model.graph.node.append(helper.make_node("Mul", [unscaled, scale], [answer.name]))
+    scaled: bytes = model.SerializeToString()
+    return scaled
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""Lineage and status: read from the lake and the journal, and change nothing."""
+"""Lineage: from an answer or a version back to data, code and runs, changing nothing."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,25 +6,30 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from flows.build import build
 from flows.lineage import lineage
-from flows.status import status
 from infra import registry
 from infra.errors import NotFound
-from models.deciding import rollout
-from tests.flows.conftest import AS_OF, Answers, champion, lake
+from infra.journal import Prediction
+from models.bundle import FILES
+from models.errors import DefinitionError
+from tests.flows.conftest import AS_OF, Answers, add_scaled, champion, journal, lake
 
 ANSWERS = datetime(2020, 3, 2, 15, tzinfo=UTC)
 
 
+def answer(count: int, version: str, branch: str = "main") -> None:
+    Answers(ANSWERS, count, minutes=9.0, wrong_by=2.0, version=version).journal(branch)
+
+
 def test_traces_an_answer_to_data_code_and_runs(trained: Path) -> None:
-    Answers(ANSWERS, count=3, minutes=9.0, wrong_by=2.0, version=champion()).journal()
+    answer(3, champion())
     card = registry.load_card(lake(), "main", champion())
 
     found = lineage("taxi_eta", "20200302-00001")
 
     assert found.prediction is not None
     assert (found.prediction.value, found.prediction.label) == (11.0, 9.0)
+    assert found.prediction.label_known_at == datetime(2020, 3, 2, 16, 9, tzinfo=UTC)
     assert msgspec.json.decode(found.prediction.row)["pickup_at"] == "2020-03-02T11:00:00"
     assert (found.version, found.onnx_digest) == (champion(), card.onnx_digest)
     assert (found.data_commit, found.partitions) == (card.data.commit, card.data.paths)
@@ -33,45 +38,52 @@ def test_traces_an_answer_to_data_code_and_runs(trained: Path) -> None:
     assert (found.promoted_at, found.branch) == (AS_OF, "main")
     assert found.promoted_because[0].startswith("error ")
     registered = {change.path for change in lake().diff(lake().resolve(found.data_commit), found.registered_by)}
-    assert registered == {
-        f"bundles/{champion()}/{name}" for name in ("card.json", "model.onnx", "profile.json", "state.safetensors")
-    }
+    assert registered == {f"bundles/{champion()}/{name}" for name in FILES}
 
 
-def test_traces_a_version_as_well(trained: Path) -> None:
+def test_traces_an_answer_that_has_no_label_yet(trained: Path) -> None:
+    row = msgspec.json.encode({"trip_miles": 2.5})
+    journal().append([Prediction(id="asked", version=champion(), event_at=ANSWERS, row=row, value=11.0)]).result()
+
+    found = lineage("taxi_eta", "asked")
+
+    assert found.prediction is not None
+    assert (found.prediction.label, found.prediction.label_known_at) == (None, None)
+
+
+def test_traces_a_version(trained: Path) -> None:
     found = lineage("taxi_eta", champion())
 
     assert (found.version, found.prediction, found.promoted_at) == (champion(), None, AS_OF)
 
 
+def test_a_version_that_never_served_was_not_promoted(trained: Path) -> None:
+    found = lineage("taxi_eta", add_scaled("waiting", 1.1))
+
+    assert (found.version, found.promoted_at, found.promoted_because) == ("waiting", None, ())
+
+
+def test_finds_an_answer_of_a_replay_the_newest_first(trained: Path) -> None:
+    for branch in ("loop-2", "loop-10"):
+        lake().create_branch(branch, "main")
+        answer(1, champion(), branch)
+
+    newest = lineage("taxi_eta", "20200302-00000")
+    named = lineage("taxi_eta", "20200302-00000", branch="loop-2")
+    version = lineage("taxi_eta", champion())
+
+    assert [one.branch for one in (newest, named, version)] == ["loop-10", "loop-2", "main"]
+
+
 def test_says_what_nobody_knows(trained: Path) -> None:
     with pytest.raises(NotFound, match="'unheard' is neither a version nor a prediction of taxi_eta"):
         lineage("taxi_eta", "unheard")
+    with pytest.raises(DefinitionError, match="no model 'pizza_eta'"):
+        lineage("pizza_eta", champion())
 
 
-def test_status_tells_champion_data_alarm_and_traffic(trained: Path) -> None:
-    Answers(ANSWERS, count=3, minutes=9.0, wrong_by=2.0, version=champion()).journal()
-    card = registry.load_card(lake(), "main", champion())
-
-    found = status("taxi_eta")
-
-    (line,) = found.lines
-    assert (found.bundles, line.branch, line.champion, line.since) == (1, "main", champion(), AS_OF)
-    assert (line.trained_rows, line.trained_on_commit) == (card.data.rows_train, card.data.commit)
-    assert (line.predictions, line.labels, line.last_alarm) == (3, 3, None)
-
-
-def test_reading_makes_no_lake(home: Path) -> None:
-    assert status("taxi_eta").lines == []
+def test_makes_no_lake_where_there_is_none(home: Path) -> None:
     with pytest.raises(NotFound, match="'x' is neither"):
         lineage("taxi_eta", "x")
 
     assert not (home / "lake").exists()
-
-
-def test_builds_the_champion_once(trained: Path) -> None:
-    first, again = build("taxi_eta"), build("taxi_eta")
-
-    assert first.tag.startswith(f"okruh_taxi_eta:{champion()}-")
-    assert (first.fresh, again) == (True, first._replace(fresh=False))
-    assert lake().get("main", rollout.PATH)

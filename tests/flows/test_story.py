@@ -1,94 +1,224 @@
-"""The story of a played period: exact numbers from the lake, and one page that needs no network."""
+"""The story of a played period, on a journal so small that every number can be worked out by hand.
 
-import re
-import shutil
-from collections.abc import Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
+The tiny bundles answer `factor` x distance for a bike, and every row is 10 km by bike.
+"""
+
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 
-from flows.monitor import monitor
-from flows.report import write_report
-from flows.retrain import retrain
-from flows.story import Told, tell
-from infra import registry
-from infra.dataset import labelled_predictions
-from infra.errors import Unavailable
+from flows.story import AlarmLine, JournalCheck, Labels, Month, PromotionLine, Requests, Story, VerdictLine, tell
+from infra import registry, tables
+from infra.dataset import LABELS, PREDICTIONS
+from infra.errors import NotFound
+from infra.lake.embedded import EmbeddedLake
+from infra.lake.protocol import Lake
+from infra.lake.transaction import transaction
 from infra.traffic import Counts
-from models.catalog.taxi_eta import CONTRACT, MODEL
-from models.contract.table import to_columns
-from models.inference import Predictor
-from tests.flows.conftest import AS_OF, Answers, champion, lake
-from tests.flows.test_monitor import A_WEEK_OF_HOURS, FIRST_MONDAY, TWO_WEEKS_LATER, WEEK
+from models.bundle import bundle_folder
+from models.contract.columns import Contract
+from models.deciding.verdict import PromotionReport
+from models.model import Model
+from models.watching.alarms import Alarm
+from models.watching.profile import LossProfile
+from tests.conftest import BundleMaker
 
-COUNTS = Counts(sent=340, refused=6, refusals={"trip_miles: out of range": 6}, labels_sent=334)
-
-
-@pytest.fixture(scope="module")
-def told(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    """Two weeks in which trips took half as long as predicted, an alarm and a promotion."""
-    with pytest.MonkeyPatch.context() as changed:
-        changed.setenv("OKRUH_HOME", str(shutil.copytree(trained_home, tmp_path_factory.mktemp("played") / ".okruh")))
-        yield play_two_weeks()
-
-
-def play_two_weeks() -> Told:
-    for start in (FIRST_MONDAY, FIRST_MONDAY + WEEK):
-        Answers(start, A_WEEK_OF_HOURS, minutes=9.0, wrong_by=9.0, version=champion()).journal()
-    monitor(MODEL.name, TWO_WEEKS_LATER, announce=False)
-    retrain(MODEL.name, TWO_WEEKS_LATER)
-    Answers(TWO_WEEKS_LATER, 10, minutes=9.0, wrong_by=-1.0, version=champion()).journal()
-    monitor(MODEL.name, TWO_WEEKS_LATER + WEEK, announce=False)
-    return tell(MODEL, lake(), "main", COUNTS, {champion(): 0.25})
+ANSWERS = [
+    ("a", "2020-03-05T10:00", "first", 20.0),
+    ("b", "2020-03-15T10:00", "first", 20.0),
+    ("c", "2020-03-25T10:00", "second", 30.0),
+    ("d", "2020-04-10T10:00", "second", 30.0),
+    ("e", "2020-04-25T10:00", "second", 30.0),
+    ("never labelled", "2020-04-26T10:00", "second", 30.5),
+]
+MINUTES = {"a": 22.0, "b": 24.0, "c": 33.0, "d": 25.0, "e": 31.0}
+PROMOTED, LOST, REPLACED = (datetime(2020, 3, day, 5, tzinfo=UTC) for day in (1, 10, 20))
+COUNTS = Counts(
+    sent=9, refused=3, failed=1, labels_sent=6, labels_failed=1, during_swaps=4, refusals={"rare": 1, "often": 2}
+)
 
 
-def test_tells_errors_promotions_and_counts_as_they_were(told: Told) -> None:
-    story = told.story
-    first, second = story.versions
-    rows, _ = labelled_predictions(CONTRACT, lake(), "main")
-    answered_N = Predictor(registry.load_bundle(lake(), "main", first).onnx, CONTRACT).predict(
-        to_columns(CONTRACT, rows)
+@pytest.fixture
+def model(tiny_contract: Contract) -> Model:
+    """What the tiny bundles are of."""
+    return Model(
+        name="tiny",
+        description="A ride.",
+        contract=tiny_contract,
+        table="rides",
+        raw_columns={},
+        prepare=lambda raw: raw,
+        network=NotImplemented,
+        naive=NotImplemented,
+        slices=NotImplemented,
     )
-    (month,) = story.months
-
-    assert (month.month, month.trips, month.versions) == ("2020-03", 2 * A_WEEK_OF_HOURS + 10, (first, second))
-    assert month.mae_served == pytest.approx((2 * A_WEEK_OF_HOURS * 9 + 10) / month.trips)
-    assert month.mae_first_model == pytest.approx(float(np.abs(answered_N - 9.0).mean()), rel=1e-5)
-    assert [line.version for line in story.promotions] == [first, second]
-    assert (story.promotions[0].mae_previous_champion, story.promotions[0].seconds_to_first_answer) == (None, None)
-    assert story.promotions[1].seconds_to_first_answer == 0.25
-    assert [alarm.window for alarm in story.alarms] == [(FIRST_MONDAY, datetime(2020, 3, 9, 4, tzinfo=UTC))]
-    assert [(verdict.at, verdict.allowed) for verdict in story.verdicts] == [(AS_OF, True), (TWO_WEEKS_LATER, True)]
-    assert (story.requests.sent, story.requests.refused, story.requests.failed) == (340, 6, 0)
-    assert (story.labels.sent, story.labels.joined) == (334, month.trips)
-    assert story.journal.rows == month.trips
-    assert story.journal.largest_difference > 1  # these answers were made up
 
 
-def test_writes_one_page_that_needs_no_network(told: Told, tmp_path: Path) -> None:
-    page = write_report(MODEL, told, tmp_path / "reports" / "page.html").read_text()
+@pytest.fixture
+def lake(tmp_path: Path, make_bundle: BundleMaker) -> Lake:
+    """A lake of two champions and a candidate that lost between them."""
+    lake = EmbeddedLake(tmp_path / "tiny")
+    with transaction(lake, "main", "play", {}) as work:
+        for version, factor in (("first", 2.0), ("second", 3.0)):
+            for name, content in make_bundle(version, factor).files().items():
+                work.put(f"{bundle_folder(version)}/{name}", content)
+        for verdict in (
+            verdict_on("first", "naive", PROMOTED, allowed=True),
+            verdict_on("lost", "first", LOST, allowed=False),
+            verdict_on("second", "first", REPLACED, allowed=True),
+        ):
+            path = f"{registry.VERDICTS}{verdict.at:%Y%m%dT%H%M%SZ}-{verdict.version}.json"
+            work.put(path, registry.encode_report(verdict))
+        work.put(f"{registry.ALARMS}alarm.json", registry.encode_report(ALARM))
+        work.put(f"{PREDICTIONS}1.parquet", tables.encode(predictions()))
+        work.put(f"{LABELS}1.parquet", tables.encode(labels(MINUTES)))
+    return lake
 
-    outside = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']?http", page)
-    assert outside == []
-    assert page.count("Plotly.newPlot(") == 3
-    assert all(version in page for version in told.story.versions)
-    assert "trip_miles: out of range" in page
+
+def verdict_on(version: str, incumbent: str, at: datetime, *, allowed: bool) -> PromotionReport:
+    loss = LossProfile(rows=1, mean=1.0, scaled_mean=0.1, scaled_deviation=0.1)
+    return PromotionReport(
+        at=at,
+        version=version,
+        incumbent=incumbent,
+        allowed=allowed,
+        reasons=(f"of {version}",),
+        test_rows=1,
+        incumbent_loss=loss,
+        candidate_loss=loss,
+        alarm=None,
+        labels_since_change=0,
+        ends_episode=False,
+    )
 
 
-def test_escapes_what_a_definition_says(told: Told, tmp_path: Path) -> None:
-    odd = replace(MODEL, description="<script>alert(1)</script>")
+ALARM = Alarm(
+    id="alarm",
+    at=REPLACED,
+    window_start=LOST,
+    version="first",
+    statistic=7.5,
+    threshold=5.6,
+    changed_at=LOST,
+    labels=2,
+    mean_error=3.0,
+    reference_error=1.0,
+    detail="the error rose",
+)
 
-    page = write_report(odd, told, tmp_path / "page.html").read_text()
 
-    assert "<script>alert(1)" not in page
-    assert "&lt;script&gt;alert(1)" in page
+def predictions() -> pd.DataFrame:
+    ids, starts, versions, predicted = zip(*ANSWERS, strict=True)
+    starts_at = pd.Series(pd.to_datetime(starts)).dt.as_unit("us")
+    return pd.DataFrame(
+        {
+            "starts_at": starts_at,
+            "distance": 10.0,
+            "weight": np.nan,
+            "kind": "bike",
+            "zone": 1,
+            "id": ids,
+            "version": versions,
+            "predicted": predicted,
+            "event_at": starts_at.dt.tz_localize("America/New_York").dt.tz_convert("UTC"),
+        }
+    )
 
 
-def test_says_when_the_page_cannot_be_written(told: Told, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
+def labels(minutes: dict[str, float]) -> pd.DataFrame:
+    known_at = pd.Timestamp("2020-05-01", tz="UTC").as_unit("us")
+    return pd.DataFrame({"id": list(minutes), "value": list(minutes.values()), "known_at": known_at})
 
-    with pytest.raises(Unavailable, match="cannot be written"):
-        write_report(MODEL, told, tmp_path / "file" / "page.html")
+
+def test_every_number_is_what_the_journal_holds(model: Model, lake: Lake) -> None:
+    story = tell(model, lake, "main", COUNTS, {"second": 0.25}).story
+
+    assert story == Story(
+        model="tiny",
+        branch="main",
+        data_commit="c",
+        versions=("first", "second"),
+        months=(
+            Month(
+                month="2020-03",
+                trips=3,
+                mae_first_model=(2 + 4 + 13) / 3,
+                mae_served=(2 + 4 + 3) / 3,
+                versions=("first", "second"),
+            ),
+            Month(month="2020-04", trips=2, mae_first_model=(5 + 11) / 2, mae_served=3.0, versions=("second",)),
+        ),
+        alarms=(AlarmLine(at=REPLACED, window=(LOST, REPLACED), statistic=7.5, detail="the error rose"),),
+        verdicts=tuple(
+            VerdictLine(at=at, version=version, allowed=allowed, reasons=(f"of {version}",))
+            for at, version, allowed in (
+                (PROMOTED, "first", True),
+                (LOST, "lost", False),
+                (REPLACED, "second", True),
+            )
+        ),
+        promotions=(
+            PromotionLine(
+                at=PROMOTED,
+                version="first",
+                mae_next_month=(2 + 4 + 13) / 3,
+                mae_previous_champion=None,
+                seconds_to_first_answer=None,
+            ),
+            PromotionLine(
+                at=REPLACED,
+                version="second",
+                mae_next_month=(3 + 5) / 2,
+                mae_previous_champion=(13 + 5) / 2,
+                seconds_to_first_answer=0.25,
+            ),
+        ),
+        requests=Requests(sent=9, refused=3, failed=2, during_swaps=4, refusals={"often": 2, "rare": 1}),
+        labels=Labels(sent=6, joined=5),
+        journal=JournalCheck(rows=6, largest_difference=0.5),
+    )
+    assert list(story.requests.refusals) == ["often", "rare"]
+
+
+def test_a_promotion_that_no_label_followed_has_no_error(model: Model, lake: Lake) -> None:
+    last = verdict_on("second", "first", datetime(2020, 4, 27, tzinfo=UTC), allowed=True)
+    with transaction(lake, "main", "promote at the end", {}) as work:
+        work.put(f"{registry.VERDICTS}20200427T000000Z-second.json", registry.encode_report(last))
+
+    story = tell(model, lake, "main", COUNTS, {}).story
+
+    assert (story.promotions[-1].mae_next_month, story.promotions[-1].mae_previous_champion) == (None, None)
+    assert msgspec.json.decode(msgspec.json.encode(story), type=Story) == story
+
+
+def test_labels_outside_of_the_targets_range_count_as_joined_and_not_as_errors(model: Model, lake: Lake) -> None:
+    with transaction(lake, "main", "label", {}) as work:
+        work.put(f"{LABELS}2.parquet", tables.encode(labels({"never labelled": 1e6})))
+
+    story = tell(model, lake, "main", COUNTS, {}).story
+
+    assert (story.labels.joined, sum(month.trips for month in story.months)) == (6, 5)
+
+
+def test_says_when_no_label_has_come(model: Model, lake: Lake) -> None:
+    with transaction(lake, "main", "forget", {}) as work:
+        work.delete(f"{LABELS}1.parquet")
+
+    with pytest.raises(NotFound, match="no label has come for tiny on branch 'main'"):
+        tell(model, lake, "main", COUNTS, {})
+
+
+def test_the_month_after_a_promotion_is_thirty_days(model: Model, lake: Lake) -> None:
+    before_e = datetime(2020, 4, 25, 14, tzinfo=UTC) - timedelta(days=30)
+    for at, error in ((before_e, 5.0), (before_e + timedelta(seconds=1), (5 + 1) / 2)):
+        verdict = verdict_on("second", "first", at, allowed=True)
+        with transaction(lake, "main", "promote", {}) as work:
+            work.put(f"{registry.VERDICTS}20200401T000000Z-second.json", registry.encode_report(verdict))
+
+        (*_, line) = tell(model, lake, "main", COUNTS, {}).story.promotions
+
+        assert line.mae_next_month == pytest.approx(error)

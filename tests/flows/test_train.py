@@ -1,6 +1,6 @@
 """Train: the same data, settings and code give the same bundle; only what was known is read; nothing bad registers."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -8,10 +8,13 @@ import pytest
 from flows.ingest import ingest
 from flows.train import train
 from infra import registry
+from infra.dataset import known_rows
 from infra.errors import NotFound
-from infra.provenance import environment_digest, source_digest
+from infra.provenance import code_commit, environment_digest, source_digest
+from models.bundle import FILES
+from models.catalog.taxi_eta import MODEL
 from models.errors import ContractError, Refused
-from tests.flows.conftest import AS_OF, MonthMaker, lake
+from tests.flows.conftest import AS_OF, EPOCHS, HISTORY, MonthMaker, lake
 
 OVERRIDES: dict[str, int | float] = {"epochs": 2}
 
@@ -20,7 +23,7 @@ def test_the_same_again_is_found_and_changes_nothing(trained: Path) -> None:
     before = lake().resolve("main")
     (version,) = registry.versions(lake(), "main")
 
-    again = train("taxi_eta", AS_OF, overrides=OVERRIDES)
+    again = train("taxi_eta", AS_OF, overrides=EPOCHS)
 
     assert (again.version, again.cached) == (version, True)
     assert lake().resolve("main") == before
@@ -30,23 +33,54 @@ def test_a_bundle_names_code_data_environment_and_runs(trained: Path) -> None:
     (version,) = registry.versions(lake(), "main")
     card = registry.load_card(lake(), "main", version)
 
-    assert card.data.paths == tuple(f"data/trips/{month}.parquet" for month in ("2019-12", "2020-01", "2020-02"))
+    assert card.data.paths == tuple(f"data/trips/{month}.parquet" for month in HISTORY)
     assert [entry.path for entry in lake().list(card.data.commit, "data/")] == list(card.data.paths)
     assert (card.origin.source_digest, card.origin.environment_digest) == (source_digest(), environment_digest())
-    assert card.origin.tracker_run.startswith("okruh-taxi_eta/")
+    assert card.origin.code_commit == code_commit()
     assert card.origin.flow_run != "none"
-    assert card.origin.code_commit
+    project, _, run = card.origin.tracker_run.partition("/")
+    assert project == "okruh-taxi_eta"
+    assert len(list((trained / "wandb").glob(f"wandb/offline-run-*/run-{run}.wandb"))) == 1
     assert (card.as_of, card.seed, card.settings["epochs"]) == (AS_OF, 0, 2)
     assert card.parity.largest_difference <= card.parity.tolerance
     assert card.metrics["rows"] == card.data.rows_test > 1500
     assert set(card.slices) == {"hour", "miles"}
 
 
+def test_a_bundle_is_one_commit_that_names_what_it_comes_from(trained: Path) -> None:
+    (version,) = registry.versions(lake(), "main")
+    card = registry.load_card(lake(), "main", version)
+
+    commit = next(lake().log("main", f"bundles/{version}"))
+
+    changed = {change.path for change in lake().diff(commit.parents[0], commit.id)}
+    assert changed == {f"bundles/{version}/{name}" for name in FILES}
+    assert commit.metadata == {
+        "kind": "train",
+        "version": version,
+        "code_commit": card.origin.code_commit,
+        "flow_run": card.origin.flow_run,
+        "tracker_run": card.origin.tracker_run,
+    }
+
+
+def test_another_setting_is_another_training_and_without_as_of_all_that_is_known_is_read(trained: Path) -> None:
+    newest = known_rows(MODEL, lake(), lake().resolve("main"), datetime.max.replace(tzinfo=UTC)).rows["known_at"].max()
+
+    made = train("taxi_eta", overrides=EPOCHS | {"seed": 1})
+
+    card = registry.load_card(lake(), "main", made.version)
+    assert (made.cached, card.seed, len(registry.versions(lake(), "main"))) == (False, 1, 2)
+    assert newest < card.as_of <= newest + timedelta(seconds=1)
+    assert card.data.test_from == card.as_of - timedelta(days=MODEL.training.test_days)
+    assert card.data.validation_from == card.data.test_from - timedelta(days=MODEL.training.validation_days)
+
+
 def test_what_becomes_known_later_does_not_change_the_model(trained: Path, make_month: MonthMaker) -> None:
     (version,) = registry.versions(lake(), "main")
     ingest("taxi_eta", str(make_month("2020-03")))
 
-    again = train("taxi_eta", AS_OF, overrides=OVERRIDES)
+    again = train("taxi_eta", AS_OF, overrides=EPOCHS)
 
     assert (again.version, again.cached) == (version, False)
 
@@ -54,7 +88,7 @@ def test_what_becomes_known_later_does_not_change_the_model(trained: Path, make_
 def test_learns_from_the_moment_that_it_is_told(trained: Path) -> None:
     learn_from = datetime(2019, 12, 20, 5, tzinfo=UTC)
 
-    made = train("taxi_eta", AS_OF, learn_from=learn_from, overrides=OVERRIDES)
+    made = train("taxi_eta", AS_OF, learn_from=learn_from, overrides=EPOCHS)
 
     rows = {one: registry.load_card(lake(), "main", one).data.rows_train for one in registry.versions(lake(), "main")}
     assert registry.load_card(lake(), "main", made.version).data.learn_from == learn_from
@@ -68,6 +102,8 @@ def test_a_training_that_diverges_registers_nothing(trained: Path) -> None:
         train("taxi_eta", AS_OF, overrides={"epochs": 1, "learning_rate": 1e30})
 
     assert lake().resolve("main") == before
+    with pytest.raises(Refused):  # nor is a refusal kept and found again as a result
+        train("taxi_eta", AS_OF, overrides={"epochs": 1, "learning_rate": 1e30})
 
 
 def test_says_when_there_is_nothing_to_learn_from(home: Path) -> None:

@@ -1,0 +1,173 @@
+"""Archive: each journalled answer and label is in the lake exactly once, whoever is killed or comes at once."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+
+from flows.archive import archive
+from infra import tables
+from infra.dataset import LABELS, PREDICTIONS, labelled_predictions
+from infra.errors import Conflict
+from infra.journal import Journal, Label, Position, Prediction
+from infra.lake.embedded import EmbeddedLake
+from models.catalog.taxi_eta import CONTRACT, MODEL
+from tests.flows.conftest import journal, lake
+
+AT = datetime(2020, 3, 2, 15, tzinfo=UTC)
+ROW = {"pickup_at": "2020-03-02T10:00:00", "pickup_zone": 7, "dropoff_zone": 9, "trip_miles": 2.5, "passengers": None}
+
+archive_now = partial(archive.fn, MODEL.name, "main")
+
+
+class Killed(BaseException):
+    """Stands for a process that ends here."""
+
+
+def answer(name: str, hours: int = 0, **changes: object) -> Prediction:
+    row = msgspec.json.encode(ROW | changes)
+    return Prediction(id=name, version="v1", event_at=AT + timedelta(hours=hours), row=row, value=11.0)
+
+
+def label(name: str, value: float = 9.0) -> Label:
+    return Label(id=name, value=value, known_at=AT + timedelta(minutes=value))
+
+
+def record(*predictions: Prediction, labels: tuple[Label, ...] = ()) -> None:
+    writing = journal()
+    writing.append(predictions).result()
+    writing.append_labels(labels).result()
+    writing.close()
+
+
+def archived(folder: str = PREDICTIONS) -> pd.DataFrame:
+    rows, _ = tables.read_all(lake(), "main", folder)
+    return rows
+
+
+def once(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, meanwhile: Callable[[], object]) -> None:
+    """Have something happen just before the next call of a method, and never again."""
+    method: Any = getattr(owner, name)
+
+    def call(self: object, *arguments: Any) -> Any:
+        monkeypatch.setattr(owner, name, method)
+        meanwhile()
+        return method(self, *arguments)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+def test_keeps_what_was_asked_answered_and_labelled(home: Path) -> None:
+    record(answer("a"), answer("b", passengers=2.0), labels=(label("b", 8.5),))
+
+    added = archive_now()
+
+    assert added == Position(2, 1)
+    rows = archived().to_dict("list")
+    assert (rows["id"], rows["version"], rows["predicted"]) == (["a", "b"], ["v1", "v1"], [11.0, 11.0])
+    assert (rows["event_at"], rows["pickup_at"]) == ([AT, AT], [datetime(2020, 3, 2, 10)] * 2)
+    np.testing.assert_array_equal(rows["passengers"], [np.nan, 2.0])
+    (labelled,) = labelled_predictions(CONTRACT, lake(), "main")[0].to_dict("records")
+    assert (labelled["id"], labelled["trip_minutes"], labelled["known_at"]) == ("b", 8.5, AT + timedelta(minutes=8.5))
+
+
+def test_data_and_position_are_one_commit(home: Path) -> None:
+    record(answer("a"), labels=(label("a"),))
+
+    archive_now()
+
+    (commit, *_) = lake().log("main")
+    changed = [change.path for change in lake().diff(commit.parents[0], commit.id)]
+    assert [Path(path).parent.name for path in changed] == ["labels", "journal", "predictions"]
+    assert (commit.metadata["predictions"], commit.metadata["labels"]) == ("1", "1")
+
+
+def test_adds_only_what_is_new_and_commits_nothing_where_nothing_is(home: Path) -> None:
+    record(answer("a"))
+    archive_now()
+    before = lake().resolve("main")
+
+    nothing = archive_now()
+    unchanged = lake().resolve("main")
+    record(answer("b"), labels=(label("a"),))
+    more = archive_now()
+
+    assert (nothing, unchanged) == (Position(0, 0), before)
+    assert more == Position(1, 1)
+    assert archived()["id"].tolist() == ["a", "b"]
+    assert archived(LABELS)["id"].tolist() == ["a"]
+
+
+def test_the_same_requests_in_another_order_give_the_same_table(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [answer("a", hours=1), answer("b"), answer("c", hours=1)]
+
+    digests = []
+    for place, arrival in enumerate((answers, answers[::-1])):
+        monkeypatch.setenv("OKRUH_HOME", str(tmp_path / str(place)))
+        record(*arrival)
+        archive_now()
+        digests.append([entry.digest for entry in lake().list("main", PREDICTIONS)])
+        assert archived()["id"].tolist() == ["b", "a", "c"]
+
+    assert digests[0] == digests[1]
+
+
+def test_takes_times_with_and_without_fractions_of_a_second(home: Path) -> None:
+    record(answer("a"), answer("b", hours=1, pickup_at="2020-03-02T11:00:00.250000"))
+
+    archive_now()
+
+    assert archived()["pickup_at"].tolist() == [datetime(2020, 3, 2, 10), datetime(2020, 3, 2, 11, 0, 0, 250_000)]
+
+
+@pytest.mark.parametrize(("step", "kept"), [("merge", 0), ("delete_branch", 1)])
+def test_a_killed_archive_neither_loses_nor_repeats(
+    home: Path, monkeypatch: pytest.MonkeyPatch, step: str, kept: int
+) -> None:
+    def kill() -> None:
+        raise Killed
+
+    record(answer("a"), labels=(label("a"),))
+    once(monkeypatch, EmbeddedLake, step, kill)
+
+    with pytest.raises(Killed):
+        archive_now()
+    after_the_kill = len(archived())
+    record(answer("b"), labels=(label("b"),))
+    archive_now()
+
+    assert after_the_kill == kept
+    assert archived()["id"].tolist() == archived(LABELS)["id"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [(Journal, "last"), (Journal, "labels"), (EmbeddedLake, "create_branch"), (EmbeddedLake, "merge")],
+)
+@pytest.mark.parametrize("more", [False, True])
+def test_two_archives_at_once_add_everything_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch, owner: type, step: str, more: bool
+) -> None:
+    def archive_meanwhile() -> None:
+        if more:
+            record(answer("b", hours=1), labels=(label("b"),))
+        archive_now()
+
+    record(answer("a"), labels=(label("a"),))
+    once(monkeypatch, owner, step, archive_meanwhile)
+
+    try:
+        archive_now()
+    except Conflict:
+        archive_now()
+
+    expected = ["a", "b"] if more else ["a"]
+    assert archived()["id"].tolist() == archived(LABELS)["id"].tolist() == expected

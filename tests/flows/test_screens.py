@@ -1,0 +1,175 @@
+"""Screens as they are read: on a terminal of 80 columns, and in a file."""
+
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+
+import msgspec
+import pytest
+
+from flows import screens
+from flows.ingest import Ingested
+from flows.lineage import Answered, Lineage
+from flows.status import Line, Status
+from models.deciding.rollout import Rollout
+
+COMMIT, DIGEST = "c0" * 32, "d1" * 32
+REASON = "error 2.944 against 3.379 of naive (12.9% smaller) on 3404 rows not trained on; gain beyond 0.5% is certain"
+
+
+def line(since: datetime) -> Line:
+    return Line(
+        branch="main",
+        champion="20180301-d2176e30",
+        since=since,
+        previous=None,
+        trained_as_of=datetime(2018, 3, 1, 4, 54, tzinfo=UTC),
+        trained_on_commit=COMMIT,
+        trained_rows=12_767,
+        test_error=2.944,
+        last_window_end=datetime(2018, 3, 12, tzinfo=UTC),
+        last_window_error=None,
+        last_alarm=None,
+        last_verdict=f"2018-03-01: 20180301-d2176e30 promoted: {REASON}",
+        predictions=12_345,
+        labels=1,
+    )
+
+
+def chain(prediction: Answered | None, partitions: tuple[str, ...]) -> Lineage:
+    return Lineage(
+        model="taxi_eta",
+        branch="main",
+        prediction=prediction,
+        version="20180301-d2176e30",
+        warm_start=None,
+        onnx_digest=DIGEST,
+        registered_by="e2" * 32,
+        data_commit=COMMIT,
+        partitions=partitions,
+        as_of=datetime(2018, 3, 1, tzinfo=UTC),
+        seed=0,
+        code_commit="unknown",
+        source_digest="cea2e2aff283be3c",
+        environment_digest="cbe22a0759a723ee",
+        flow_run="inventive-chihuahua 57177dc5-194c-4e23-af16-cd2d06aaf7f0",
+        tracker_run="",
+        promoted_at=datetime(2018, 3, 1, 5, tzinfo=UTC),
+        promoted_because=(REASON,),
+    )
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> StringIO:
+    """A terminal of 80 columns without colours."""
+    shown = StringIO()
+    console = type(screens._console)(  # the screens' own kind of console
+        file=shown, width=80, force_terminal=True, no_color=True, color_system=None, highlight=False, markup=False
+    )
+    monkeypatch.setattr(screens, "_console", console)
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("age", "said"),
+    [
+        (timedelta(minutes=-5), "0 minutes"),
+        (timedelta(seconds=59), "0 minutes"),
+        (timedelta(minutes=1), "1 minute"),
+        (timedelta(minutes=119), "119 minutes"),
+        (timedelta(hours=2), "2 hours"),
+        (timedelta(hours=47, minutes=59), "47 hours"),
+        (timedelta(days=2), "2 days"),
+        (timedelta(days=1_234), "1,234 days"),
+    ],
+)
+def test_says_an_age_in_the_largest_unit_of_which_there_are_two(age: timedelta, said: str) -> None:
+    assert screens._age(age) == said
+
+
+def test_status_names_champion_age_data_window_alarm_and_traffic(capsys: pytest.CaptureFixture[str]) -> None:
+    since = datetime.now(UTC) - timedelta(days=3, hours=1)
+
+    screens.status(Status(model="taxi_eta", unit="minutes", bundles=1, lines=[line(since)]))
+
+    assert capsys.readouterr().out.splitlines() == [
+        "taxi_eta on branch main",
+        "champion      20180301-d2176e30",
+        f"serves        for 3 days, since {since:%Y-%m-%d %H:%M} UTC",
+        "before it     none",
+        "trained on    12,767 rows known at 2018-03-01 04:54 UTC",
+        f"lake commit   {COMMIT}",
+        "test error    2.94 minutes",
+        "last window   until 2018-03-12: no labels",
+        "last alarm    none",
+        f"last verdict  2018-03-01: 20180301-d2176e30 promoted: {REASON}",
+        "traffic       12,345 predictions, 1 labels",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bundles", "said"),
+    [
+        (0, "taxi_eta has 0 bundles and no champion; run `okruh ingest taxi_eta` and train next\n"),
+        (1, "taxi_eta has 1 bundle and no champion; run `okruh promote taxi_eta`\n"),
+    ],
+)
+def test_status_says_what_to_do_without_a_champion(bundles: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    screens.status(Status(model="taxi_eta", unit="minutes", bundles=bundles, lines=[]))
+
+    assert capsys.readouterr().out == said
+
+
+def test_a_narrow_terminal_wraps_prose_between_words_and_breaks_no_id(terminal: StringIO) -> None:
+    screens.status(Status(model="taxi_eta", unit="minutes", bundles=1, lines=[line(datetime.now(UTC))]))
+    screens.lineage(chain(None, ("data/trips/2018-01.parquet", "data/trips/2018-02.parquet")))
+
+    shown = terminal.getvalue().splitlines()
+    words = {word for row in shown for word in row.split()}
+    assert {COMMIT, DIGEST, "57177dc5-194c-4e23-af16-cd2d06aaf7f0", "20180301-d2176e30"} <= words
+    assert [row for row in shown if len(row) > 80 and COMMIT not in row and DIGEST not in row] == []
+    after = shown[next(at for at, row in enumerate(shown) if row.startswith("last verdict")) + 1]
+    assert after.startswith(" " * 14)
+    assert after[14] != " "
+
+
+def test_a_table_in_a_narrow_terminal_has_one_line_a_file_and_in_a_file_its_commits_too(
+    terminal: StringIO, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "a file with a long name [bold] and more than eighty columns of it, all of which a user must read.parquet"
+    one = Ingested(
+        file=name, partition="2018-01", rows=9_888, refused=112, commit=COMMIT, digest=DIGEST, refused_digest=DIGEST
+    )
+
+    screens.ingested([one])
+    narrow = terminal.getvalue().splitlines()
+    monkeypatch.undo()
+    screens.ingested([one, msgspec.structs.replace(one, cached=True)])
+    head, first, second = capsys.readouterr().out.splitlines()
+
+    assert [len(narrow), name in narrow[1], COMMIT in narrow[1]] == [2, True, False]
+    assert head.split() == ["file", "partition", "rows", "in", "quarantine", "commit"]
+    assert first.split()[-5:] == ["2018-01", "9,888", "112", "new", COMMIT]
+    assert second.split()[-2:] == ["cached", COMMIT]
+
+
+def test_lineage_begins_with_the_answer_and_prints_its_row_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    row = b'{"note":"[red]not markup[/red] :smile:"}'
+    at = datetime(2018, 3, 2, tzinfo=UTC)
+    answered = Answered(id="a-b", event_at=at, row=msgspec.Raw(row), value=16.0, label=12.5, label_known_at=at)
+
+    screens.lineage(chain(answered, ("data/trips/2018-01.parquet",)))
+
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:4] == [
+        "prediction    a-b",
+        "answered      16.00",
+        "label         12.50, known 2018-03-02 00:00 UTC",
+        f"row           {row.decode()}",
+    ]
+    assert "partitions    1: data/trips/2018-01.parquet" in shown
+
+
+def test_rollback_names_both_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    screens.rolled_back(Rollout(champion="v1", since=datetime(2020, 1, 1, tzinfo=UTC), previous="v2"))
+
+    assert capsys.readouterr().out == "v1 serves again, instead of v2\n"
