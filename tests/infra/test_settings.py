@@ -70,7 +70,7 @@ def test_a_lakefs_address_says_that_it_is_not_there_yet(monkeypatch: pytest.Monk
 def test_refuses_a_variable_that_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OKRUH_HOMEE", "somewhere")
 
-    with pytest.raises(Misconfigured, match="no setting is called OKRUH_HOMEE; there are .*OKRUH_HOME,"):
+    with pytest.raises(Misconfigured, match=r"no setting is called OKRUH_HOMEE; there are .*OKRUH_HOME,"):
         load_settings()
 
 
