@@ -69,7 +69,11 @@ def monitor(model: str, as_of: datetime | None = None, branch: str | None = None
     judged, raised = judge(model, branch, as_of)
     alarm, verdict = retraining_verdict(definition, lake, lake.resolve(branch), as_of)
     if announce and alarm is not None and verdict.allowed:
-        emit(ALARM_EVENT, model, {"alarm": alarm.id, "detail": alarm.detail, "reasons": list(verdict.reasons)})
+        emit(
+            ALARM_EVENT,
+            model,
+            {"branch": branch, "alarm": alarm.id, "detail": alarm.detail, "reasons": list(verdict.reasons)},
+        )
     return Monitored(
         archived_predictions=archived.predictions,
         archived_labels=archived.labels,

@@ -71,7 +71,7 @@ def retraining_verdict(definition: Model, lake: Lake, commit: str, as_of: dateti
     answers = [
         verdict
         for verdict in registry.read_reports(lake, commit, registry.VERDICTS, PromotionReport)
-        if verdict.alarm == alarm.id
+        if verdict.alarm == alarm.id and verdict.at <= as_of
     ]
     episode = Episode(
         alarm=alarm.id,
