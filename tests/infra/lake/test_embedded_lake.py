@@ -1,10 +1,11 @@
 """What the embedded store promises beyond the contract: damage is named, faults of the machine are one clear line."""
 
-import multiprocessing
 import os
 import pickle
 import resource
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import infra
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound, Unavailable
 from infra.lake import database
 from infra.lake.content import BLOCK_BYTES
@@ -232,17 +234,36 @@ def test_is_safe_in_threads(embedded: EmbeddedLake) -> None:
     assert embedded.verify() == []
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-@pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_is_safe_in_child_processes(embedded: EmbeddedLake, method: str) -> None:
-    context = multiprocessing.get_context(method)
-    embedded.put(MAIN, "before", b"1")
-    child = context.Process(target=embedded.put, args=(MAIN, "child", b"2"))  # type: ignore[attr-defined]
+CHILD_WRITES = """
+import multiprocessing, sys
+from pathlib import Path
+from infra.lake.embedded import EmbeddedLake
+
+if __name__ == "__main__":
+    lake = EmbeddedLake(Path(sys.argv[1]))
+    lake.put("main", "before", b"1")
+    child = multiprocessing.get_context(sys.argv[2]).Process(target=lake.put, args=("main", "child", b"2"))
     child.start()
     child.join()
-    assert child.exitcode == 0
-    embedded.put(MAIN, "after", b"3")
-    assert [entry.path for entry in embedded.list(MAIN)] == ["after", "before", "child"]
+    lake.put("main", "after", b"3")
+    print(child.exitcode, *(entry.path for entry in lake.list("main")))
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_is_safe_in_child_processes(tmp_path: Path, method: str) -> None:
+    program = tmp_path / "child_writes.py"
+    program.write_text(CHILD_WRITES)
+
+    done = subprocess.run(
+        [sys.executable, program, tmp_path / "lake", method],
+        env={**os.environ, "PYTHONPATH": str(Path(infra.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.split() == ["0", "after", "before", "child"]
 
 
 def test_refused_operations_leave_no_transaction_open(embedded: EmbeddedLake) -> None:

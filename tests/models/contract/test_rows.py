@@ -211,7 +211,7 @@ def test_keeps_every_value_of_accepted_rows(tiny_contract: Contract, rows: list[
         starts_at = datetime.fromisoformat(str(row["starts_at"]))
         wall_s = (starts_at.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
         assert decoded.columns["starts_at"][index] == wall_s
-        assert decoded.event_at[index] == starts_at.replace(tzinfo=ZoneInfo("America/New_York"))
+        assert decoded.event_at[index] == starts_at.replace(tzinfo=ZoneInfo("America/New_York")).astimezone(UTC)
         assert decoded.columns["distance"][index] == np.float32(row["distance"])
         weight = np.float32(np.nan if row["weight"] is None else row["weight"])
         assert np.array_equal(decoded.columns["weight"][index], weight, equal_nan=True)
