@@ -55,7 +55,7 @@ def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime, learn_fro
     rows = rows[rows["known_at"] <= as_of]
     if learn_from is not None:
         rows = rows[rows["event_at"] >= learn_from]
-    rows = rows.sort_values(["known_at", *wanted[:-2]], kind="stable", ignore_index=True)
+    rows = rows.sort_values(["known_at", *wanted[:-1]], ignore_index=True)
     return Dataset(rows, (*paths, *answered_paths))
 
 

@@ -23,14 +23,21 @@ def source_digest(root: Path = ROOT) -> str:
 @cache
 def environment_digest() -> str:
     """Digest of the installed distributions and their versions (16 hexadecimal digits)."""
-    installed = sorted({f"{found.name.lower()}=={found.version}" for found in metadata.distributions()})
+    notes = [found.metadata for found in metadata.distributions()]
+    # An installation that was broken off leaves a folder that names nothing
+    installed = sorted({f"{note['Name'].lower()}=={note['Version']}" for note in notes if "Name" in note})
     return hashlib.sha256("\n".join(installed).encode()).hexdigest()[:16]
 
 
 @cache
 def code_commit(root: Path = ROOT) -> str:
-    """git commit of the checkout, `+dirty` when tracked files differ; `unknown` outside a checkout."""
+    """git commit of the checkout, `+dirty` when tracked files differ; `unknown` outside a checkout.
+
+    Sources that are installed somewhere within another project's checkout are not part of it.
+    """
     try:
+        if not _git(root, "ls-files", *_PACKAGES):
+            return "unknown"
         commit = _git(root, "rev-parse", "HEAD")
         return f"{commit}+dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
     except (OSError, subprocess.CalledProcessError):

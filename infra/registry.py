@@ -49,11 +49,13 @@ def versions(lake: Lake, ref: str) -> list[str]:
 
 
 def read_rollout(lake: Lake, ref: str) -> Rollout | None:
-    """Read who serves; None before the first promotion."""
+    """Read who serves; None before the first promotion. Raises: `NotFound` for a ref that nothing bears."""
+    commit = lake.resolve(ref)
     try:
-        return rollout.decode(lake.get(ref, rollout.PATH))
+        content = lake.get(commit, rollout.PATH)
     except NotFound:
         return None
+    return rollout.decode(content)
 
 
 def rollout_history(lake: Lake, ref: str) -> Iterator[tuple[Commit, Rollout]]:

@@ -5,7 +5,6 @@ Settings alone move a part from the laptop to shared servers; a value that canno
 
 import os
 import tomllib
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +18,12 @@ class Settings(BaseSettings):
     """Everything that can be set. Field names are the variables' names without `OKRUH_`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="OKRUH_", toml_file="okruh.toml", frozen=True, extra="forbid", use_attribute_docstrings=True
+        env_prefix="OKRUH_",
+        toml_file="okruh.toml",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # a traceback shows the cause as well, and a value may hold a secret
     )
 
     home: Path = Field(default=Path(".okruh"), validate_default=True)
@@ -46,13 +50,23 @@ class Settings(BaseSettings):
     serve_threads: int = Field(default=1, ge=1)
     """CPU threads of one service worker's ONNX Runtime session."""
 
-    rollout_poll_s: float = Field(default=0.5, gt=0)
+    rollout_poll_s: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     """Seconds between a service's looks at the lake's rollout: an upper bound of how late a promotion is seen."""
+
+    @field_validator("home", "branch", "model", mode="before")
+    @classmethod
+    def _given(cls, value: object) -> object:
+        if value == "":
+            raise ValueError("it is empty; give a value, or leave it out")
+        return value
 
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError as error:
+            raise ValueError("no user has that home directory") from error
 
     @field_validator("lake")
     @classmethod
@@ -73,7 +87,7 @@ class Settings(BaseSettings):
         """Environment before file before default; call arguments (tests, `--branch`) before all."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
-    @cached_property
+    @property
     def bentos(self) -> Path:
         """The Bento store (BENTOML_HOME)."""
         return self.home / "bentoml"
@@ -87,7 +101,7 @@ class Settings(BaseSettings):
 def load_settings(**overrides: object) -> Settings:
     """Read the settings. Raises: `Misconfigured` naming each setting that is wrong, or that there is not."""
     known = {f"OKRUH_{name.upper()}" for name in Settings.model_fields}
-    if unknown := sorted(name for name in os.environ if name.startswith("OKRUH_") and name not in known):
+    if unknown := sorted(name for name in os.environ if name.upper().startswith("OKRUH_") and name not in known):
         raise Misconfigured(f"no setting is called {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     try:
         return Settings(**overrides)  # type: ignore[arg-type]

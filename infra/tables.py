@@ -42,21 +42,26 @@ def read_raw(name: str, content: bytes, wanted: dict[str, str]) -> pd.DataFrame:
         name: what to call the file in messages.
         wanted: kind by column: `time`, `integer`, `number` or `text`.
 
-    Raises: `ContractError` naming the file when it is no Parquet, lacks a column or has one of another kind.
+    Raises: `ContractError` naming the file when it is no Parquet, is damaged, lacks a column, has one of another kind
+        or has it twice.
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
-    except (pa.ArrowException, OSError) as error:
+        schema, names = file.schema_arrow, file.schema_arrow.names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ContractError(f"{name}: not a Parquet file ({str(error).splitlines()[0]})") from error
-    schema = file.schema_arrow
-    if missing := [column for column in wanted if column not in schema.names]:
-        raise ContractError(f"{name}: columns {missing} are missing; the file has {schema.names}")
+    if missing := [column for column in wanted if column not in names]:
+        raise ContractError(f"{name}: columns {missing} are missing; the file has {names}")
+    if repeated := [column for column in wanted if names.count(column) > 1]:
+        raise ContractError(f"{name}: columns {repeated} are there more than once; the file has {names}")
     for column, kind in wanted.items():
         if not _IS[kind](schema.field(column).type):
             raise ContractError(f"{name}: column {column!r} should be {kind}, it is {schema.field(column).type}")
     try:
-        table: pd.DataFrame = file.read(columns=list(wanted)).to_pandas()
-    except (pa.ArrowException, OSError) as error:
+        found = file.read(columns=list(wanted)).select(list(wanted))
+        # Without the note that pandas writes beside the columns: it would turn one of them into an index
+        table: pd.DataFrame = found.replace_schema_metadata(None).to_pandas()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ContractError(f"{name}: the file is damaged ({str(error).splitlines()[0]})") from error
     return table
 

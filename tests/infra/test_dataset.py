@@ -130,11 +130,69 @@ def test_answers_are_learned_from_when_their_label_has_come(lake: EmbeddedLake) 
     assert late["trip_minutes"].tolist() == [*early["trip_minutes"], 11.0]
 
 
-def test_the_order_of_arrival_does_not_matter(tmp_path: Path) -> None:
+def test_answers_from_before_it_is_to_learn_are_left_out_however_late_their_label(lake: EmbeddedLake) -> None:
+    asked = answers(("a", "2020-03-01T12:00:00Z", 9.0), ("b", "2020-03-02T12:00:00Z", 9.0))
+    told = labels(("a", 11.0, "2020-03-05T12:00:00Z"), ("b", 12.0, "2020-03-03T12:00:00Z"))
+    put(lake, **{f"{PREDICTIONS}1.parquet": asked, f"{LABELS}1.parquet": told})
+
+    known = known_rows(MODEL, lake, "main", FAR, learn_from=datetime(2020, 3, 2, 12, tzinfo=UTC)).rows
+
+    assert known["trip_minutes"].tolist() == [12.0]
+
+
+def test_rows_and_labels_outside_the_targets_range_are_not_learned_from(lake: EmbeddedLake) -> None:
+    minutes = (0.99, 1.0, 120.0, 120.01, float("nan"))
+    history = trips(*(("2020-01-05 08:00", "2020-01-05 08:30", one) for one in minutes))
+    asked = answers(*((str(one), "2020-03-01T12:00:00Z", 9.0) for one in minutes))
+    told = labels(*((str(one), one, "2020-03-01T13:00:00Z") for one in minutes))
+    paths = (partition_path(MODEL, "2020-01"), f"{PREDICTIONS}1.parquet", f"{LABELS}1.parquet")
+    put(lake, **dict(zip(paths, (history, asked, told), strict=True)))
+
+    assert known_rows(MODEL, lake, "main", FAR).rows["trip_minutes"].tolist() == [1.0, 120.0, 1.0, 120.0]
+
+
+@pytest.mark.parametrize(
+    ("pickup", "instant"),
+    [
+        ("2020-03-08 01:59", "2020-03-08 06:59"),
+        ("2020-03-08 02:30", "2020-03-08 07:30"),  # skipped: an hour later, 03:30
+        ("2020-03-08 03:00", "2020-03-08 07:00"),
+        ("2020-11-01 00:59", "2020-11-01 04:59"),
+        ("2020-11-01 01:30", "2020-11-01 05:30"),  # twice: the first of the two
+        ("2020-11-01 02:00", "2020-11-01 07:00"),
+    ],
+)
+def test_wall_times_are_instants_across_the_change_of_clocks(lake: EmbeddedLake, pickup: str, instant: str) -> None:
+    put(lake, **{partition_path(MODEL, pickup[:7]): trips((pickup, pickup, 5.0))})
+    moment = pd.Timestamp(instant, tz="UTC")
+
+    rows = known_rows(MODEL, lake, "main", moment, learn_from=moment.to_pydatetime()).rows
+    before = known_rows(MODEL, lake, "main", moment - pd.Timedelta(seconds=1)).rows
+
+    assert (rows["event_at"].tolist(), rows["known_at"].tolist()) == ([moment], [moment])
+    assert before.empty
+
+
+def test_an_answer_in_the_hour_that_comes_twice_keeps_its_instant(lake: EmbeddedLake) -> None:
+    asked = answers(("first", "2020-11-01T05:30:00Z", 9.0), ("second", "2020-11-01T06:30:00Z", 9.0))
+    told = labels(("first", 8.0, "2020-11-01T08:00:00Z"), ("second", 8.0, "2020-11-01T08:00:00Z"))
+    put(lake, **{f"{PREDICTIONS}1.parquet": asked, f"{LABELS}1.parquet": told})
+
+    rows = known_rows(MODEL, lake, "main", FAR).rows
+
+    assert rows["pickup_at"].tolist() == [pd.Timestamp("2020-11-01 01:30")] * 2
+    assert rows["event_at"].dt.hour.tolist() == [5, 6]
+
+
+@pytest.mark.parametrize(
+    "first", ["2020-03-01T10:00:00Z", "2020-11-01T05:30:00Z"]
+)  # the latter in an hour that repeats
+def test_the_order_of_arrival_does_not_matter(tmp_path: Path, first: str) -> None:
     def frame(folder: str, order: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
         lake = EmbeddedLake(tmp_path / folder)
-        asked = answers(*((name, f"2020-03-01T1{place}:00:00Z", 9.0) for place, name in enumerate("abc")))
-        told = labels(*((name, 8.0 + place, "2020-03-05T13:00:00Z") for place, name in enumerate("abc")))
+        moments = [str(pd.Timestamp(first) + pd.Timedelta(hours=place)) for place in range(3)]
+        asked = answers(*((name, moment, 9.0) for name, moment in zip("abc", moments, strict=True)))
+        told = labels(*((name, 8.0, "2020-12-05T13:00:00Z") for name in "abc"))
         put(lake, **{f"{PREDICTIONS}1.parquet": order(asked), f"{LABELS}1.parquet": order(told)})
         rows = known_rows(MODEL, lake, "main", FAR).rows
         lake.close()

@@ -1,9 +1,22 @@
 """Which code and environment are running: the same while nothing changes, another when something does."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 from infra import provenance
+
+
+@pytest.fixture(autouse=True)
+def nobodys_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    """git as it is where nobody has set it up: no repository that a hook works on, no settings of a person."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -14,7 +27,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 def make_checkout(folder: Path) -> Path:
     """A checkout with one source file."""
-    (folder / "models").mkdir()
+    (folder / "models").mkdir(parents=True)
     (folder / "models" / "a.py").write_text("a = 1\n")
     git(folder, "init", "--quiet")
     git(folder, "add", ".")
@@ -34,8 +47,45 @@ def test_says_the_commit_and_whether_files_differ_from_it(tmp_path: Path) -> Non
     assert provenance.code_commit(checkout) == f"{commit}+dirty"
 
 
+def test_a_file_that_is_not_tracked_leaves_a_checkout_clean(tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path)
+    (checkout / "notes.txt").write_text("remember\n")
+
+    assert provenance.code_commit(checkout) == git(checkout, "rev-parse", "HEAD")
+
+
+def test_a_checkout_may_hold_more_than_the_sources(tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path / "project" / "okruh")
+    (checkout / ".git").rename(tmp_path / "project" / ".git")
+    git(tmp_path / "project", "add", "--all")
+    git(tmp_path / "project", "commit", "--quiet", "--message", "move")
+
+    assert provenance.code_commit(checkout) == git(checkout, "rev-parse", "HEAD")
+
+
 def test_outside_a_checkout_the_commit_is_unknown(tmp_path: Path) -> None:
     assert provenance.code_commit(tmp_path) == "unknown"
+
+
+def test_before_the_first_commit_it_is_unknown(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+
+    assert provenance.code_commit(tmp_path) == "unknown"
+
+
+def test_what_is_installed_within_another_checkout_is_not_of_its_commit(tmp_path: Path) -> None:
+    installed = make_checkout(tmp_path) / "venv" / "site-packages"
+    (installed / "models").mkdir(parents=True)
+    (installed / "models" / "a.py").write_text("a = 1\n")
+
+    assert provenance.code_commit(installed) == "unknown"
+
+
+def test_without_git_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = make_checkout(tmp_path)
+    monkeypatch.setenv("PATH", "")
+
+    assert provenance.code_commit(checkout) == "unknown"
 
 
 def test_the_sources_digest_follows_names_and_contents(tmp_path: Path) -> None:
@@ -52,8 +102,43 @@ def test_the_sources_digest_follows_names_and_contents(tmp_path: Path) -> None:
     assert all(len(digest) == 16 for digest in digests)
 
 
-def test_the_environments_digest_is_stable() -> None:
-    first = provenance.environment_digest()
-    provenance.environment_digest.cache_clear()
+@pytest.mark.parametrize("file", ["services/a.py", "tests/a.py", "models/trips/a.parquet", "models/__pycache__/a.pyc"])
+def test_the_sources_digest_leaves_out_what_decides_no_steps_result(tmp_path: Path, file: str) -> None:
+    checkout = make_checkout(tmp_path)
+    before = provenance.source_digest(checkout)
+    (checkout / file).parent.mkdir(parents=True, exist_ok=True)
+    (checkout / file).write_text("a = 1\n")
+    provenance.source_digest.cache_clear()
 
-    assert provenance.environment_digest() == first
+    assert provenance.source_digest(checkout) == before
+
+
+def digest_with(folder: Path, installed: str, version: str | None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Digest of the environment and one more distribution; without a version, one whose installation was broken off."""
+    note = folder / f"{installed}.dist-info"
+    note.mkdir(parents=True)
+    if version:
+        (note / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {installed}\nVersion: {version}\n")
+    with monkeypatch.context() as changed:
+        changed.setattr(sys, "path", [*sys.path, str(folder)])
+        provenance.environment_digest.cache_clear()
+        digest = provenance.environment_digest()
+    provenance.environment_digest.cache_clear()
+    return digest
+
+
+def test_the_environments_digest_follows_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = provenance.environment_digest()
+    first = digest_with(tmp_path / "first", "more", "1.0", monkeypatch)
+    same = digest_with(tmp_path / "same", "More", "1.0", monkeypatch)
+    other = digest_with(tmp_path / "other", "more", "1.1", monkeypatch)
+
+    assert len({bare, first, other}) == 3
+    assert same == first
+    assert provenance.environment_digest() == bare
+
+
+def test_an_installation_that_was_broken_off_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = provenance.environment_digest()
+
+    assert digest_with(tmp_path, "more", None, monkeypatch) == bare

@@ -14,6 +14,9 @@ from infra.lake.transaction import transaction
 from models.bundle import bundle_folder
 from models.deciding import rollout
 from models.deciding.rollout import Rollout
+from models.deciding.verdict import PromotionReport
+from models.errors import BundleError
+from models.watching.profile import LossProfile
 from tests.conftest import BundleMaker
 
 START = datetime(2020, 3, 1, tzinfo=UTC)
@@ -23,6 +26,24 @@ class Note(msgspec.Struct, frozen=True):
     """A report."""
 
     number: int
+
+
+def judged(version: str, *, allowed: bool, at: datetime) -> PromotionReport:
+    """A verdict on a version."""
+    loss = LossProfile(rows=100, mean=1.0, scaled_mean=0.1, scaled_deviation=0.05)
+    return PromotionReport(
+        at=at,
+        version=version,
+        incumbent="naive",
+        allowed=allowed,
+        reasons=("a reason",),
+        test_rows=100,
+        incumbent_loss=loss,
+        candidate_loss=loss,
+        alarm=None,
+        labels_since_change=0,
+        ends_episode=False,
+    )
 
 
 @pytest.fixture
@@ -61,7 +82,49 @@ def test_nobody_serves_before_the_first_promotion(tmp_path: Path) -> None:
 
     assert registry.read_rollout(empty, "main") is None
     assert list(registry.rollout_history(empty, "main")) == []
+    assert registry.versions(empty, "main") == []
+    with pytest.raises(NotFound, match="no bundle 'v1' here; the newest registered versions: none"):
+        registry.load_card(empty, "main", "v1")
     empty.close()
+
+
+def test_a_branch_that_there_is_not_is_not_one_without_a_champion(lake: EmbeddedLake) -> None:
+    with pytest.raises(NotFound, match="'mian'"):
+        registry.read_rollout(lake, "mian")
+    with pytest.raises(NotFound, match="'mian'"):
+        registry.load_bundle(lake, "mian", "v1")
+
+
+def test_a_rollout_that_cannot_be_read_is_not_one_that_is_missing(lake: EmbeddedLake) -> None:
+    with transaction(lake, "main", "spoil", {}) as work:
+        work.put(rollout.PATH, b"{}")
+
+    with pytest.raises(BundleError, match=r"rollout\.json is not a rollout"):
+        registry.read_rollout(lake, "main")
+
+
+def test_reads_the_state_of_a_commit_whatever_came_later(lake: EmbeddedLake) -> None:
+    with transaction(lake, "main", "promote v2", {}) as work:
+        work.put(rollout.PATH, rollout.encode(Rollout(champion="v2", since=START + timedelta(days=9))))
+        before = work.base
+
+    then, now = registry.read_rollout(lake, before), registry.read_rollout(lake, "main")
+
+    assert then is not None
+    assert now is not None
+    assert (then.champion, now.champion) == ("v1", "v2")
+
+
+def test_finds_the_latest_verdict_that_made_a_version_champion(lake: EmbeddedLake) -> None:
+    verdicts = [("v1", True), ("v1", False), ("v2", False), ("v1", True), ("v1", False)]
+    with transaction(lake, "main", "judge", {}) as work:
+        for days, (version, allowed) in enumerate(verdicts):
+            report = judged(version, allowed=allowed, at=START + timedelta(days=days))
+            path = f"{registry.VERDICTS}{report.at:%Y%m%dT%H%M%SZ}-{version}.json"
+            work.put(path, registry.encode_report(report))
+
+    assert registry.promotion_of(lake, "main", "v1") == judged("v1", allowed=True, at=START + timedelta(days=3))
+    assert registry.promotion_of(lake, "main", "v2") is None
 
 
 def test_reads_reports_in_the_order_of_their_moments(lake: EmbeddedLake) -> None:

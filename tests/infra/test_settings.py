@@ -1,6 +1,7 @@
 """Settings: environment before file before default, each wrong value named, nothing ignored."""
 
 import os
+import traceback
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,12 @@ def test_a_variable_beats_the_file_and_the_file_beats_the_default(
         ("OKRUH_DEVICE", "gpu"),
         ("OKRUH_TRACKING", "sometimes"),
         ("OKRUH_ROLLOUT_POLL_S", "0"),
-        ("OKRUH_LAKE", "lakefs+https://user:secret@host/repository"),
+        ("OKRUH_ROLLOUT_POLL_S", "inf"),
+        ("OKRUH_HOME", ""),
+        ("OKRUH_HOME", "~nobody-of-this-name/okruh"),
+        ("OKRUH_BRANCH", ""),
+        ("OKRUH_MODEL", ""),
+        ("OKRUH_LAKE", "lakefs+https://user:sesame@host/repository"),
     ],
 )
 def test_names_a_wrong_value_in_one_line_and_shows_no_secret(
@@ -57,7 +63,32 @@ def test_names_a_wrong_value_in_one_line_and_shows_no_secret(
 
     assert f"{name}: " in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert "secret" not in str(refused.value)
+    assert "sesame" not in "".join(traceback.format_exception(refused.value))  # nor in what it came from
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("state", "{working}/state"), ("~/state", "{home}/state"), ("/var/okruh", "/var/okruh")]
+)
+def test_home_is_absolute_however_it_is_given(
+    given: str, meant: str, nowhere: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("OKRUH_HOME", given)
+
+    settings = load_settings()
+    monkeypatch.chdir(home)
+
+    assert str(settings.home) == meant.format(working=nowhere, home=home)
+
+
+def test_what_lies_below_home_follows_it(nowhere: Path) -> None:
+    settings = load_settings()
+    before = settings.bentos
+
+    moved = settings.model_copy(update={"home": nowhere / "elsewhere"})
+
+    assert (before, moved.bentos) == (nowhere / ".okruh" / "bentoml", nowhere / "elsewhere" / "bentoml")
 
 
 def test_a_lakefs_address_says_that_it_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,10 +98,11 @@ def test_a_lakefs_address_says_that_it_is_not_there_yet(monkeypatch: pytest.Monk
         load_settings()
 
 
-def test_refuses_a_variable_that_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OKRUH_HOMEE", "somewhere")
+@pytest.mark.parametrize("name", ["OKRUH_HOMEE", "okruh_home", "OKRUH_"])
+def test_refuses_a_variable_that_sets_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "somewhere")
 
-    with pytest.raises(Misconfigured, match=r"no setting is called OKRUH_HOMEE; there are .*OKRUH_HOME,"):
+    with pytest.raises(Misconfigured, match=rf"no setting is called {name}; there are .*OKRUH_HOME,"):
         load_settings()
 
 
@@ -82,9 +114,18 @@ def test_names_every_wrong_value_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         load_settings()
 
 
-@pytest.mark.parametrize(("text", "reason"), [("colour = 1", "OKRUH_COLOUR"), ("branch = ", "okruh.toml is not TOML")])
-def test_refuses_a_file_that_it_cannot_honour(nowhere: Path, text: str, reason: str) -> None:
-    (nowhere / "okruh.toml").write_text(text)
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"colour = 1", "OKRUH_COLOUR: "),
+        (b"train_threads = 0", "OKRUH_TRAIN_THREADS: "),
+        (b'home = ""', "OKRUH_HOME: "),
+        (b"branch = ", "okruh.toml is not TOML"),
+        (b'branch = "\xff"', "okruh.toml is not TOML"),
+    ],
+)
+def test_refuses_a_file_that_it_cannot_honour(nowhere: Path, content: bytes, reason: str) -> None:
+    (nowhere / "okruh.toml").write_bytes(content)
 
     with pytest.raises(Misconfigured, match=reason):
         load_settings()

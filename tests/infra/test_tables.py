@@ -4,6 +4,8 @@ import io
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infra import tables
@@ -26,8 +28,17 @@ def rides(rows: int = 3) -> pd.DataFrame:
 
 
 def parquet(table: pd.DataFrame) -> bytes:
+    """What somebody else writes with pandas."""
     content = io.BytesIO()
     table.to_parquet(content)
+    return content.getvalue()
+
+
+def repeated(column: str) -> bytes:
+    """Rides that have a column twice, which pandas cannot write."""
+    table = pa.Table.from_pandas(rides())
+    content = io.BytesIO()
+    pq.write_table(table.append_column(column, table[column]), content)
     return content.getvalue()
 
 
@@ -38,10 +49,44 @@ def test_equal_tables_give_equal_bytes_whatever_their_index() -> None:
     pd.testing.assert_frame_equal(tables.decode(tables.encode(shifted)), rides(), check_dtype=False)
 
 
-def test_reads_only_what_is_wanted() -> None:
-    raw = tables.read_raw("a.parquet", parquet(rides().assign(more=1)), WANTED)
+def test_equal_tables_give_equal_bytes_however_they_were_put_together() -> None:
+    whole = rides(6)
+    joined = pd.concat([whole.iloc[:2], whole.iloc[2:]])
+
+    assert tables.encode(joined) == tables.encode(whole)
+    assert tables.encode(whole.iloc[:3]) == tables.encode(rides(3))
+    assert tables.encode(tables.decode(tables.encode(whole))) == tables.encode(whole)
+
+
+def test_another_value_row_order_or_type_gives_other_bytes() -> None:
+    different = [
+        rides(),
+        rides().assign(zone=[0, 1, 3]),
+        rides().iloc[::-1],
+        rides().astype({"zone": "int32"}),
+        rides().rename(columns={"miles": "km"}),
+    ]
+
+    assert len({tables.encode(table) for table in different}) == len(different)
+
+
+def test_a_table_without_rows_keeps_its_columns_and_their_types() -> None:
+    pd.testing.assert_frame_equal(tables.decode(tables.encode(rides().iloc[:0])), rides().iloc[:0], check_dtype=False)
+    assert tables.decode(tables.encode(rides(0)))["miles"].dtype == float
+
+
+def test_reads_only_what_is_wanted_in_that_order() -> None:
+    raw = tables.read_raw("a.parquet", parquet(rides()[["kind", "miles", "zone", "at"]].assign(more=1)), WANTED)
 
     assert list(raw.columns) == list(WANTED)
+    pd.testing.assert_frame_equal(raw, rides(), check_dtype=False)
+
+
+@pytest.mark.parametrize("index", ["at", ["zone", "kind"]])
+def test_a_column_that_its_writer_used_as_an_index_is_a_column(index: str | list[str]) -> None:
+    raw = tables.read_raw("a.parquet", parquet(rides().set_index(index)), WANTED)
+
+    pd.testing.assert_frame_equal(raw, rides(), check_dtype=False)
 
 
 @pytest.mark.parametrize(
@@ -59,11 +104,25 @@ def test_reads_only_what_is_wanted() -> None:
         (parquet(rides().astype({"zone": float})), "column 'zone' should be integer, it is double"),
         (parquet(rides().assign(at="monday")), "column 'at' should be time, it is"),
         (parquet(rides().assign(kind=1)), "column 'kind' should be text, it is int64"),
+        (repeated("zone"), r"columns \['zone'\] are there more than once; the file has \['at', 'zone', .*'zone'\]"),
     ],
 )
 def test_refuses_a_bad_file_by_its_name(content: bytes, reason: str) -> None:
     with pytest.raises(ContractError, match=rf"^a\.parquet: {reason}"):
         tables.read_raw("a.parquet", content, WANTED)
+
+
+def test_a_file_with_a_spoilt_byte_is_read_or_refused_by_name() -> None:
+    whole = parquet(rides())
+
+    def outcome(place: int) -> str:
+        spoilt = bytes([*whole[:place], whole[place] ^ 0b1000_0001, *whole[place + 1 :]])
+        try:
+            return " ".join(tables.read_raw("a.parquet", spoilt, WANTED).columns)
+        except ContractError as refused:
+            return str(refused).split(": ")[0]
+
+    assert {outcome(place) for place in range(len(whole))} == {"at zone miles kind", "a.parquet"}
 
 
 def test_a_damaged_page_is_refused_by_name() -> None:

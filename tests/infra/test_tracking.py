@@ -69,8 +69,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def test_keeps_a_run_and_the_bytes_of_its_files_below_its_folder_and_nothing_elsewhere(folder: Path) -> None:
+def test_keeps_a_run_and_the_bytes_of_its_files_below_home_and_nothing_elsewhere(folder: Path) -> None:
     code = """
+tracker = make_tracker(Settings(home=folder, tracking="offline"))
 run = tracker.start("tiny", "first try", {"seed": 4711})
 run.log({"loss": 0.8125})
 run.finish({"mae": 1.4375}, {"model.onnx": b"graph", "card.json": b"{}"})
@@ -82,8 +83,9 @@ print(run.reference)
     assert reference.startswith("tiny/")
     for part in (b"first try", b"4711", b"0.8125", b"1.4375", b"model.onnx", b"card.json"):
         assert part in record(folder, reference)
-    kept = [path.read_bytes() for path in (folder / "artifacts").rglob("*") if path.is_file()]
+    kept = [path.read_bytes() for path in (folder / "wandb" / "artifacts").rglob("*") if path.is_file()]
     assert sorted(kept) == [b"graph", b"{}"]
+    assert [path.name for path in folder.iterdir()] == ["wandb"]
     assert written_elsewhere(folder) == []
 
 
