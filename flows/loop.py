@@ -24,6 +24,7 @@ from flows.train import train
 from infra import registry
 from infra.assembly import assemble
 from infra.dataset import partition_path, table_prefix
+from infra.errors import Misconfigured
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.serving_process import ServiceProcess
@@ -59,6 +60,9 @@ def loop(
     history_from, play_from = history_from or sample.history_from, play_from or sample.play_from
     play_to = play_to or sample.play_to
     play.sample_files(definition, history_from, play_to)  # before it trains and builds, not after
+    play.months(play_from, play_to)
+    if history_from >= play_from:
+        raise Misconfigured(f"nothing is learned from: the history must begin before the play, before {play_from}")
     starts_at = play.month_start(definition.contract, play_from)
     with Progress(show_progress) as progress:
         branch = _prepare(definition, settings, history_from, play_from, starts_at, progress)

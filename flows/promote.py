@@ -84,7 +84,8 @@ def _judge(
     labels_since_change: int,
 ) -> PromotionReport:
     candidate = registry.load_bundle(lake, commit, version)
-    test = _test_rows(definition, lake, commit, candidate.card, at)
+    judged = [candidate.card] + ([registry.load_card(lake, commit, serving.champion)] if serving else [])
+    test = _test_rows(definition, lake, commit, judged, at)
     if serving is None:
         incumbent, incumbent_answers_N = NAIVE, _naive_answers(definition, lake, commit, candidate.card, test)
     else:
@@ -110,14 +111,15 @@ def _judge(
     )
 
 
-def _test_rows(definition: Model, lake: Lake, commit: str, card: Card, at: datetime) -> "pd.DataFrame":
-    """Read the newest rows that were known at a moment and that a candidate was not trained on."""
-    rows = known_rows(definition, lake, commit, at, card.data.learn_from).rows
-    rows = rows[rows["known_at"] >= card.data.test_from]
+def _test_rows(definition: Model, lake: Lake, commit: str, judged: list[Card], at: datetime) -> "pd.DataFrame":
+    """Read the newest rows that were known at a moment and that neither candidate nor champion was trained on."""
+    test_from = max(card.data.test_from for card in judged)
+    rows = known_rows(definition, lake, commit, at, judged[0].data.learn_from).rows
+    rows = rows[rows["known_at"] >= test_from]
     if rows.empty:
         raise NotFound(
-            f"no row to judge {card.version} on was known at {at:%Y-%m-%d}; it judges rows known from "
-            f"{card.data.test_from:%Y-%m-%d} on"
+            f"no row to judge {judged[0].version} on was known at {at:%Y-%m-%d}; "
+            f"{' and '.join(card.version for card in judged)} may be judged on rows known from {test_from:%Y-%m-%d} on"
         )
     return rows.tail(definition.gate.test_rows)
 

@@ -1,6 +1,7 @@
 """Retrain: after an alarm, the champion is trained on with what the changed world has shown."""
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -9,16 +10,20 @@ from flows.promote import promote
 from flows.train import Recipe, Registered, run_recipe
 from infra import registry
 from infra.assembly import assemble
-from infra.dataset import Dataset, known_rows
+from infra.dataset import known_rows
 from infra.errors import NotFound
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
 from models import definitions
 from models.deciding import retraining
-from models.deciding.retraining import Episode
+from models.deciding.retraining import Episode, RetrainingSettings
+from models.deciding.rollout import Rollout
 from models.deciding.verdict import PromotionReport, Verdict
 from models.model import Model
 from models.watching.alarms import Alarm
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Retrained(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +55,11 @@ def retrain(model: str, as_of: datetime | None = None, branch: str | None = None
     if alarm is None or not verdict.allowed:
         return Retrained(trained=None, verdict=None, reasons=verdict.reasons)
     dataset = known_rows(definition, lake, commit, as_of, alarm.changed_at)
-    registered = run_recipe(definition, _recipe(definition, lake, commit, alarm, dataset, as_of), branch)
+    test_from = _test_from(definition.retraining, dataset.rows["known_at"])
+    if test_from is None:
+        reason = f"all {len(dataset.rows)} labels since the change became known at once: none can be held out to judge"
+        return Retrained(trained=None, verdict=None, reasons=(reason,))
+    registered = run_recipe(definition, _recipe(definition, lake, commit, alarm, test_from, as_of), branch)
     report = promote(
         model,
         version=registered.version,
@@ -68,11 +77,11 @@ def retraining_verdict(definition: Model, lake: Lake, commit: str, as_of: dateti
     if not alarms:
         return None, retraining.due(None, definition.retraining)
     alarm = alarms[-1]
-    answers = [
-        verdict
-        for verdict in registry.read_reports(lake, commit, registry.VERDICTS, PromotionReport)
-        if verdict.alarm == alarm.id and verdict.at <= as_of
-    ]
+    verdicts = registry.read_reports(lake, commit, registry.VERDICTS, PromotionReport)
+    serving = registry.read_rollout(lake, commit)
+    if serving is not None and serving.since > alarm.at and not _promoted(serving, verdicts):
+        return alarm, Verdict.no(f"{serving.champion} was rolled back to since alarm {alarm.id}")
+    answers = [verdict for verdict in verdicts if verdict.alarm == alarm.id and verdict.at <= as_of]
     episode = Episode(
         alarm=alarm.id,
         labels_now=len(known_rows(definition, lake, commit, as_of, alarm.changed_at).rows),
@@ -83,14 +92,30 @@ def retraining_verdict(definition: Model, lake: Lake, commit: str, as_of: dateti
     return alarm, retraining.due(episode, definition.retraining)
 
 
-def _recipe(definition: Model, lake: Lake, commit: str, alarm: Alarm, dataset: Dataset, as_of: datetime) -> Recipe:
-    """Hold the newest share of the changed world's labels out, and train on with the rest."""
+def _promoted(serving: Rollout, verdicts: list[PromotionReport]) -> bool:
+    """Say whether who serves does so by a verdict; otherwise by a rollback."""
+    return any(one.allowed and (one.version, one.at) == (serving.champion, serving.since) for one in verdicts)
+
+
+def _test_from(policy: RetrainingSettings, known_at: "pd.Series[pd.Timestamp]") -> datetime | None:
+    """Say from when on labels are held out: the newest share, or less where its oldest arrived with all before them.
+
+    None where there is nothing older to train on.
+    """
+    held_out = min(int(len(known_at) * policy.test_share), policy.test_rows)
+    later = known_at[known_at > known_at.iloc[0]]
+    if later.empty:
+        return None
+    found: datetime = max(known_at.iloc[-held_out], later.iloc[0]).to_pydatetime()
+    return found
+
+
+def _recipe(definition: Model, lake: Lake, commit: str, alarm: Alarm, test_from: datetime, as_of: datetime) -> Recipe:
+    """Hold the newest share of the changed world's labels out, and train the champion on with the rest."""
     policy = definition.retraining
     serving = registry.read_rollout(lake, commit)
     if serving is None:
         raise NotFound(f"{definition.name} has no champion to train on; run `okruh train {definition.name}` first")
-    held_out = min(int(len(dataset.rows) * policy.test_share), policy.test_rows)
-    test_from = dataset.rows["known_at"].iloc[-held_out].to_pydatetime()
     return Recipe(
         as_of=as_of,
         learn_from=alarm.changed_at,

@@ -79,7 +79,10 @@ def monitored(result: "Monitored") -> None:
     for window in result.windows:
         error = "" if window.mean_error is None else f"{window.mean_error:.2f}"
         span = f"{window.start:%Y-%m-%d} to {window.end:%Y-%m-%d}"
-        reference, statistic = f"{window.reference_error:.2f}", f"{window.statistic:.1f}"
+        reference, statistic = (
+            f"{window.reference_error:.2f}",
+            "" if window.statistic is None else f"{window.statistic:.1f}",
+        )
         table.add_row(span, window.version, f"{window.labels:,}", error, reference, statistic, window.alarm or "")
     if result.windows:
         _print_table(table)

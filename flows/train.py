@@ -92,12 +92,16 @@ def train(
 
 def run_recipe(definition: Model, recipe: Recipe, branch: str) -> Registered:
     """Train by a recipe, or find the bundle that the same recipe gave before."""
-    lake = assemble(load_settings()).lake(definition.name)
+    settings = load_settings()
+    platform = assemble(settings)
+    platform.tracker()  # a tracker that cannot be had is an error where the training is found, too
+    lake = platform.lake(definition.name)
     commit = lake.resolve(branch)
     listing = [lake.list(commit, prefix) for prefix in (table_prefix(definition), PREDICTIONS, LABELS)]
     read = hashlib.sha256(msgspec.json.encode(listing)).hexdigest()
     wanted = hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
-    key = step_key("train", definition.name, branch, read, wanted, environment_digest())
+    where = f"{settings.device} {settings.train_threads}"
+    key = step_key("train", definition.name, branch, read, wanted, environment_digest(), where)
     result, cached = run_cached(
         train_network,
         key,

@@ -65,15 +65,6 @@ def build(settings: Settings, model: str) -> Built:
     return Built(tag, fresh=True)
 
 
-def find(settings: Settings, model: str) -> str:
-    """Give the tag of the newest Bento of a model. Raises: `NotFound`."""
-    name = bento_name(model)
-    complete = list((settings.bentos / "bentos" / name).glob(f"*/{_COMPLETE}"))
-    if not complete:
-        raise NotFound(f"no Bento of {model} is built; run `okruh build {model}`")
-    return f"{name}:{max(complete, key=lambda path: path.stat().st_mtime_ns).parent.name}"
-
-
 def bento_name(model: str) -> str:
     """Give the name of a model's Bentos and of its bundles in BentoML's model store."""
     return f"okruh_{model}"

@@ -2,7 +2,9 @@
 
 Both come as one frame of the contract's columns plus `event_at` and `known_at` (aware, UTC), ordered by `known_at` and
 then by the row's content, so that the same lake and `as_of` give the same frame. Rows whose target lies outside the
-contract are left out. Cost: reads every Parquet object of the table and the journal at that commit.
+contract are left out; an event that both tables and journal have is the journal's.
+
+Cost: reads every Parquet object of the table and the journal at that commit.
 """
 
 from dataclasses import dataclass
@@ -48,15 +50,24 @@ def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime, learn_fro
     history, paths = tables.read_all(lake, commit, table_prefix(model), f"{table_prefix(model)}{first}")
     answered, answered_paths = labelled_predictions(model.contract, lake, commit)
     wanted = [*(column.name for column in model.contract.inputs), model.contract.target.name, "event_at", "known_at"]
-    parts = [part[wanted] for part in (_with_moments(model.contract, history), answered) if not part.empty]
+    parts = [part[wanted] for part in (answered, _with_moments(model.contract, history)) if not part.empty]
     if not parts:
         return Dataset(pd.DataFrame(columns=wanted), ())
+    if len(parts) == 2:
+        parts[1] = _without(parts[1], parts[0], wanted[:-1])
     rows = _within_range(model.contract, pd.concat(parts, ignore_index=True))
     rows = rows[rows["known_at"] <= as_of]
     if learn_from is not None:
         rows = rows[rows["event_at"] >= learn_from]
     rows = rows.sort_values(["known_at", *wanted[:-1]], ignore_index=True)
     return Dataset(rows, (*paths, *answered_paths))
+
+
+def _without(history: pd.DataFrame, answered: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """Leave out of the table what was answered and labelled as well: an event whose raw file came later counts once."""
+    answered_in = history["event_at"].between(answered["event_at"].min(), answered["event_at"].max())
+    again = history[answered_in].reset_index().merge(answered[key].drop_duplicates(), on=key)["index"]
+    return history[~history.index.isin(again)]
 
 
 def _month(contract: Contract, moment: datetime) -> str:

@@ -31,7 +31,7 @@ def environment_digest() -> str:
 
 @cache
 def code_commit(root: Path = ROOT) -> str:
-    """git commit of the checkout, `+dirty` when tracked files differ; `unknown` outside a checkout.
+    """git commit of the checkout, `+dirty` when files differ or sources are untracked; `unknown` outside a checkout.
 
     Sources that are installed somewhere within another project's checkout are not part of it.
     """
@@ -39,7 +39,9 @@ def code_commit(root: Path = ROOT) -> str:
         if not _git(root, "ls-files", *_PACKAGES):
             return "unknown"
         commit = _git(root, "rev-parse", "HEAD")
-        return f"{commit}+dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        untracked = _git(root, "ls-files", "--others", "--exclude-standard", *(f"{name}/*.py" for name in _PACKAGES))
+        return f"{commit}+dirty" if changed or untracked else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

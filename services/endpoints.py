@@ -8,7 +8,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import isfinite
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from msgspec import UNSET
 from infra.errors import Unavailable
 from infra.journal import Journal, Label, LabelOutcome, Prediction
 from models.contract.rows import MAXIMUM_ROWS, NotJSON, TooManyRows, broken_contract, violation_of
-from models.errors import BundleError
+from models.errors import BundleError, Violation
 from services import metrics
 from services.champion import Champion, Following
 from services.messages import (
@@ -37,6 +37,7 @@ from services.messages import (
 from services.openapi import document
 
 _INLINE_BYTES = 64 << 10
+_CLOCKS_DIFFER_BY = timedelta(minutes=5)
 
 _feedback = msgspec.json.Decoder(FeedbackRequest)
 
@@ -87,8 +88,8 @@ class Endpoints:
         """Keep labels; name those that cannot be. Raises: `ContractError`, `Unavailable`."""
         now = datetime.now(UTC)
         labels = [
-            Label(id=one.id, value=one.value, known_at=now if one.at is UNSET else one.at)
-            for one in _decode_feedback(body).labels
+            Label(id=one.id, value=one.value, known_at=now if one.at is UNSET else _known_at(one.at, now, place))
+            for place, one in enumerate(_decode_feedback(body).labels)
         ]
         outcomes = await asyncio.wrap_future(self._journal.append_labels(labels))
         for outcome in LabelOutcome:
@@ -192,6 +193,17 @@ def new_id() -> str:
     milliseconds = time.time_ns() // 1_000_000
     digits = f"{milliseconds:012x}7{os.urandom(10).hex()}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-8{digits[17:20]}-{digits[20:32]}"
+
+
+def _known_at(at: datetime, now: datetime, place: int) -> datetime:
+    """Give the moment at which a label says it became known, in UTC. Raises: `ContractError`."""
+    try:
+        known_at = at.astimezone(UTC)
+    except OverflowError as error:
+        raise broken_contract([Violation("at", f"not a moment that UTC has, got {at.isoformat()}", place)]) from error
+    if known_at > now + _CLOCKS_DIFFER_BY:
+        raise broken_contract([Violation("at", f"in the future, got {at.isoformat()}", place)])
+    return known_at
 
 
 def _decode_feedback(body: bytes) -> FeedbackRequest:

@@ -30,8 +30,8 @@ class WindowReport(msgspec.Struct, frozen=True, kw_only=True):
     mean_error: float | None
     """Mean absolute error; None without labels."""
     reference_error: float
-    statistic: float
-    """Highest log10 of the alarm statistic in the window."""
+    statistic: float | None
+    """Highest log10 of the alarm statistic in the window; None without labels."""
     drift: dict[str, float]
     """Jensen-Shannon distance to the profile, by column; empty without labels."""
     alarm: str | None
@@ -91,7 +91,7 @@ def judge_window(
         labels=labels,
         mean_error=float(error_N.mean()) if labels else None,
         reference_error=watched.loss.mean,
-        statistic=reached / LOG_10,
+        statistic=reached / LOG_10 if labels else None,
         drift=profile.drift(watched.contract, watched.profile, columns) if labels else {},
         alarm=alarm.id if alarm else None,
         state=following,

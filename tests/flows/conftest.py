@@ -163,13 +163,19 @@ class Answers:
     """Predicted minus true minutes."""
     version: str
     apart: timedelta = timedelta(hours=1)
+    known_at: datetime | None = None
+    """When all labels came; None: each when its trip ended."""
 
     def journal(self, branch: str = "main") -> None:
         """Write them into the journal of the state folder that is set now."""
         starts = [self.first_at + place * self.apart for place in range(self.count)]
         predictions = [self._prediction(place, at) for place, at in enumerate(starts)]
         labels = [
-            Label(id=one.id, value=self.minutes, known_at=one.event_at + timedelta(minutes=self.minutes))
+            Label(
+                id=one.id,
+                value=self.minutes,
+                known_at=self.known_at or one.event_at + timedelta(minutes=self.minutes),
+            )
             for one in predictions
         ]
         writing = journal(branch)

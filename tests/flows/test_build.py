@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.build import build
-from infra import bentos
 from infra.errors import Misconfigured
-from infra.settings import load_settings
 from models.errors import DefinitionError
 from tests.flows.conftest import add_scaled, champion, enthrone, lake
 
@@ -23,7 +21,6 @@ def test_builds_a_champion_once_and_another_one_anew(trained: Path) -> None:
     assert (first.fresh, again) == (True, first._replace(fresh=False))
     assert second.tag.startswith("okruh_taxi_eta:second-")
     assert (second.fresh, of_the_branch) == (True, again)
-    assert bentos.find(load_settings(), "taxi_eta") == second.tag
 
 
 def test_says_when_there_is_no_champion_to_build(home: Path) -> None:

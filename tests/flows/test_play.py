@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from flows import play
+from flows.loop import loop
 from flows.play import Play, month_start, months
 from infra.errors import Misconfigured, NotFound
 from models.catalog.taxi_eta import CONTRACT, MODEL
@@ -132,3 +133,16 @@ def test_names_what_is_wrong_with_a_period(first: str, last: str, error: type[Ex
 def test_a_model_without_a_sample_has_nothing_to_play() -> None:
     with pytest.raises(DefinitionError, match="model taxi_eta has no sample to play"):
         play.load(replace(MODEL, sample=None), "2020-03", "2020-03")
+
+
+@pytest.mark.parametrize(
+    ("history_from", "play_from", "reason"),
+    [("2020-03", "2020-03", "must begin before the play"), ("2019-12", "2020-13", "'2020-13' is not a month")],
+)
+def test_a_loop_that_makes_no_sense_is_refused_before_anything_is_done(
+    home: Path, history_from: str, play_from: str, reason: str
+) -> None:
+    with pytest.raises(Misconfigured, match=reason):
+        loop("taxi_eta", history_from, play_from, "2020-12")
+
+    assert not (home / "lake").exists()

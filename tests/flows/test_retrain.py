@@ -1,12 +1,14 @@
 """Retrain: after an alarm, from the changed world's own labels, once; and only what wins serves."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from flows.monitor import monitor
+from flows.promote import promote
 from flows.retrain import retrain
+from flows.rollback import rollback
 from infra import registry
 from infra.dataset import known_rows
 from models.catalog.taxi_eta import MODEL
@@ -31,6 +33,12 @@ def raise_alarm() -> Alarm:
         journal_a_week(start, wrong_by=9.0)
     (alarm,) = monitor("taxi_eta", THIRD_MONDAY, announce=False).alarms
     return alarm
+
+
+def journal_changed_trips(start: datetime, count: int, known_at: datetime) -> None:
+    """Have trips take half as long as predicted, one each half hour, and tell all of them at once."""
+    half_an_hour, version = timedelta(minutes=30), champion()
+    Answers(start, count, minutes=9.0, wrong_by=9.0, version=version, apart=half_an_hour, known_at=known_at).journal()
 
 
 def test_does_nothing_without_an_alarm(trained: Path) -> None:
@@ -128,3 +136,51 @@ def test_a_champion_that_stays_is_watched_against_what_it_reaches_in_the_changed
     assert [window.reference_error for window in found.windows] == [done.verdict.incumbent_loss.mean]
     assert found.windows[0].state.windows[0].start == SECOND_MONDAY
     assert (found.alarms, found.retraining_due) == ([], False)
+
+
+def test_labels_that_came_all_at_once_cannot_be_held_out(trained: Path) -> None:
+    journal_changed_trips(FIRST_MONDAY, 300, known_at=SECOND_MONDAY - timedelta(hours=1))
+    (alarm,) = monitor("taxi_eta", SECOND_MONDAY, announce=False).alarms
+
+    done = retrain("taxi_eta", SECOND_MONDAY)
+
+    assert (done.trained, done.verdict) == (None, None)
+    assert "became known at once" in done.reasons[0]
+    assert registry.versions(lake(), "main") == [alarm.version]
+
+
+def test_labels_that_came_in_two_batches_are_held_out_by_batch(trained: Path) -> None:
+    for start in (FIRST_MONDAY, FIRST_MONDAY + timedelta(days=3)):
+        journal_changed_trips(start, 140, known_at=start + timedelta(days=3, hours=12))
+    monitor("taxi_eta", SECOND_MONDAY, announce=False)
+
+    done = retrain("taxi_eta", SECOND_MONDAY)
+
+    assert done.trained is not None
+    card = registry.load_card(lake(), "main", done.trained.version)
+    assert (card.data.rows_train, card.data.rows_test) == (140, 140)
+
+
+def test_a_rollback_ends_what_an_alarm_began(trained: Path) -> None:
+    first, alarm = champion(), raise_alarm()
+    retrain("taxi_eta", THIRD_MONDAY)
+    rollback("taxi_eta", as_of=THIRD_MONDAY + timedelta(hours=1))
+    for start in (THIRD_MONDAY, FOURTH_MONDAY):
+        Answers(start, 2 * A_WEEK_OF_HOURS, minutes=9.0, wrong_by=1.0, version=first).journal()
+
+    found = monitor("taxi_eta", FOURTH_MONDAY + timedelta(days=21))
+    done = retrain("taxi_eta", FOURTH_MONDAY + timedelta(days=21))
+
+    assert (found.alarms, found.retraining_due, done.trained) == ([], False, None)
+    assert done.reasons == (f"{first} was rolled back to since alarm {alarm.id}",)
+
+
+def test_an_older_version_is_judged_on_what_the_champion_did_not_learn_from(trained: Path) -> None:
+    first = champion()
+    raise_alarm()
+    done = retrain("taxi_eta", THIRD_MONDAY)
+
+    report = promote("taxi_eta", first, THIRD_MONDAY)
+
+    assert done.verdict is not None
+    assert (report.incumbent, report.allowed, report.test_rows) == (champion(), False, done.verdict.test_rows)

@@ -9,7 +9,7 @@ from pathspec import GitIgnoreSpec
 
 from infra import bentos
 from infra.bento_image import requirements
-from infra.errors import Misconfigured, NotFound, Unavailable
+from infra.errors import Misconfigured, Unavailable
 from infra.settings import Settings
 
 
@@ -27,8 +27,6 @@ def test_says_that_no_model_is_named(settings: Settings) -> None:
 def test_says_that_there_is_no_champion(settings: Settings) -> None:
     with pytest.raises(Misconfigured, match="tiny has no champion on branch 'main'"):
         bentos.build(settings, "tiny")
-    with pytest.raises(NotFound, match="okruh build tiny"):
-        bentos.find(settings, "tiny")
 
 
 def test_says_that_the_home_cannot_be_written(settings: Settings) -> None:

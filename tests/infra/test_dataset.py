@@ -206,3 +206,15 @@ def test_an_empty_lake_knows_nothing(lake: EmbeddedLake) -> None:
 
     assert (len(found.rows), found.paths) == (0, ())
     assert "trip_minutes" in found.rows.columns
+
+
+def test_an_event_that_was_answered_and_ingested_later_counts_once(lake: EmbeddedLake) -> None:
+    put_months(lake)
+    asked = answers(("a", "2020-02-10T13:00:00Z", 9.0), ("b", "2020-02-10T14:00:00Z", 9.0))
+    told = labels(("a", 30.0, "2020-02-10T13:35:00Z"), ("b", 31.0, "2020-02-10T14:35:00Z"))
+    put(lake, **{f"{PREDICTIONS}1.parquet": asked, f"{LABELS}1.parquet": told})
+
+    known = known_rows(MODEL, lake, "main", FAR).rows
+
+    assert known["trip_minutes"].tolist() == [20.0, 70.0, 30.0, 31.0]
+    assert known["known_at"].iloc[2] == pd.Timestamp("2020-02-10 13:35", tz="UTC")  # as the service learned it

@@ -54,6 +54,14 @@ def test_a_file_that_is_not_tracked_leaves_a_checkout_clean(tmp_path: Path) -> N
     assert provenance.code_commit(checkout) == git(checkout, "rev-parse", "HEAD")
 
 
+def test_a_source_that_is_not_tracked_makes_a_checkout_dirty(tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path)
+    (checkout / "models" / "catalog").mkdir()
+    (checkout / "models" / "catalog" / "mine.py").write_text("a = 3\n")
+
+    assert provenance.code_commit(checkout) == f"{git(checkout, 'rev-parse', 'HEAD')}+dirty"
+
+
 def test_a_checkout_may_hold_more_than_the_sources(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path / "project" / "okruh")
     (checkout / ".git").rename(tmp_path / "project" / ".git")

@@ -121,6 +121,8 @@ def test_keeps_labels_and_names_those_it_cannot(client: Any, journal: Journal, r
         (b'{"labels":[{"id":"a","value":null}]}', 422, "value"),
         (b'{"labels":[{"id":"a"}]}', 422, "labels"),
         (b'{"labels":[{"id":"a","value":1,"at":"2020-03-01T08:15:00"}]}', 422, "at"),
+        (b'{"labels":[{"id":"a","value":1,"at":"0001-01-01T00:00:00+05:00"}]}', 422, "at"),
+        (b'{"labels":[{"id":"a","value":1,"at":"2100-01-01T00:00:00Z"}]}', 422, "at"),
         (b'{"labels":[]}', 422, "labels"),
         (b"{}", 422, "labels"),
         (b'{"labels":', 400, None),

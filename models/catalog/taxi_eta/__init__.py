@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from models.learning.loop import Examples
 
 ZONES = tuple(range(1, 266))
+NO_ZONE = 0
+"""Stands for a missing zone in tables, so that its row is set apart as an unknown category."""
 
 CONTRACT = Contract(
     time=Time(
@@ -61,8 +63,8 @@ def prepare(raw: "pd.DataFrame") -> "pd.DataFrame":
     return pd.DataFrame(
         {
             "pickup_at": pickup,
-            "pickup_zone": raw["pickup_location_id"].astype("int64"),
-            "dropoff_zone": raw["dropoff_location_id"].astype("int64"),
+            "pickup_zone": raw["pickup_location_id"].fillna(NO_ZONE).astype("int64"),
+            "dropoff_zone": raw["dropoff_location_id"].fillna(NO_ZONE).astype("int64"),
             "trip_miles": raw["trip_distance"].astype("float64").round(3),
             "passengers": raw["passenger_count"].astype("float64"),
             "trip_minutes": (dropoff - pickup).dt.total_seconds() / 60,

@@ -148,3 +148,13 @@ def test_slices_cover_the_ends_of_the_contract() -> None:
 
     assert groups["hour"].tolist() == ["0-5", "20-23"]
     assert groups["miles"].tolist() == ["under 1", "over 8"]
+
+
+def test_a_missing_zone_sets_its_row_apart_and_not_the_file() -> None:
+    assert MODEL.sample is not None
+    raw = pd.read_parquet(MODEL.sample.file(MONTH)).astype({"pickup_location_id": "float64"})
+    raw.loc[5, "pickup_location_id"] = np.nan
+
+    found = validate(CONTRACT, prepare(raw), "trips.parquet")
+
+    assert "pickup_zone: unknown category" in "; ".join(found.refused[REASON])
