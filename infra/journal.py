@@ -3,7 +3,7 @@
 One SQLite file a model and branch. What `append` was given is on disk (WAL, synchronous=FULL) before its future
 resolves, so that whoever waits for it before answering never answers what is not recorded. One thread writes: whatever
 arrives during a commit becomes the next one, so that a disk's flush is paid once for all requests that wait for it.
-A prediction id is recorded once, a label once; the first one stays.
+A prediction id is recorded once, a label once; the first one stays, and whoever brings another is told.
 
 A write that fails (disk full, folder not writable) fails the futures that waited for it and nothing else: the next one
 starts afresh. Several processes may write and read one journal at a time.
@@ -12,7 +12,7 @@ starts afresh. Several processes may write and read one journal at a time.
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -36,6 +36,7 @@ _SCHEMA = (
 )
 _INSERT_PREDICTIONS = "INSERT INTO predictions (id, version, event_at, row, value) VALUES "
 _FIRST_STAYS = " ON CONFLICT (id) DO NOTHING"
+_RECORDED_ROWS = "SELECT id, row FROM predictions WHERE id IN ({})"
 _RECORDED_LABELS = (
     "SELECT predictions.id, labels.value FROM predictions LEFT JOIN labels ON labels.id = predictions.id"
     " WHERE predictions.id IN ({})"
@@ -82,13 +83,17 @@ class Position(NamedTuple):
     labels: int
 
 
+Recorded = Mapping[str, bytes]
+"""Rows that ids which came again were first recorded with, by id."""
+
+
 class _Group:
     """What the next transaction writes, and who waits for it."""
 
     def __init__(self) -> None:
         self.predictions: list[Prediction] = []
         self.labels: list[tuple[Sequence[Label], Future[list[LabelOutcome]]]] = []
-        self.done: Future[None] = _uncancellable()
+        self.done: Future[Recorded] = _uncancellable()
         self.awaited = False
         """Whether somebody waits for it."""
 
@@ -111,10 +116,11 @@ class Journal:
         self._closing = False
         self._thread: threading.Thread | None = None
 
-    def append(self, predictions: Sequence[Prediction]) -> Future[None]:
+    def append(self, predictions: Sequence[Prediction]) -> Future[Recorded]:
         """Record predictions; the future resolves when they are durable, or with `Unavailable`.
 
-        Everything that one commit makes durable shares one future; it cannot be cancelled.
+        Everything that one commit makes durable shares one future; it cannot be cancelled. It gives the recorded row of
+        every id that was there before: where that is another row, the new one was not recorded.
         """
         with self._next_group() as group:
             group.predictions.extend(predictions)
@@ -192,7 +198,7 @@ class Journal:
         while group := self._take_group():
             try:
                 connection = connection or _connect(self.path)
-                outcomes = _write(connection, group)
+                recorded, outcomes = _write(connection, group)
             except Exception as error:  # noqa: BLE001 (whoever waits must be told, or waits for ever)
                 self.failure = str(error)
                 group.fail(_unwritable(self.path, error))
@@ -200,7 +206,7 @@ class Journal:
                 connection = None
                 continue
             self.failure = None
-            group.done.set_result(None)
+            group.done.set_result(recorded)
             for (_, waiting), outcome in zip(group.labels, outcomes, strict=True):
                 waiting.set_result(outcome)
         _close(connection)
@@ -216,29 +222,34 @@ class Journal:
             return group
 
 
-def _write(connection: sqlite3.Connection, group: _Group) -> list[list[LabelOutcome]]:
-    """Make a group durable and give the outcomes of its labels."""
+def _write(connection: sqlite3.Connection, group: _Group) -> tuple[Recorded, list[list[LabelOutcome]]]:
+    """Make a group durable; give what its repeated ids were recorded with, and the outcomes of its labels."""
     if not group.labels and 0 < len(group.predictions) <= _ROWS_A_STATEMENT:
-        _insert_predictions(connection, group.predictions)  # a statement alone is a transaction
-        return []
+        return _insert_predictions(connection, group.predictions), []  # a statement alone is a transaction
     connection.execute("BEGIN IMMEDIATE")
     try:
+        recorded: dict[str, bytes] = {}
         for start in range(0, len(group.predictions), _ROWS_A_STATEMENT):
-            _insert_predictions(connection, group.predictions[start : start + _ROWS_A_STATEMENT])
+            recorded |= _insert_predictions(connection, group.predictions[start : start + _ROWS_A_STATEMENT])
         outcomes = [_insert_labels(connection, labels) for labels, _ in group.labels]
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    return outcomes
+    return recorded, outcomes
 
 
-def _insert_predictions(connection: sqlite3.Connection, predictions: Sequence[Prediction]) -> None:
+def _insert_predictions(connection: sqlite3.Connection, predictions: Sequence[Prediction]) -> dict[str, bytes]:
+    """Insert those whose id is new; when some are not, give all their rows as recorded."""
     values: list[object] = []
     for one in predictions:
         values += (one.id, one.version, one.event_at.isoformat(), one.row, one.value)
-    connection.execute(_INSERT_PREDICTIONS + ",".join(["(?,?,?,?,?)"] * len(predictions)) + _FIRST_STAYS, values)
+    statement = _INSERT_PREDICTIONS + ",".join(["(?,?,?,?,?)"] * len(predictions)) + _FIRST_STAYS
+    if connection.execute(statement, values).rowcount == len(predictions):
+        return {}
+    ids = [one.id for one in predictions]
+    return dict(connection.execute(_RECORDED_ROWS.format(",".join("?" * len(ids))), ids).fetchall())
 
 
 def _insert_labels(connection: sqlite3.Connection, labels: Sequence[Label]) -> list[LabelOutcome]:

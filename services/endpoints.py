@@ -17,12 +17,13 @@ import msgspec
 from msgspec import UNSET
 
 from infra.errors import Unavailable
-from infra.journal import Journal, Label, LabelOutcome, Prediction
+from infra.journal import Journal, Label, LabelOutcome, Prediction, Recorded
 from models.contract.rows import MAXIMUM_ROWS, NotJSON, TooManyRows, broken_contract, violation_of
 from models.errors import BundleError, Violation
 from services import metrics
 from services.champion import Champion, Following
 from services.messages import (
+    BrokenRule,
     ErrorAnswer,
     Fault,
     FeedbackAnswer,
@@ -60,7 +61,7 @@ class Endpoints:
         self._following = following
         self._journal = journal
         self._unsent: list[Prediction] = []
-        self._durable: asyncio.Future[None] | None = None
+        self._durable: asyncio.Future[Recorded] | None = None
 
     def routes(self) -> dict[str, tuple[str, Handler]]:
         """Give method and handler by path."""
@@ -74,13 +75,19 @@ class Endpoints:
         }
 
     async def predict(self, body: bytes) -> Answer:
-        """Answer each row, once all of them are recorded. Raises: `ContractError`, `Unavailable`, `BundleError`."""
+        """Answer each row, once all of them are recorded.
+
+        An id that was recorded with another row is named with 409, and nothing is answered that is not on record.
+        Raises: `ContractError`, `Unavailable`, `BundleError`.
+        """
         champion = self._following.champion
         if len(body) <= _INLINE_BYTES:
             answer, records = score(champion, body)
         else:
             answer, records = await asyncio.to_thread(score, champion, body)
-        await self._recorded(records)
+        recorded = await self._recorded(records)
+        if recorded and (others := [one for one in records if recorded.get(one.id, one.row) != one.row]):
+            return _conflicting_answer(others, records)
         metrics.ROWS.labels(champion.card.version).inc(len(records))
         return Answer(200, answer)
 
@@ -137,8 +144,8 @@ class Endpoints:
         champion = self._following.champion
         return Answer(200, encode(document(champion.card, champion.decoder)))
 
-    async def _recorded(self, records: list[Prediction]) -> None:
-        """Wait until records are durable.
+    async def _recorded(self, records: list[Prediction]) -> Recorded:
+        """Wait until records are durable; give the recorded rows of ids that came again.
 
         What the requests of one turn of the event loop ask for is handed over together: one wake-up of the journal's
         thread, one of the loop, and fewer, larger commits. When idle, nothing waits for anything.
@@ -148,7 +155,7 @@ class Endpoints:
             loop = asyncio.get_running_loop()
             self._durable = loop.create_future()
             loop.call_soon(self._hand_over)
-        await asyncio.shield(self._durable)
+        return await asyncio.shield(self._durable)
 
     def _hand_over(self) -> None:
         durable, records = self._durable, self._unsent
@@ -162,11 +169,11 @@ class Endpoints:
             commit.add_done_callback(partial(_pass_on, durable))
 
 
-def _pass_on(durable: asyncio.Future[None], commit: asyncio.Future[None]) -> None:
+def _pass_on(durable: asyncio.Future[Recorded], commit: asyncio.Future[Recorded]) -> None:
     if error := commit.exception():
         durable.set_exception(error)
     else:
-        durable.set_result(None)
+        durable.set_result(commit.result())
 
 
 def score(champion: Champion, body: bytes) -> tuple[bytes, list[Prediction]]:
@@ -216,6 +223,17 @@ def _decode_feedback(body: bytes) -> FeedbackRequest:
     if len(request.labels) > MAXIMUM_ROWS:
         raise TooManyRows(f"a request carries at most {MAXIMUM_ROWS} labels, this one {len(request.labels)}")
     return request
+
+
+def _conflicting_answer(others: list[Prediction], records: list[Prediction]) -> Answer:
+    """Name the rows whose id stands for another row; the rest of the request is recorded and may be asked again."""
+    taken = {one.id for one in others}
+    places = [place for place, one in enumerate(records) if one.id in taken]
+    rules = [
+        BrokenRule("id", "was answered before for another row; give this row an id of its own", at) for at in places
+    ]
+    message = f"{len(others)} ids stand for other rows than these, first row {places[0]}: {records[places[0]].id!r}"
+    return Answer(409, encode(ErrorAnswer(Fault(message, rules, conflicting=sorted(taken)))))
 
 
 def _feedback_answer(ids: Sequence[str], outcomes: Sequence[LabelOutcome]) -> Answer:

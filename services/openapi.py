@@ -19,7 +19,7 @@ from services.messages import (
 _ERRORS = {
     400: "The body is not JSON.",
     404: "Some ids are unknown; the other labels are kept.",
-    409: "Some labels contradict earlier ones, which stay; the other labels are kept.",
+    409: "Some ids stand for other rows, or labels contradict earlier ones; what was recorded first stays.",
     413: "Too many rows, or too large a body.",
     422: "The contract is broken; nothing is recorded.",
     500: "The service failed; nothing is recorded.",
@@ -47,7 +47,7 @@ def document(card: Card, decoder: RowDecoder) -> dict[str, Any]:
         "info": {"title": card.model, "version": card.version},
         "paths": {
             "/v1/predict": {
-                "post": _operation("predict", "Predict rows.", PredictAnswer, (400, 413, 422, 500, 503))
+                "post": _operation("predict", "Predict rows.", PredictAnswer, (400, 409, 413, 422, 500, 503))
                 | {"requestBody": _body(decoder.request, example)}
             },
             "/v1/feedback": {

@@ -60,9 +60,11 @@ def test_reads_between_two_positions(journal: Journal) -> None:
 
 
 def test_the_first_of_a_repeated_id_stays(journal: Journal) -> None:
-    journal.append([prediction("a", 1.0)]).result(WAIT_S)
-    journal.append([prediction("b"), prediction("a", 9.0), prediction("c")]).result(WAIT_S)
+    first = journal.append([prediction("a", 1.0)]).result(WAIT_S)
+    again = journal.append([prediction("b"), prediction("a", 9.0), prediction("c")]).result(WAIT_S)
 
+    assert first == {}
+    assert again["a"] == prediction("a").row
     assert [(one.id, one.value) for one in journal.predictions()] == [("a", 1.0), ("b", 1.5), ("c", 1.5)]
     assert journal.last() == Position(3, 0)
 

@@ -32,10 +32,22 @@ def test_answers_each_row_and_records_it_first(client: Any, journal: Journal, ro
 
 def test_answers_a_repeated_id_again_and_records_it_once(client: Any, journal: Journal, row: dict[str, Any]) -> None:
     first = client.post("/v1/predict", json=rows_of({**row, "id": "a"}))
-    second = client.post("/v1/predict", json=rows_of({**row, "id": "a", "distance": 4.0}))
+    second = client.post("/v1/predict", json=rows_of({**row, "id": "a"}, {**row, "id": "b"}))
 
-    assert [one.json()["predictions"][0]["value"] for one in (first, second)] == [16.0, 18.0]
-    assert [(one.id, one.value) for one in journal.predictions()] == [("a", 16.0)]
+    assert [one["value"] for one in (*first.json()["predictions"], *second.json()["predictions"])] == [16.0] * 3
+    assert [(one.id, one.value) for one in journal.predictions()] == [("a", 16.0), ("b", 16.0)]
+
+
+def test_names_an_id_that_stands_for_another_row(client: Any, journal: Journal, row: dict[str, Any]) -> None:
+    client.post("/v1/predict", json=rows_of({**row, "id": "a"}))
+
+    answer = client.post("/v1/predict", json=rows_of({**row, "id": "b"}, {**row, "id": "a", "distance": 4.0}))
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["conflicting"]) == (409, ["a"])
+    assert [(one["row"], one["field"]) for one in error["violations"]] == [(1, "id")]
+    assert "row 1: 'a'" in error["message"]
+    assert [(one.id, one.value) for one in journal.predictions()] == [("a", 16.0), ("b", 16.0)]
 
 
 def test_answers_ten_thousand_rows_in_order(client: Any, journal: Journal, row: dict[str, Any]) -> None:
