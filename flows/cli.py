@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import partial
 from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -92,7 +93,7 @@ def train(
     from flows.train import train as run
 
     registered = _flow(lambda: run(model, moment, branch, first, overrides), f"training {model}")
-    _show(registered, screens.registered, as_json)
+    _show(registered, partial(screens.registered, model), as_json)
 
 
 @app.command()

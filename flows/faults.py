@@ -2,7 +2,8 @@
 
 What an adapter foresees it raises as `infra.errors`. This is for the rest: a disk fills under any write, Prefect's own
 database included. A failure counts as the machine's by its error number or its origin, wherever in the chain of causes
-it stands; everything else is a bug and keeps its traceback.
+it stands; everything else is a bug and keeps its traceback. What an error was raised beside is no
+cause of it, with one exception: on a full disk whatever tidies up fails as well.
 """
 
 import errno
@@ -21,6 +22,14 @@ ROOM_BYTES = 8 * 2**20
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTDIR}
+_DATABASE_MACHINE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+}
 _NEARLY_FULL_BYTES = 2**20
 
 
@@ -37,28 +46,35 @@ def check_room(home: Path) -> None:
 
 def explain(error: BaseException) -> str | None:
     """Say in one line what failed on this machine and what to do; None for a bug."""
-    for one in _chain(error):
-        if isinstance(one, OkruhError):
+    for one, is_cause in _chain(error):
+        if isinstance(one, OkruhError) and is_cause:
             return str(one)
-        if isinstance(one, sqlite3.OperationalError):
-            return f"a database fails ({one}): check space and permissions of {_home()}, and try again"
-        if isinstance(one, OSError) and (reason := _of_system(one)):
+        if isinstance(one, sqlite3.Error) and (is_cause or _code(one) == sqlite3.SQLITE_FULL):
+            if _code(one) in _DATABASE_MACHINE:
+                return f"a database fails ({one}): check space and permissions of {_home()}, and try again"
+        elif isinstance(one, OSError) and (is_cause or one.errno in _FULL) and (reason := _of_system(one)):
             return reason
-        if _is_prefects(one):
+        elif is_cause and _is_prefects(one):
             return _of_prefect(one)
     return None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Walk an error and all that it was raised from or meanwhile, the nearest first."""
-    waiting: list[BaseException | None] = [error]
+def _chain(error: BaseException) -> Iterator[tuple[BaseException, bool]]:
+    """Walk an error and all that it was raised from or beside, the nearest first; say whether each is a cause."""
+    waiting: list[tuple[BaseException | None, bool]] = [(error, True)]
     seen: set[int] = set()
     while waiting:
-        one = waiting.pop(0)
+        one, is_cause = waiting.pop(0)
         if one is not None and id(one) not in seen:
             seen.add(id(one))
-            yield one
-            waiting += (one.__cause__, one.__context__)
+            yield one, is_cause
+            waiting += ((one.__cause__, is_cause), (one.__context__, False))
+
+
+def _code(error: sqlite3.Error) -> int | None:
+    """Give SQLite's primary result code; None where the error is not the database's."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def _of_system(error: OSError) -> str | None:

@@ -113,4 +113,4 @@ def _as_sent(column: object, values: pd.Series) -> list[object]:
         return list(values.dt.strftime("%Y-%m-%dT%H:%M:%S" + ("" if column.zone else "Z")))
     if isinstance(column, Number):
         return [None if np.isnan(value) else value for value in values.tolist()]
-    return list(values.tolist())
+    return [None if value is pd.NA else value for value in values.tolist()]

@@ -50,11 +50,10 @@ def ingested(results: "list[Ingested]") -> None:
     _print_table(table)
 
 
-def registered(result: "Registered") -> None:
-    """Show a new bundle."""
-    _print(
-        f"{result.version} registered{' (cached)' if result.cached else ''}; `okruh promote` lets it serve if it wins"
-    )
+def registered(model: str, result: "Registered") -> None:
+    """Show a bundle of a model."""
+    found = " (cached)" if result.cached else ""
+    _print(f"{result.version} registered{found}; `okruh promote {model} {result.version}` lets it serve if it wins")
     for name, value in result.metrics.items():
         _print(f"  {name:<24}{value:,.{0 if value.is_integer() else 3}f}")
 

@@ -18,7 +18,7 @@ from infra.settings import load_settings
 from infra.tracking import Run
 from models import definitions
 from models.bundle import Bundle, Card, DataReference, Origin, bundle_folder
-from models.errors import ContractError, OkruhError
+from models.errors import ContractError
 from models.learning.settings import TrainingSettings
 from models.model import Model
 
@@ -146,7 +146,7 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
             warm_start=warm,
             report=tracked.log,
         )
-    except OkruhError:
+    except BaseException:
         tracked.finish({}, {}, failed=True)
         raise
     bundle = _bundle(definition, plan, dataset, split, trained, commit, tracked)
@@ -161,11 +161,17 @@ def cut(dataset: Dataset, plan: Recipe) -> "Split":
 
     rows = dataset.rows
     split = split_in_time(rows, rows["known_at"], plan.validation_from, plan.test_from)
-    for name in ("train", "test"):
+    spans = {
+        "train": f"before {plan.validation_from:%Y-%m-%d %H:%M}",
+        "test": f"from {plan.test_from:%Y-%m-%d %H:%M} on",
+    }
+    for name, span in spans.items():
         if getattr(split, name).empty:
+            since = f" about moments from {plan.learn_from:%Y-%m-%d %H:%M} on" if plan.learn_from else ""
             raise ContractError(
-                f"no rows to {name} on: {len(rows)} rows were known at {plan.as_of:%Y-%m-%d %H:%M}; ingest more, or "
-                "shorten training.validation_days and training.test_days"
+                f"no rows to {name} on: {len(rows)} rows{since} were known at {plan.as_of:%Y-%m-%d %H:%M}, and none "
+                f"became known {span}; ingest more, learn from an earlier moment, or shorten training.validation_days "
+                "and training.test_days"
             )
     return split
 

@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from infra import registry
 from infra.assembly import assemble
 from infra.errors import Misconfigured, NotFound, Unavailable
 from infra.settings import Settings
 from models.bundle import Bundle, bundle_folder, decode_card
-from models.deciding import rollout
 from models.errors import BundleError
 
 SOURCES = Path(__file__).resolve().parents[1]
@@ -100,9 +100,12 @@ def champion_version(settings: Settings, model: str) -> str:
     if not platform.has_lake(model):
         raise Misconfigured(f"{missing}; run `okruh train {model}` and `okruh promote {model}` first")
     try:
-        return rollout.decode(platform.lake(model).get(settings.branch, rollout.PATH)).champion
+        serving = registry.read_rollout(platform.lake(model), settings.branch)
     except NotFound as error:
-        raise Misconfigured(f"{missing}; run `okruh promote {model}` first") from error
+        raise Misconfigured(f"{missing}: {error}") from error
+    if serving is None:
+        raise Misconfigured(f"{missing}; run `okruh promote {model}` first")
+    return serving.champion
 
 
 def champion_tag(settings: Settings) -> str:

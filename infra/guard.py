@@ -7,7 +7,15 @@ When the starter is gone, in whatever way, it ends the child. Cost: one idle she
 import subprocess
 from typing import Self
 
-_SCRIPT = 'while read -r _; do :; done; kill -s TERM -- "$0"; sleep 5; kill -s KILL -- "$0"'
+# A process id that now names a process of another birth is not the child's any more
+_SCRIPT = """
+target=$1
+birth() { ps -o lstart= -p "${target#-}" 2>/dev/null; }
+end() { now=$(birth); if [ -z "$now" ] || [ "$now" = "$born" ]; then kill -s "$1" -- "$target"; fi; }
+born=$(birth)
+while read -r _; do :; done
+end TERM; sleep 5; end KILL
+"""
 
 
 class Guard:
@@ -15,7 +23,7 @@ class Guard:
 
     def __init__(self, target: int) -> None:
         self._shell = subprocess.Popen(  # noqa: S603 (our own script)
-            ["/bin/sh", "-c", _SCRIPT, str(target)],
+            ["/bin/sh", "-c", _SCRIPT, "guard", str(target)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ stays out of the service (`models.contract.rows` checks requests).
 import os
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,10 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
         raise ContractError(f"{name}: no row has a {contract.time.name}")
     partition = months.mode().iloc[0]
     _add(reasons, months.notna() & (months != partition), f"{contract.time.name}: outside the partition {partition}")
+    if contract.known:
+        _add(
+            reasons, table[contract.known] < table[contract.time.name], f"{contract.known}: before {contract.time.name}"
+        )
     if contract.unique:
         _add(reasons, table.duplicated(list(contract.unique)), "duplicate of an earlier row")
     refused = table.index.isin(list(reasons))
@@ -76,13 +81,16 @@ def _as_kept(contract: Contract, table: pd.DataFrame) -> pd.DataFrame:
             table[name] = table[name].dt.as_unit("us")
         if contract.time.zone is None and isinstance(table[name].dtype, pd.DatetimeTZDtype):
             table[name] = table[name].dt.tz_convert("UTC")
-    for column in (*contract.features, *contract.checks):
-        if not isinstance(column, Category):
-            continue
-        if column.is_text and isinstance(table[column.name].dtype, pd.StringDtype):
-            table[column.name] = table[column.name].astype(object)
-        if not column.is_text and column.nullable and pd.api.types.is_integer_dtype(table[column.name]):
-            table[column.name] = table[column.name].astype("Int64")
+    for column in (*contract.features, contract.target, *contract.checks):
+        values = table[column.name]
+        if isinstance(column, Number):
+            if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+                table[column.name] = values.astype("float64")
+        elif column.is_text:
+            if isinstance(values.dtype, pd.StringDtype | pd.CategoricalDtype):
+                table[column.name] = values.astype(object)
+        elif pd.api.types.is_integer_dtype(values) and (column.nullable or not values.hasnans):
+            table[column.name] = values.astype(_integer_type(column))
     return table
 
 
@@ -97,7 +105,10 @@ def _check_types(contract: Contract, name: str, table: pd.DataFrame) -> None:
         if str(table[column].dtype) != kind
     ]
     if violations:
-        raise ContractError(f"{name}: {'; '.join(map(str, violations[:5]))}", violations)
+        raise ContractError(
+            f"{name}: {'; '.join(map(str, violations[:5]))}; let the definition's `prepare` give these types",
+            violations,
+        )
 
 
 def _stored_type(column: Number | Category) -> str:
@@ -105,6 +116,10 @@ def _stored_type(column: Number | Category) -> str:
         return "float64"
     if column.is_text:
         return "object"
+    return _integer_type(column)
+
+
+def _integer_type(column: Category) -> Literal["Int64", "int64"]:
     return "Int64" if column.nullable else "int64"
 
 

@@ -103,7 +103,8 @@ def fit(
         report(history[-1])
         if not (math.isfinite(loss) and math.isfinite(error)):
             raise TrainingDiverged(
-                f"training: epoch {epoch} gave loss {loss} and validation error {error}; lower training.learning_rate"
+                f"training: epoch {epoch} gave loss {loss} and validation error {error}; lower the "
+                f"learning_rate, {settings.learning_rate:g} now"
             )
         if error < best or held_out is None:
             best, best_epoch, best_state = error, epoch, copy.deepcopy(network.state_dict())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
@@ -13,9 +14,9 @@ from torch import nn
 from models.bundle import Parity
 from models.contract.columns import Contract
 from models.contract.table import time_part, to_columns
-from models.errors import BundleError, ParityFailed
+from models.errors import BundleError, DefinitionError, ParityFailed
 from models.learning import evaluation, loop
-from models.learning.export import check_parity, export
+from models.learning.export import as_tensors, check_parity, export
 from models.learning.loop import Examples, Fitted, Report
 from models.learning.preprocessing import Prepared, prepare
 from models.learning.settings import TrainingSettings
@@ -61,12 +62,14 @@ def train(
         warm_start: the champion's `state.safetensors`, to train on from.
         report: takes each epoch's figures.
 
-    Raises: `TrainingDiverged`, `ParityFailed`, `BundleError` when the warm state does not fit the network.
+    Raises: `TrainingDiverged`, `ParityFailed`, `DefinitionError` when the network does not answer row by row,
+        `BundleError` when the warm state does not fit it.
     """
     contract = model.contract
     with loop.repeatable(settings.seed, threads):
         examples = to_examples(contract, split.train)
         network = model.network(examples)
+        _check_answer(model.name, network, examples.inputs[:EXAMPLE_ROWS])
         if warm_start is not None:
             _load_state(network, warm_start)
         fitted = loop.fit(
@@ -96,6 +99,17 @@ def train(
 def to_examples(contract: Contract, table: pd.DataFrame) -> Examples:
     """Prepare accepted rows for the loop."""
     return Examples(prepare(contract, to_columns(contract, table)), table[contract.target.name].to_numpy(np.float32))
+
+
+def _check_answer(model: str, network: nn.Module, first: Prepared) -> None:
+    """Refuse what the loss would silently stretch to another shape."""
+    with torch.inference_mode():  # and in evaluation mode, so that the random state and running means stay as they are
+        answer = network.eval()(*as_tensors(first))
+    if tuple(answer.shape) != (len(first),) or answer.dtype != torch.float32:
+        raise DefinitionError(
+            f"model {model}: the network answers {len(first)} rows with {answer.dtype} of shape {tuple(answer.shape)}; "
+            f"its forward must give float32 of shape ({len(first)},), such as `.squeeze(-1)` of a last layer of one"
+        )
 
 
 def _load_state(network: nn.Module, state: bytes) -> None:

@@ -3,6 +3,7 @@
 import errno
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -25,6 +26,32 @@ def raised_from(error: Exception, cause: Exception) -> Exception:
     return error
 
 
+def raised_beside(error: Exception, other: Exception) -> Exception:
+    error.__context__ = other
+    return error
+
+
+def locked_database() -> Exception:
+    with closing(sqlite3.connect("file:locked?mode=memory&cache=shared", uri=True, timeout=0)) as first:
+        first.execute("CREATE TABLE t (x)")
+        first.execute("BEGIN EXCLUSIVE")
+        with closing(sqlite3.connect("file:locked?mode=memory&cache=shared", uri=True, timeout=0)) as second:
+            try:
+                second.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                return error
+    raise AssertionError
+
+
+def database_error(statement: str) -> Exception:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            connection.execute(statement)
+        except sqlite3.OperationalError as error:
+            return error
+    raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -33,7 +60,11 @@ def raised_from(error: Exception, cause: Exception) -> Exception:
         (PermissionError(errno.EACCES, "Permission denied", "x"), "x: Permission denied; mend that"),
         (raised_from(RuntimeError("task failed"), OSError(errno.EROFS, "Read-only", "y")), "y: Read-only; mend"),
         (raised_from(RuntimeError("task failed"), Unavailable("the lake is locked")), "the lake is locked"),
-        (sqlite3.OperationalError("disk I/O error"), "a database fails (disk I/O error): check space"),
+        (
+            raised_from(RuntimeError("task failed"), locked_database()),
+            "a database fails (database schema is locked: main): ",
+        ),
+        (raised_beside(RuntimeError("tidying up"), OSError(errno.ENOSPC, "No space", "z")), "no space left on z: free"),
         (httpx.ConnectError("refused\nand more"), "Prefect's server on this machine fails (refused): see that"),
     ],
 )
@@ -47,7 +78,15 @@ def test_explains_what_the_machine_refused(error: Exception, said: str) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("x"), FileNotFoundError(errno.ENOENT, "No such file", "x"), sqlite3.ProgrammingError("x"), KeyError(1)],
+    [
+        ValueError("x"),
+        FileNotFoundError(errno.ENOENT, "No such file", "x"),
+        sqlite3.ProgrammingError("x"),
+        database_error("SELECT nothing FROM nowhere"),
+        KeyError(1),
+        raised_beside(KeyError(1), Unavailable("the lake is locked")),
+        raised_beside(KeyError(1), PermissionError(errno.EACCES, "Permission denied", "x")),
+    ],
 )
 def test_leaves_a_bug_its_traceback(error: Exception) -> None:
     assert faults.explain(error) is None

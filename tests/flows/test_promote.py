@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from flows.promote import NAIVE, promote
@@ -20,7 +23,7 @@ from models.contract.columns import Number
 from models.deciding import promotion, rollout
 from models.deciding.rollout import Rollout
 from models.deciding.verdict import PromotionReport
-from models.errors import BundleError
+from models.errors import BundleError, DefinitionError
 from tests.flows.conftest import AS_OF, add_scaled, champion, enthrone, lake
 
 LATER = datetime(2020, 3, 2, 5, tzinfo=UTC)
@@ -51,6 +54,17 @@ def test_a_first_champion_has_beaten_the_naive_prediction_in_one_commit(trained:
         [f"{registry.VERDICTS}20200301T050000Z-{champion()}.json", rollout.PATH],
     )
     assert registry.read_rollout(lake(), "main") == Rollout(champion=champion(), since=AS_OF, previous=None)
+
+
+@pytest.mark.parametrize("wrong", [lambda _, rows: np.full(len(rows), np.nan), lambda _, rows: np.zeros(len(rows) - 1)])
+def test_refuses_a_naive_prediction_that_is_none(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[..., Any]
+) -> None:
+    withdraw_rollout()
+    monkeypatch.setattr("models.catalog.taxi_eta.MODEL", replace(MODEL, naive=wrong))
+
+    with pytest.raises(DefinitionError, match="`naive` must give one finite number for each of"):
+        promote("taxi_eta")
 
 
 def test_a_first_candidate_that_is_worse_than_the_naive_prediction_does_not_serve(trained: Path) -> None:

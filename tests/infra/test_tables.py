@@ -103,6 +103,7 @@ def test_a_column_that_its_writer_used_as_an_index_is_a_column(index: str | list
         (parquet(rides().astype({"miles": str})), "column 'miles' should be number, it is"),
         (parquet(rides().astype({"zone": float})), "column 'zone' should be integer, it is double"),
         (parquet(rides().assign(at="monday")), "column 'at' should be time, it is"),
+        (parquet(rides().assign(kind=pd.Categorical([b"a", b"b", b"b"]))), "column 'kind' should be text, it is dict"),
         (parquet(rides().assign(kind=1)), "column 'kind' should be text, it is int64"),
         (repeated("zone"), r"columns \['zone'\] are there more than once; the file has \['at', 'zone', .*'zone'\]"),
     ],

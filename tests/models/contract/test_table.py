@@ -72,7 +72,12 @@ def test_accepts_a_good_table_in_the_order_of_time_without_other_columns() -> No
         ("fare", 0.0, "fare: outside 1 to 99 EUR"),
         ("starts_at", None, "starts_at: may not be null"),
         ("ends_at", None, "ends_at: may not be null"),
-        ("starts_at", pd.Timestamp("2020-02-01"), "starts_at: outside the partition 2020-01"),
+        (
+            "starts_at",
+            pd.Timestamp("2020-02-01"),
+            "starts_at: outside the partition 2020-01; ends_at: before starts_at",
+        ),
+        ("ends_at", pd.Timestamp("2020-01-22 23:59:59"), "ends_at: before starts_at"),
         ("starts_at", pd.Timestamp("2019-12-31 23:59:59"), "starts_at: outside the partition 2020-01"),
     ],
 )
@@ -108,6 +113,7 @@ def test_keeps_the_first_of_duplicates() -> None:
 def test_partition_is_the_month_of_most_rows() -> None:
     table = rides(7)
     table["starts_at"] = pd.to_datetime(["2020-01-01"] * 3 + ["2020-02-05"] * 4).as_unit("us")
+    table["ends_at"] = table["starts_at"]
 
     checked = validate(CONTRACT, table, "rides.parquet")
 
@@ -118,6 +124,15 @@ def test_partition_is_the_month_of_most_rows() -> None:
 def test_takes_every_spelling_of_text_and_of_time() -> None:
     table = rides()
     table = table.assign(kind=table["kind"].astype("str"), starts_at=table["starts_at"].dt.as_unit("ns"))
+
+    checked = validate(CONTRACT, table, "rides.parquet")
+
+    pd.testing.assert_frame_equal(checked.accepted, validate(CONTRACT, rides(), "rides.parquet").accepted)
+
+
+def test_takes_every_spelling_of_numbers_and_categories() -> None:
+    table = rides().astype({"distance": "int64", "weight": "Float64", "minutes": "int8", "zone": "int16"})
+    table = table.assign(kind=table["kind"].astype("category"))
 
     checked = validate(CONTRACT, table, "rides.parquet")
 

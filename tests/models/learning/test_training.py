@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from models.contract.table import to_columns
-from models.errors import BundleError, ParityFailed
+from models.errors import BundleError, DefinitionError, ParityFailed
 from models.inference import Predictor
 from models.learning.evaluation import measure
 from models.learning.settings import TrainingSettings
@@ -79,6 +80,25 @@ def test_a_warm_start_goes_on_from_the_weights(ride_model: Model, split: Split, 
     assert before.keys() == after.keys()
     for name, value in before.items():
         np.testing.assert_allclose(after[name].numpy(), value.numpy(), atol=1e-6)
+
+
+class PerColumn(nn.Module):
+    """A network whose author forgot the last squeeze."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(1, 1)
+
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        answer: Tensor = self.last(numbers[:, :1])
+        return answer
+
+
+def test_refuses_a_network_that_does_not_answer_one_number_a_row(ride_model: Model, split: Split) -> None:
+    model = replace(ride_model, network=lambda _: PerColumn())
+
+    with pytest.raises(DefinitionError, match=r"model rides: .* of shape \(8, 1\); its forward must give .* \(8,\)"):
+        train(model, split, SETTINGS, device="cpu", threads=1)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"not a state", save({})])
