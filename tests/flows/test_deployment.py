@@ -234,6 +234,7 @@ def deploys_each_flow_once(orchestration: Orchestration) -> None:
     assert set(deployed) == {"ingest", "train", "promote", "build", "monitor", "retrain", "rollback"}
     assert all(one["parameters"] == {"model": MODEL} for one in deployed.values())
     assert {name: cron for name, cron in crons.items() if cron} == {"ingest": ["0 4 * * *"], "monitor": ["0 * * * *"]}
+    assert automation["name"] == f"retrain {MODEL} on its alarm"
     assert [action["deployment_id"] for action in automation["actions"]] == [deployed["retrain"]["id"]]
 
 
