@@ -6,8 +6,8 @@ every change of metadata is one transaction); content is compared with its diges
 processes' commits at once.
 
 Costs: `put` one write with fsync and one small transaction; `commit` and `merge` one transaction and work in proportion
-to the number of paths, while other writers of the same lake wait. Nothing is ever deleted from content. The folder
-must be on a local file system: SQLite's log does not work over a network.
+to the number of changed paths (see `infra.lake.manifests`), while other writers of the same lake wait. Nothing is ever
+deleted from content. The folder must be on a local file system: SQLite's log does not work over a network.
 """
 
 import sqlite3
@@ -20,8 +20,8 @@ from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
 from infra.lake import history, rows
 from infra.lake.content import ContentFiles
 from infra.lake.database import Database
-from infra.lake.manifests import Manifests
-from infra.lake.merge import Manifest, ancestor_manifest, compare, three_way
+from infra.lake.manifests import Manifest, Manifests
+from infra.lake.merge import ancestor_manifest, compare, three_way
 from infra.lake.names import check_name, check_note, check_path, check_prefix
 from infra.lake.protocol import MAIN, Change, Commit, Entry
 from infra.lake.verification import problems
@@ -106,7 +106,7 @@ class EmbeddedLake:
         with self._database.writing() as connection:
             head = rows.head_of(connection, branch)
             self._entry(connection, branch, path)
-            if path in self._committed(connection, head):
+            if self._committed(connection, head).get(path):
                 rows.stage(connection, branch, path, None)
             else:
                 rows.unstage(connection, branch, path)
@@ -136,7 +136,7 @@ class EmbeddedLake:
             changes = rows.staged(connection, branch)
             if not changes:
                 raise Conflict(f"nothing to commit on branch {branch!r}")
-            manifest = _overlaid(self._committed(connection, head), changes)
+            manifest = self._committed(connection, head).with_changes(changes)
             commit = self._append(connection, (head,), manifest, changes, message, note)
             rows.advance(connection, branch, head, commit.id)
             rows.unstage(connection, branch)
@@ -181,19 +181,17 @@ class EmbeddedLake:
         """Compare two refs path by path, sorted by path."""
         check_prefix(prefix)
         with self._database.reading() as connection:
-            changes = compare(self._visible(connection, before), self._visible(connection, after))
-        return [change for change in changes if change.path.startswith(prefix)]
+            return compare(self._visible(connection, before), self._visible(connection, after), prefix)
 
     # Last of the public ones, because below it `list` would name this method and not the type.
     def list(self, ref: str, prefix: str = "") -> list[Entry]:
         """List objects by path prefix, sorted by path."""
         check_prefix(prefix)
         with self._database.reading() as connection:
-            visible = self._visible(connection, ref)
-        return [entry for path, entry in visible.items() if path.startswith(prefix)]
+            return [*self._visible(connection, ref).entries(prefix)]
 
     def _begin(self, connection: sqlite3.Connection) -> None:
-        empty = self._manifests.store(connection, {})
+        empty = self._manifests.store(connection, Manifest.of({}))
         record = history.Record(
             created_at=datetime.now(UTC), manifest=empty, message="Start of the lake", metadata={}, parents=()
         )
@@ -223,8 +221,7 @@ class EmbeddedLake:
     def _visible(self, connection: sqlite3.Connection, ref: str) -> Manifest:
         commit_id, branch = rows.locate(connection, ref)
         changes = rows.staged(connection, branch) if branch else {}
-        committed = self._committed(connection, commit_id)
-        return _overlaid(committed, changes) if changes else committed
+        return self._committed(connection, commit_id).with_changes(changes)
 
     def _entry(self, connection: sqlite3.Connection, ref: str, path: str) -> Entry:
         commit_id, branch = rows.locate(connection, ref)
@@ -247,11 +244,6 @@ class EmbeddedLake:
     def _touches(self, commit_id: str, prefix: str) -> bool:
         with self._database.connection() as connection:
             return rows.changed_under(connection, commit_id, prefix)
-
-
-def _overlaid(manifest: Manifest, changes: Mapping[str, Entry | None]) -> Manifest:
-    overlaid = {**manifest, **changes}
-    return {path: entry for path, entry in sorted(overlaid.items()) if entry is not None}
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -1,20 +1,18 @@
 """Three-way merging of manifests, path by path. Pure.
 
 A path that one side changed takes that side; a path that both changed alike is settled; a path that both changed
-differently is a clash. Costs one pass over the larger manifest.
+differently is a clash. Costs what it takes to find what `theirs` changed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from infra.lake.history import Lookup, best_common_ancestors
+from infra.lake.manifests import Manifest
 from infra.lake.protocol import Change, Entry
 
-Manifest = Mapping[str, Entry]
-"""Entries by path."""
-
-_UNSETTLED = Entry("", "", -1)
+_UNSETTLED = Entry("", "0" * 64, -1)
 """Stands for a path on which common ancestors clash: equal to no real entry, so every side counts as a change."""
 
 
@@ -31,21 +29,17 @@ class Merged(msgspec.Struct, frozen=True):
 
 def three_way(base: Manifest, ours: Manifest, theirs: Manifest) -> Merged:
     """Bring what `theirs` changed since `base` into `ours`."""
-    manifest = dict(ours)
-    taken, clashes = [], []
-    for path in _differing(base, theirs):
-        wanted, present = theirs.get(path), ours.get(path)
+    taken: dict[str, Entry | None] = {}
+    clashes = []
+    for path, before, wanted in base.differing(theirs):
+        present = ours.get(path)
         if wanted == present:
             continue
-        if present != base.get(path):
-            clashes.append(path)
-            continue
-        taken.append(path)
-        if wanted is None:
-            del manifest[path]
+        if present == before:
+            taken[path] = wanted
         else:
-            manifest[path] = wanted
-    return Merged(manifest, taken, clashes)
+            clashes.append(path)
+    return Merged(ours.with_changes(taken), list(taken), clashes)
 
 
 def ancestor_manifest(
@@ -58,25 +52,20 @@ def ancestor_manifest(
     """
     bases = best_common_ancestors(left, right, lookup)
     if not bases:
-        return {}
+        return Manifest.of({})
     manifest = manifest_of(bases[0])
     for position, other in enumerate(bases[1:], start=1):
         earlier = ancestor_manifest(bases[:position], [other], lookup, manifest_of)
         merged = three_way(earlier, manifest, manifest_of(other))
-        manifest = {**merged.manifest, **dict.fromkeys(merged.clashes, _UNSETTLED)}
+        unsettled = {path: msgspec.structs.replace(_UNSETTLED, path=path) for path in merged.clashes}
+        manifest = merged.manifest.with_changes(unsettled)
     return manifest
 
 
-def compare(before: Manifest, after: Manifest) -> list[Change]:
+def compare(before: Manifest, after: Manifest, prefix: str = "") -> list[Change]:
     """List how two manifests differ, sorted by path."""
     return [
-        Change(path, "added" if path not in before else "removed" if path not in after else "changed")
-        for path in _differing(before, after)
+        Change(path, "added" if old is None else "removed" if new is None else "changed")
+        for path, old, new in before.differing(after)
+        if path.startswith(prefix)
     ]
-
-
-def _differing(before: Manifest, after: Manifest) -> list[str]:
-    if before is after:
-        return []
-    present = [path for path, entry in after.items() if before.get(path) != entry]
-    return sorted(present + [path for path in before if path not in after])

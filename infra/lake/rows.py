@@ -56,7 +56,7 @@ def tags(connection: sqlite3.Connection) -> dict[str, str]:
 
 def add_branch(connection: sqlite3.Connection, name: str, head: str) -> None:
     """Start a branch. Raises: `Conflict`."""
-    if name in tags(connection):
+    if connection.execute("SELECT 1 FROM tags WHERE name = ?", (name,)).fetchone():
         raise Conflict(f"{name!r} is a tag already")
     if not connection.execute("INSERT OR IGNORE INTO branches VALUES (?, ?)", (name, head)).rowcount:
         raise Conflict(f"branch {name!r} exists already")
@@ -64,7 +64,7 @@ def add_branch(connection: sqlite3.Connection, name: str, head: str) -> None:
 
 def add_tag(connection: sqlite3.Connection, name: str, commit_id: str) -> None:
     """Name a commit. Raises: `Conflict`."""
-    if name in branches(connection):
+    if connection.execute("SELECT 1 FROM branches WHERE name = ?", (name,)).fetchone():
         raise Conflict(f"{name!r} is a branch already")
     connection.execute("INSERT OR IGNORE INTO tags VALUES (?, ?)", (name, commit_id))
     (present,) = connection.execute("SELECT commit_id FROM tags WHERE name = ?", (name,)).fetchone()

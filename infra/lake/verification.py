@@ -14,15 +14,25 @@ def problems(connection: sqlite3.Connection, manifests: Manifests, files: Conten
     """Give one line for each problem, in the order: database, commits and manifests, content."""
     found = [f"database: {line}" for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"]
     entries: dict[tuple[str, int], str] = {}
-    for digest in _manifests_reached(connection, found):
+    for digest in _ranges_reached(connection, manifests, found):
         try:
-            _collect(manifests.read(connection, digest).values(), entries)
+            _collect(manifests.read(connection, digest).entries, entries)
         except Corrupt as error:
             found.append(str(error))
     for branch in rows.branches(connection):
         _collect((entry for entry in rows.staged(connection, branch).values() if entry), entries)
     found += _orphans(connection)
     return found + list(_content_problems(connection, files, entries))
+
+
+def _ranges_reached(connection: sqlite3.Connection, manifests: Manifests, found: list[str]) -> list[str]:
+    ranges: dict[str, None] = {}
+    for digest in _manifests_reached(connection, found):
+        try:
+            ranges.update(dict.fromkeys(one.digest for one in manifests.read(connection, digest).entries))
+        except Corrupt as error:
+            found.append(str(error))
+    return list(ranges)
 
 
 def _manifests_reached(connection: sqlite3.Connection, found: list[str]) -> list[str]:

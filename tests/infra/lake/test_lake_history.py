@@ -3,7 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 from infra.lake.history import Record, best_common_ancestors, next_moment, walk
-from infra.lake.merge import Manifest, ancestor_manifest, three_way
+from infra.lake.manifests import Manifest
+from infra.lake.merge import ancestor_manifest, three_way
 from infra.lake.protocol import Entry
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -29,7 +30,7 @@ class Graph:
 
 
 def manifest(**digests: str) -> Manifest:
-    return {path: Entry(path, digest, 1) for path, digest in digests.items()}
+    return Manifest.of({path: Entry(path, digest * 64, 1) for path, digest in digests.items()})
 
 
 def test_a_commit_behind_is_its_own_ancestor() -> None:
@@ -100,7 +101,7 @@ def test_counts_a_clash_of_ancestors_as_changed_by_every_side() -> None:
 
 
 def test_strangers_clash_only_where_they_differ() -> None:
-    merged = three_way({}, manifest(a="1", b="1"), manifest(a="1", b="2", c="3"))
+    merged = three_way(manifest(), manifest(a="1", b="1"), manifest(a="1", b="2", c="3"))
     assert (merged.taken, merged.clashes) == (["c"], ["b"])
 
 
