@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from infra.errors import Misconfigured
 from infra.journal import Journal
 from infra.lake.embedded import EmbeddedLake
-from infra.lake.protocol import Lake
+from infra.lake.protocol import MAIN, Lake
 from infra.settings import Settings
 from infra.tracking import Tracker, make_tracker
 from models.bundle import MODEL_NAME
@@ -24,8 +24,14 @@ class Platform:
     settings: Settings
 
     def lake(self, model: str) -> Lake:
-        """Give a model's repository; made where it does not exist. Raises: `Misconfigured`, `Unavailable`."""
-        return EmbeddedLake(self.settings.home / "lake" / repository(model))
+        """Give a model's repository; made where it does not exist, with `main` protected.
+
+        Raises: `Misconfigured`, `Unavailable`.
+        """
+        lake = EmbeddedLake(self.settings.home / "lake" / repository(model))
+        if MAIN not in lake.protected():
+            lake.protect(MAIN)
+        return lake
 
     def has_lake(self, model: str) -> bool:
         """Say whether a model's repository exists, making nothing. Raises: `Misconfigured`."""

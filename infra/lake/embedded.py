@@ -85,16 +85,28 @@ class EmbeddedLake:
             rows.head_of(connection, name)
             rows.drop_branch(connection, name)
 
+    def protect(self, branch: str) -> None:
+        """Have a branch changed by merges alone. Raises: `Conflict` where it has uncommitted changes."""
+        with self._database.writing() as connection:
+            rows.head_of(connection, branch)
+            _check_clean(connection, branch)
+            rows.protect(connection, branch)
+
+    def protected(self) -> set[str]:
+        """Name the protected branches."""
+        with self._database.connection() as connection:
+            return rows.protected(connection)
+
     def put(self, branch: str, path: str, content: bytes | Path) -> Entry:
         """Store content under a path of a branch, uncommitted; a `Path` is streamed."""
         check_path(path)
         with self._database.connection() as connection:
-            rows.head_of(connection, branch)
+            rows.writable_head_of(connection, branch)
         stored = self._files.store(content)
         entry = Entry(path, stored.digest, stored.size)
         with self._database.writing() as connection:
             rows.add_content(connection, stored)
-            if self._committed(connection, rows.head_of(connection, branch)).get(path) == entry:
+            if self._committed(connection, rows.writable_head_of(connection, branch)).get(path) == entry:
                 rows.unstage(connection, branch, path)
             else:
                 rows.stage(connection, branch, path, entry)
@@ -104,7 +116,7 @@ class EmbeddedLake:
         """Remove a path from a branch, uncommitted."""
         check_path(path)
         with self._database.writing() as connection:
-            head = rows.head_of(connection, branch)
+            head = rows.writable_head_of(connection, branch)
             self._entry(connection, branch, path)
             if self._committed(connection, head).get(path):
                 rows.stage(connection, branch, path, None)
@@ -132,7 +144,7 @@ class EmbeddedLake:
         """Make a branch's uncommitted changes a commit. Raises: `Conflict` when there is nothing to commit."""
         note = check_note(message, metadata)
         with self._database.writing() as connection:
-            head = rows.head_of(connection, branch)
+            head = rows.writable_head_of(connection, branch)
             changes = rows.staged(connection, branch)
             if not changes:
                 raise Conflict(f"nothing to commit on branch {branch!r}")
@@ -142,14 +154,39 @@ class EmbeddedLake:
             rows.unstage(connection, branch)
         return commit
 
+    def reset(self, branch: str) -> None:
+        """Drop a branch's uncommitted changes."""
+        with self._database.writing() as connection:
+            rows.writable_head_of(connection, branch)
+            rows.unstage(connection, branch)
+
+    def revert(self, branch: str, ref: str, message: str, metadata: Mapping[str, str]) -> Commit:
+        """Undo on a branch, by a new commit, what a commit changed relative to its first parent."""
+        note = check_note(message, metadata)
+        with self._database.writing() as connection:
+            head = rows.writable_head_of(connection, branch)
+            undone, _ = rows.locate(connection, ref)
+            _check_clean(connection, branch)
+            parents = rows.record_of(connection, undone).parents
+            if not parents:
+                raise Conflict(f"nothing to undo: {ref!r} is the start of the lake")
+            after, before = self._committed(connection, undone), self._committed(connection, parents[0])
+            reverted = three_way(after, self._committed(connection, head), before)
+            if reverted.clashes:
+                raise Conflict(f"{branch!r} has changed since {ref!r}: {_some(reverted.clashes)}")
+            if not reverted.taken:
+                raise Conflict(f"nothing to undo: {branch!r} has no change of {ref!r}")
+            commit = self._append(connection, (head,), reverted.manifest, reverted.taken, message, note)
+            rows.advance(connection, branch, head, commit.id)
+        return commit
+
     def merge(self, source: str, into: str, message: str, metadata: Mapping[str, str]) -> Commit:
         """Merge a ref's commits into a branch, path by path; always by a merge commit."""
         note = check_note(message, metadata)
         with self._database.writing() as connection:
             head = rows.head_of(connection, into)
             theirs, _ = rows.locate(connection, source)
-            if pending := rows.staged(connection, into):
-                raise Conflict(f"branch {into!r} has uncommitted changes: {_some(sorted(pending))}")
+            _check_clean(connection, into)
             lookup, manifest_of = partial(rows.record_of, connection), partial(self._committed, connection)
             base = ancestor_manifest([head], [theirs], lookup, manifest_of)
             if manifest_of(theirs) == base:
@@ -244,6 +281,11 @@ class EmbeddedLake:
     def _touches(self, commit_id: str, prefix: str) -> bool:
         with self._database.connection() as connection:
             return rows.changed_under(connection, commit_id, prefix)
+
+
+def _check_clean(connection: sqlite3.Connection, branch: str) -> None:
+    if pending := rows.staged(connection, branch):
+        raise Conflict(f"branch {branch!r} has uncommitted changes: {_some(sorted(pending))}")
 
 
 def _some(paths: Sequence[str]) -> str:

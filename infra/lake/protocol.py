@@ -54,7 +54,8 @@ class Lake(Protocol):
     """One model's repository.
 
     Raises, all methods: `infra.errors.NotFound` for a ref or path that does not exist, `Misconfigured` for a name or
-    path that is not allowed, `Unavailable` when the store does not answer, `Corrupt` when content and digest differ.
+    path that is not allowed and for a write to a protected branch that is no merge, `Unavailable` when the store does
+    not answer, `Corrupt` when content and digest differ.
     """
 
     def resolve(self, ref: str) -> str:
@@ -74,6 +75,17 @@ class Lake(Protocol):
 
     def delete_branch(self, name: str) -> None:
         """Drop a branch and its uncommitted changes; its commits stay. Raises: `Misconfigured` for `main`."""
+        ...
+
+    def protect(self, branch: str) -> None:
+        """Have a branch changed by merges alone: no uncommitted changes, commits or reverts.
+
+        Raises: `Conflict` where it has uncommitted changes.
+        """
+        ...
+
+    def protected(self) -> set[str]:
+        """Name the protected branches."""
         ...
 
     def put(self, branch: str, path: str, content: bytes | Path) -> Entry:
@@ -97,6 +109,18 @@ class Lake(Protocol):
 
     def commit(self, branch: str, message: str, metadata: Mapping[str, str]) -> Commit:
         """Make a branch's uncommitted changes a commit. Raises: `Conflict` when there is nothing to commit."""
+        ...
+
+    def reset(self, branch: str) -> None:
+        """Drop a branch's uncommitted changes."""
+        ...
+
+    def revert(self, branch: str, ref: str, message: str, metadata: Mapping[str, str]) -> Commit:
+        """Undo on a branch, by a new commit, what a commit changed relative to its first parent.
+
+        Raises: `Conflict` naming at most five of the paths that were changed again since, when the branch has
+        uncommitted changes, or when there is nothing to undo (the branch has it undone, or the commit has no parent).
+        """
         ...
 
     def merge(self, source: str, into: str, message: str, metadata: Mapping[str, str]) -> Commit:

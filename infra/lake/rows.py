@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from infra.errors import Conflict, Corrupt, NotFound
+from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
 from infra.lake import history
 from infra.lake.content import Content
 from infra.lake.names import check_name, is_commit_id
@@ -54,6 +54,24 @@ def tags(connection: sqlite3.Connection) -> dict[str, str]:
     return dict(connection.execute("SELECT name, commit_id FROM tags ORDER BY name"))
 
 
+def protected(connection: sqlite3.Connection) -> set[str]:
+    """Name the protected branches."""
+    return {name for (name,) in connection.execute("SELECT branch FROM protected")}
+
+
+def protect(connection: sqlite3.Connection, branch: str) -> None:
+    """Note that a branch is changed by merges alone."""
+    connection.execute("INSERT OR IGNORE INTO protected VALUES (?)", (branch,))
+
+
+def writable_head_of(connection: sqlite3.Connection, branch: str) -> str:
+    """Give the head commit id of a branch that may be written to. Raises: `NotFound`, `Misconfigured`."""
+    head = head_of(connection, branch)
+    if connection.execute("SELECT 1 FROM protected WHERE branch = ?", (branch,)).fetchone():
+        raise Misconfigured(f"branch {branch!r} is protected: write to a branch of your own and merge it")
+    return head
+
+
 def add_branch(connection: sqlite3.Connection, name: str, head: str) -> None:
     """Start a branch. Raises: `Conflict`."""
     if connection.execute("SELECT 1 FROM tags WHERE name = ?", (name,)).fetchone():
@@ -83,6 +101,7 @@ def drop_branch(connection: sqlite3.Connection, name: str) -> None:
     """Forget a branch and its uncommitted changes."""
     connection.execute("DELETE FROM staged WHERE branch = ?", (name,))
     connection.execute("DELETE FROM branches WHERE name = ?", (name,))
+    connection.execute("DELETE FROM protected WHERE branch = ?", (name,))
 
 
 def staged(connection: sqlite3.Connection, branch: str) -> dict[str, Entry | None]:

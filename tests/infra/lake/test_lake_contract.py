@@ -250,6 +250,102 @@ def test_does_not_merge_into_uncommitted_changes(lake: Lake) -> None:
     assert paths(lake, MAIN) == ["b"]
 
 
+def test_a_protected_branch_changes_by_merges_alone(lake: Lake) -> None:
+    head = commit(lake, MAIN, a=b"1")
+    lake.create_branch("work", MAIN)
+    commit(lake, "work", b=b"2")
+
+    lake.protect(MAIN)
+    lake.protect(MAIN)
+
+    writes: list[Callable[[], object]] = [
+        lambda: lake.put(MAIN, "a", b"2"),
+        lambda: lake.delete(MAIN, "a"),
+        lambda: lake.commit(MAIN, "change", {}),
+        lambda: lake.reset(MAIN),
+        lambda: lake.revert(MAIN, head, "undo", {}),
+    ]
+    for write in writes:
+        with pytest.raises(Misconfigured, match="'main' is protected: write to a branch of your own and merge it"):
+            write()
+    assert (lake.resolve(MAIN), paths(lake, MAIN)) == (head, ["a"])
+    assert lake.protected() == {MAIN}
+    lake.merge("work", MAIN, "merge", {})
+    assert paths(lake, MAIN) == ["a", "b"]
+
+
+def test_protects_no_uncommitted_changes(lake: Lake) -> None:
+    lake.put(MAIN, "a", b"1")
+
+    with pytest.raises(Conflict, match="uncommitted changes: a"):
+        lake.protect(MAIN)
+
+    assert lake.protected() == set()
+
+
+def test_a_branch_of_a_dropped_ones_name_is_not_protected(lake: Lake) -> None:
+    lake.create_branch("work", MAIN)
+    lake.protect("work")
+    lake.delete_branch("work")
+    lake.create_branch("work", MAIN)
+
+    assert lake.protected() == set()
+
+
+def test_drops_uncommitted_changes(lake: Lake) -> None:
+    head = commit(lake, MAIN, a=b"1", b=b"1")
+    lake.put(MAIN, "a", b"2")
+    lake.put(MAIN, "c", b"2")
+    lake.delete(MAIN, "b")
+
+    lake.reset(MAIN)
+    lake.reset(MAIN)
+
+    assert {path: lake.get(MAIN, path) for path in paths(lake, MAIN)} == {"a": b"1", "b": b"1"}
+    assert lake.resolve(MAIN) == head
+
+
+def test_undoes_what_a_commit_changed_and_nothing_else(lake: Lake) -> None:
+    commit(lake, MAIN, changed=b"0", removed=b"0")
+    wrong = commit(lake, MAIN, changed=b"1", removed=None, added=b"1")
+    head = commit(lake, MAIN, later=b"2")
+
+    made = lake.revert(MAIN, wrong, "undo", {"why": "wrong file"})
+
+    assert (made.parents, made.message, made.metadata) == ((head,), "undo", {"why": "wrong file"})
+    contents = {path: lake.get(MAIN, path) for path in paths(lake, MAIN)}
+    assert contents == {"changed": b"0", "removed": b"0", "later": b"2"}
+    assert lake.resolve(MAIN) == made.id
+    with pytest.raises(Conflict, match="nothing to undo"):
+        lake.revert(MAIN, wrong, "undo", {})
+
+
+def test_undoes_a_merge_relative_to_its_first_parent(lake: Lake) -> None:
+    lake.create_branch("work", MAIN)
+    commit(lake, "work", theirs=b"1")
+    commit(lake, MAIN, ours=b"1")
+    merged = lake.merge("work", MAIN, "merge", {}).id
+
+    lake.revert(MAIN, merged, "undo", {})
+
+    assert paths(lake, MAIN) == ["ours"]
+
+
+def test_undoes_nothing_that_was_changed_since(lake: Lake) -> None:
+    start = lake.resolve(MAIN)
+    wrong = commit(lake, MAIN, a=b"1", b=b"1")
+    head = commit(lake, MAIN, a=b"2")
+
+    with pytest.raises(Conflict, match=f"'main' has changed since '{wrong}': a"):
+        lake.revert(MAIN, wrong, "undo", {})
+    with pytest.raises(Conflict, match="nothing to undo"):
+        lake.revert(MAIN, start, "undo", {})
+    lake.put(MAIN, "c", b"3")
+    with pytest.raises(Conflict, match="uncommitted changes: c"):
+        lake.revert(MAIN, head, "undo", {})
+    assert lake.resolve(MAIN) == head
+
+
 def test_logs_newest_first_each_commit_once(lake: Lake) -> None:
     start = lake.resolve(MAIN)
     lake.create_branch("work", MAIN)
@@ -302,6 +398,7 @@ def test_names_a_ref_that_does_not_exist(lake: Lake, ref: str) -> None:
         lambda: lake.tag("v1", ref),
         lambda: lake.log(ref),
         lambda: lake.diff(MAIN, ref),
+        lambda: lake.revert(MAIN, ref, "undo", {}),
     ]
     for ask in asked:
         with pytest.raises(NotFound, match=ref):
@@ -317,6 +414,9 @@ def test_writes_to_branches_only(lake: Lake) -> None:
             partial(lake.commit, ref, "change", {}),
             partial(lake.merge, MAIN, ref, "merge", {}),
             partial(lake.delete_branch, ref),
+            partial(lake.reset, ref),
+            partial(lake.revert, ref, MAIN, "undo", {}),
+            partial(lake.protect, ref),
         ]
         for write in written:
             with pytest.raises(NotFound, match=ref):

@@ -97,6 +97,29 @@ class LakeModel(RuleBasedStateMachine):
         assert made.parents == (ours, theirs)
         self._record(into, made.id, made.parents, merged)
 
+    @rule(name=NAMES)
+    def reset(self, name: str) -> None:
+        if self._is_missing(name, lambda: self.lake.reset(name)):
+            return
+        self.lake.reset(name)
+        self.visible[name] = dict(self.states[self.heads[name]])
+
+    @rule(name=NAMES, source=REFS)
+    def revert(self, name: str, source: str | int) -> None:
+        ref = self._ref(source)
+        revert = partial(self.lake.revert, name, ref, "undo", {})
+        if self._is_missing(name, revert) or self._is_missing(ref, revert):
+            return
+        head, undone = self.heads[name], self._commit_of(ref)
+        before = self.states[self.parents[undone][0]] if self.parents[undone] else self.states[undone]
+        reverted = _three_way(self.states[undone], self.states[head], before)
+        if self.visible[name] != self.states[head] or reverted in (None, self.states[head]):
+            self._refused(Conflict, revert)
+            return
+        made = revert()
+        assert made.parents == (head,)
+        self._record(name, made.id, made.parents, reverted or {})
+
     @rule(name=st.sampled_from(["v1", "v2"]), source=REFS)
     def tag(self, name: str, source: str | int) -> None:
         ref = self._ref(source)
