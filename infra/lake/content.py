@@ -3,7 +3,8 @@
 Guarantees: a file has its final name only when its bytes are on disk (temporary file, fsync, rename, fsync of the
 folder), so whoever records the digest afterwards never points at nothing. Equal content is stored once. A read compares
 bytes and digest; storing content again repairs a damaged copy. A process killed half-way leaves a temporary file or
-content that nothing names; both are harmless, and temporary files are swept.
+content that nothing names; both are harmless: temporary files are swept, and unnamed content is removed by `remove`,
+which spares what was stored, for the first time or again, within a grace.
 
 Costs: one write, one sha256 and two fsyncs for new content, one read for content that is stored already. Content above
 one block is digested by block as well, beside the write. Constant memory for a file of any size.
@@ -96,9 +97,35 @@ class ContentFiles:
             return f"its content has {found.size} bytes instead of {expected.size}"
         return None if found == expected else "its content differs from its digest"
 
+    def stored(self) -> Iterator[str]:
+        """Name all content that is there."""
+        with translated(self._root):
+            for shard in self._objects.iterdir():
+                yield from (shard.name + file.name for file in shard.iterdir())
+
+    def remove(self, digest: str, before: float) -> int | None:
+        """Remove content that was last stored before a moment (seconds since 1970), and give its bytes; else None.
+
+        Somebody may store it again meanwhile: it is taken aside first and put back if it was touched.
+        """
+        with translated(self._root):
+            target, aside = self.path(digest), self._temporary / secrets.token_hex(16)
+            try:
+                if target.stat().st_mtime >= before:
+                    return None
+                target.rename(aside)
+            except FileNotFoundError:
+                return None
+            found = aside.stat()
+            if found.st_mtime >= before:
+                aside.rename(target)
+                return None
+            aside.unlink()
+            return found.st_size
+
     def _store_bytes(self, content: bytes) -> Content:
         stored = _digested(BytesIO(content))
-        if self.damage(stored) is None:
+        if self._touch(stored.digest) and self.damage(stored) is None:
             # Whoever renamed it may have been killed, or may not yet have come, to the folder's fsync.
             self._sync_shard(stored.digest)
             return stored
@@ -121,6 +148,14 @@ class ContentFiles:
                 flushed.result()
             self._publish(temporary, stored.digest)
         return stored
+
+    def _touch(self, digest: str) -> bool:
+        """Have content count as stored now; False where it is not there, or somebody else's."""
+        try:
+            os.utime(self.path(digest))
+        except (FileNotFoundError, PermissionError):
+            return False
+        return True
 
     @contextmanager
     def _temporary_name(self) -> Iterator[Path]:

@@ -6,18 +6,20 @@ every change of metadata is one transaction); content is compared with its diges
 processes' commits at once.
 
 Costs: `put` one write with fsync and one small transaction; `commit` and `merge` one transaction and work in proportion
-to the number of changed paths (see `infra.lake.manifests`), while other writers of the same lake wait. Nothing is ever
-deleted from content. The folder must be on a local file system: SQLite's log does not work over a network.
+to the number of changed paths (see `infra.lake.manifests`), while other writers of the same lake wait. Content stays
+until `collect` finds that nothing names it. The folder must be on a local file system: SQLite's log does not work over
+a network.
 """
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
 from infra.lake import history, rows
+from infra.lake.collection import Collected, collect
 from infra.lake.content import ContentFiles
 from infra.lake.database import Database
 from infra.lake.manifests import Manifest, Manifests
@@ -58,6 +60,14 @@ class EmbeddedLake:
                 return problems(connection, self._manifests, self._files)
         except Corrupt as error:
             return [str(error)]
+
+    def collect(self, grace: timedelta) -> Collected:
+        """Remove old commits and content that nothing reaches any more; what is younger than the grace stays.
+
+        The grace must be longer than a write takes from its first object to its commit, and than a reader needs a
+        commit whose branch is dropped. Raises: `Corrupt`.
+        """
+        return collect(self._database, self._manifests, self._files, grace)
 
     def resolve(self, ref: str) -> str:
         """Give the commit id that a branch, tag or commit id stands for now."""

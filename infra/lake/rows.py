@@ -7,6 +7,8 @@ import sqlite3
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterable
+from datetime import datetime
+from typing import Literal
 
 import msgspec
 
@@ -180,6 +182,22 @@ def changed_under(connection: sqlite3.Connection, commit_id: str, prefix: str) -
     paths = changed_paths(connection, commit_id)
     first = bisect_left(paths, prefix)
     return first < len(paths) and paths[first].startswith(prefix)
+
+
+def commits_since(connection: sqlite3.Connection, moment: datetime) -> list[str]:
+    """Name the commits made at or after a moment. Reads every commit."""
+    found = connection.execute("SELECT id, record FROM commits")
+    return [commit_id for commit_id, record in found if history.decode(record).created_at >= moment]
+
+
+def keep(connection: sqlite3.Connection, table: Literal["commits", "manifests", "objects"], keys: Iterable[str]) -> int:
+    """Remove all rows but those of the given ids or digests, and give how many were removed."""
+    connection.execute("CREATE TEMP TABLE kept (key TEXT PRIMARY KEY) WITHOUT ROWID")
+    connection.executemany("INSERT INTO kept VALUES (?)", ((key,) for key in keys))
+    column = "id" if table == "commits" else "digest"
+    removed = connection.execute(f"DELETE FROM {table} WHERE {column} NOT IN (SELECT key FROM kept)").rowcount  # noqa: S608
+    connection.execute("DROP TABLE kept")
+    return removed
 
 
 def add_content(connection: sqlite3.Connection, content: Content) -> None:
