@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -196,6 +196,35 @@ def lineage(
     from flows.lineage import lineage as run
 
     _show(run(model, subject, branch), screens.lineage, as_json)
+
+
+lake = typer.Typer(cls=_Verbs, help="Look after the lake of a model.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(lake, name="lake")
+
+
+@lake.command("verify")
+def lake_verify(model: ModelName, as_json: Json = False) -> None:
+    """Read everything in the lake and compare it with its digests."""
+    from flows.upkeep import verify as run
+
+    with waiting(f"reading the lake of {model}"):
+        verified = run(model)
+    _show(verified, screens.verified, as_json)
+    raise typer.Exit(FAILED if verified.problems else DONE)
+
+
+@lake.command("gc")
+def lake_gc(
+    model: ModelName,
+    grace_days: Annotated[float, typer.Option(help="Spare what was written in the last days.", min=0.05)] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Remove what no branch or tag reaches any more."""
+    from flows.upkeep import collect as run
+
+    with waiting(f"collecting in the lake of {model}"):
+        collected = run(model, timedelta(days=grace_days))
+    _show(collected, screens.collected, as_json)
 
 
 def main() -> None:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from flows.status import Line, Status
     from flows.story import Story
     from flows.train import Registered
+    from flows.upkeep import Verified
     from infra.bentos import Built
+    from infra.lake.protocol import Collected
     from models.deciding.rollout import Rollout
     from models.deciding.verdict import PromotionReport
 
@@ -104,6 +106,19 @@ def retrained(result: "Retrained") -> None:
 def rolled_back(result: "Rollout") -> None:
     """Show who serves now."""
     _print(f"{result.champion} serves again, instead of {result.previous}")
+
+
+def verified(result: "Verified") -> None:
+    """Show what is not as it should be."""
+    for problem in result.problems:
+        _print(problem)
+    if not result.problems:
+        _print(f"the lake of {result.model} is whole")
+
+
+def collected(result: "Collected") -> None:
+    """Show what was removed."""
+    _print(f"removed {result.commits:,} commits and {result.objects:,} objects of {result.bytes / 1e6:,.1f} MB")
 
 
 def status(result: "Status") -> None:

@@ -9,22 +9,11 @@ have added meanwhile, and writers wait for it. A kill at any moment leaves a who
 import sqlite3
 from datetime import UTC, datetime, timedelta
 
-import msgspec
-
 from infra.lake import rows
 from infra.lake.content import ContentFiles
 from infra.lake.database import Database
 from infra.lake.manifests import Manifests
-
-
-class Collected(msgspec.Struct, frozen=True, kw_only=True):
-    """What was removed."""
-
-    commits: int
-    objects: int
-    """Content files."""
-    bytes: int
-    """Their size in all."""
+from infra.lake.protocol import Collected
 
 
 def collect(database: Database, manifests: Manifests, files: ContentFiles, grace: timedelta) -> Collected:

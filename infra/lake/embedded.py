@@ -19,13 +19,13 @@ from pathlib import Path
 
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
 from infra.lake import history, rows
-from infra.lake.collection import Collected, collect
+from infra.lake.collection import collect
 from infra.lake.content import ContentFiles
 from infra.lake.database import Database
 from infra.lake.manifests import Manifest, Manifests
 from infra.lake.merge import ancestor_manifest, compare, three_way
 from infra.lake.names import check_name, check_note, check_path, check_prefix
-from infra.lake.protocol import MAIN, Change, Commit, Entry
+from infra.lake.protocol import MAIN, Change, Collected, Commit, Entry
 from infra.lake.verification import problems
 
 _EXAMPLES = 5
@@ -62,11 +62,7 @@ class EmbeddedLake:
             return [str(error)]
 
     def collect(self, grace: timedelta) -> Collected:
-        """Remove old commits and content that nothing reaches any more; what is younger than the grace stays.
-
-        The grace must be longer than a write takes from its first object to its commit, and than a reader needs a
-        commit whose branch is dropped. Raises: `Corrupt`.
-        """
+        """Remove old commits and content that nothing reaches any more. Raises: `Corrupt`."""
         return collect(self._database, self._manifests, self._files, grace)
 
     def resolve(self, ref: str) -> str:

@@ -12,7 +12,7 @@ is that pattern, and the only writer to `main`.
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -48,6 +48,16 @@ class Change(msgspec.Struct, frozen=True):
 
     path: str
     kind: Literal["added", "removed", "changed"]
+
+
+class Collected(msgspec.Struct, frozen=True, kw_only=True):
+    """What a garbage collection removed."""
+
+    commits: int
+    objects: int
+    """Pieces of content."""
+    bytes: int
+    """Their size in all."""
 
 
 class Lake(Protocol):
@@ -149,6 +159,21 @@ class Lake(Protocol):
 
     def diff(self, before: str, after: str, prefix: str = "") -> list[Change]:
         """Compare two refs path by path, sorted by path."""
+        ...
+
+    def verify(self) -> "list[str]":
+        """Check everything that refs and uncommitted changes reach. Reads all content.
+
+        Gives one line for each problem, naming paths and digests.
+        """
+        ...
+
+    def collect(self, grace: timedelta) -> Collected:
+        """Remove commits and content that nothing reaches and that are older than the grace.
+
+        The grace must be longer than a write takes from its first object to its commit, and than a reader needs a
+        commit whose branch is dropped. Raises: `Misconfigured` where the store does that by itself.
+        """
         ...
 
     # Last, because below it `list` would name this method and not the type.

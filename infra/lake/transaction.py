@@ -43,7 +43,7 @@ def transaction(lake: Lake, into: str, message: str, metadata: Mapping[str, str]
 
     Raises: `Conflict` when somebody changed the same paths meanwhile; nothing is visible then.
     """
-    _sweep(lake)
+    sweep(lake)
     base = lake.resolve(into)
     branch = f"{_PREFIX}{datetime.now(UTC):%Y%m%d%H%M%S}-{secrets.token_hex(4)}"
     lake.create_branch(branch, base)
@@ -59,7 +59,8 @@ def transaction(lake: Lake, into: str, message: str, metadata: Mapping[str, str]
             lake.delete_branch(branch)
 
 
-def _sweep(lake: Lake) -> None:
+def sweep(lake: Lake) -> None:
+    """Drop the private branches that killed processes left more than a day ago."""
     oldest = f"{_PREFIX}{datetime.now(UTC) - _ABANDONED_AFTER:%Y%m%d%H%M%S}"
     for name in lake.branches():
         if name.startswith(_PREFIX) and name < oldest:

@@ -207,6 +207,47 @@ def test_names_a_wrong_setting(ingested: tuple[Desk, Any], changes: dict[str, st
     assert done.returncode == WRONG_USE
 
 
+def test_names_what_is_damaged_in_a_lake(ingested: tuple[Desk, Any], tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    shutil.copytree(ingested[0].place / "okruh", tmp_path / "okruh")
+    whole = desk.okruh("lake", "verify", "taxi_eta")
+    january = EmbeddedLake(tmp_path / "okruh" / "lake" / "taxi-eta").stat("main", "data/trips/2018-01.parquet")
+    file = tmp_path / "okruh" / "lake" / "taxi-eta" / "objects" / january.digest[:2] / january.digest[2:]
+    file.chmod(0o644)
+    file.write_bytes(b"X" + file.read_bytes()[1:])
+
+    damaged = desk.okruh("lake", "verify", "taxi_eta", "--json")
+
+    assert (whole.returncode, whole.stdout) == (DONE, "the lake of taxi_eta is whole\n")
+    (problem,) = json.loads(damaged.stdout)["problems"]
+    assert problem.startswith("data/trips/2018-01.parquet: its content differs from its digest")
+    assert damaged.returncode == FAILED
+
+
+def test_collects_what_an_ended_writer_left(ingested: tuple[Desk, Any], tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    shutil.copytree(ingested[0].place / "okruh", tmp_path / "okruh")
+    lake = EmbeddedLake(tmp_path / "okruh" / "lake" / "taxi-eta")
+    lake.create_branch("tx-20200101000000-abc", "main")
+    left = lake.put("tx-20200101000000-abc", "left", b"7 bytes")
+    file = lake.root / "objects" / left.digest[:2] / left.digest[2:]
+    os.utime(file, (0, 0))
+
+    done = desk.okruh("lake", "gc", "taxi_eta", "--json")
+
+    assert only_object(done) == {"commits": 0, "objects": 1, "bytes": 7}
+    assert list(lake.branches()) == ["main"]
+    assert desk.okruh("lake", "verify", "taxi_eta").returncode == DONE
+
+
+@pytest.mark.parametrize("verb", ["verify", "gc"])
+def test_looks_after_no_lake_that_is_not_there(fresh: Desk, verb: str) -> None:
+    done = fresh.okruh("lake", verb, "taxi_eta")
+
+    assert only_line(done) == "okruh: taxi_eta has no lake yet; run `okruh ingest taxi_eta` first"
+    assert (done.returncode, (fresh.place / "okruh").exists()) == (WRONG_USE, False)
+
+
 @pytest.mark.parametrize("words", [("--help",), ("status", "taxi_eta"), ("lineage", "taxi_eta", "VERSION")])
 def test_only_reading_starts_neither_prefect_nor_torch_nor_bentoml(
     promoted: tuple[Desk, str], words: tuple[str, ...]

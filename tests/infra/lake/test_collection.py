@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from infra.errors import Corrupt, NotFound
-from infra.lake.collection import Collected
 from infra.lake.embedded import EmbeddedLake
-from infra.lake.protocol import MAIN
+from infra.lake.protocol import MAIN, Collected
 from infra.lake.transaction import transaction
 
 NO_GRACE = timedelta(0)
