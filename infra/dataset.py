@@ -47,9 +47,13 @@ def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime, learn_fro
     Partitions of months that ended before `learn_from` are not read.
     """
     first = _month(model.contract, learn_from) if learn_from is not None else ""
-    history, paths = tables.read_all(lake, commit, table_prefix(model), f"{table_prefix(model)}{first}")
+    asked = [*(column.name for column in model.contract.inputs), model.contract.target.name]
+    known = [model.contract.known] if model.contract.known else []
+    history, paths = tables.read_all(
+        lake, commit, table_prefix(model), f"{table_prefix(model)}{first}", list(dict.fromkeys(asked + known))
+    )
     answered, answered_paths = labelled_predictions(model.contract, lake, commit)
-    wanted = [*(column.name for column in model.contract.inputs), model.contract.target.name, "event_at", "known_at"]
+    wanted = [*asked, "event_at", "known_at"]
     parts = [part[wanted] for part in (answered, _with_moments(model.contract, history)) if not part.empty]
     if not parts:
         return Dataset(pd.DataFrame(columns=wanted), ())

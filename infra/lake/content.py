@@ -7,7 +7,7 @@ content that nothing names; both are harmless: temporary files are swept, and un
 which spares what was stored, for the first time or again, within a grace.
 
 Costs: one write, one sha256 and two fsyncs for new content, one read for content that is stored already. Content above
-one block is digested by block as well, beside the write. Constant memory for a file of any size.
+one block (`infra.lake.blocks`) is digested by block as well, beside the write. Constant memory for a file of any size.
 """
 
 import os
@@ -18,29 +18,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
-from io import BufferedReader, BytesIO
+from io import BytesIO
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-import msgspec
-
 from infra.errors import NotFound
+from infra.lake.blocks import CHUNK_BYTES, Content, VerifiedFile, digested
 from infra.lake.faults import translated
 
-BLOCK_BYTES = 4 * 2**20
-"""Larger content keeps a digest for each block of this size, so that a part of it can be verified alone."""
-
 _ABANDONED_AFTER_S = 3600.0
-
-
-class Content(msgspec.Struct, frozen=True):
-    """What was stored."""
-
-    digest: str
-    """sha256, hexadecimal."""
-    size: int
-    """Bytes."""
-    blocks: bytes
-    """The sha256 of each block, one after the other; empty for content of at most one block."""
 
 
 class ContentFiles:
@@ -70,7 +56,7 @@ class ContentFiles:
 
     def store(self, content: bytes | Path) -> Content:
         """Store content, durable when it returns. Raises: `NotFound` for a source that is no readable file."""
-        if isinstance(content, Path) and _size(content) > BLOCK_BYTES:
+        if isinstance(content, Path) and _size(content) > CHUNK_BYTES:
             with translated(self._root):
                 return self._store_file(content)
         with translated(self._root):
@@ -85,12 +71,28 @@ class ContentFiles:
                 return None
         return content if sha256(content).hexdigest() == digest else None
 
+    def open(self, content: Content, name: str) -> VerifiedFile | None:
+        """Map content into memory; None where it is missing or has another length.
+
+        Args:
+            name: what to call it in messages.
+        """
+        with translated(self._root):
+            try:
+                with self.path(content.digest).open("rb") as file:
+                    if os.fstat(file.fileno()).st_size != content.size:
+                        return None
+                    mapped = mmap(file.fileno(), 0, access=ACCESS_READ) if content.size else b""
+            except FileNotFoundError:
+                return None
+        return VerifiedFile(content, memoryview(mapped), name)
+
     def damage(self, expected: Content) -> str | None:
         """Compare a stored file with what was recorded; None where all is well."""
         with translated(self._root):
             try:
                 with self.path(expected.digest).open("rb") as file:
-                    found = _digested(file)
+                    found = digested(file, expected.size)
             except FileNotFoundError:
                 return "its content is missing"
         if found.size != expected.size:
@@ -124,7 +126,7 @@ class ContentFiles:
             return found.st_size
 
     def _store_bytes(self, content: bytes) -> Content:
-        stored = _digested(BytesIO(content))
+        stored = digested(BytesIO(content), len(content))
         if self._touch(stored.digest) and self.damage(stored) is None:
             # Whoever renamed it may have been killed, or may not yet have come, to the folder's fsync.
             self._sync_shard(stored.digest)
@@ -144,7 +146,7 @@ class ContentFiles:
             # digesting costs nothing beside the disk's own work.
             with temporary.open("rb") as file, ThreadPoolExecutor(1) as thread:
                 flushed = thread.submit(os.fsync, file.fileno())
-                stored = _digested(file)
+                stored = digested(file, os.fstat(file.fileno()).st_size)
                 flushed.result()
             self._publish(temporary, stored.digest)
         return stored
@@ -196,27 +198,6 @@ def _size(source: Path) -> int:
             return os.fstat(file.fileno()).st_size
     except OSError as error:
         raise NotFound(f"{source} cannot be read as a file to store: {error.strerror}") from error
-
-
-def _digested(file: BufferedReader | BytesIO) -> Content:
-    """Digest a file, in constant memory; the blocks of a large one beside the whole."""
-    first = file.read(BLOCK_BYTES + 1)
-    if len(first) <= BLOCK_BYTES:
-        return Content(sha256(first).hexdigest(), len(first), b"")
-    file.seek(0)
-    whole, size, blocks = sha256(), 0, bytearray()
-    buffer = memoryview(bytearray(BLOCK_BYTES))
-    with ThreadPoolExecutor(1) as thread:
-        while count := file.readinto(buffer):
-            digesting = thread.submit(_digest, buffer[:count])
-            whole.update(buffer[:count])
-            blocks += digesting.result()
-            size += count
-    return Content(whole.hexdigest(), size, bytes(blocks))
-
-
-def _digest(block: memoryview) -> bytes:
-    return sha256(block).digest()
 
 
 def _remove_older(leftover: Path, oldest: float) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
 from infra.lake import history, rows
+from infra.lake.blocks import VerifiedFile
 from infra.lake.collection import collect
 from infra.lake.content import ContentFiles
 from infra.lake.database import Database
@@ -134,11 +135,19 @@ class EmbeddedLake:
         entry = self.stat(ref, path)
         content = self._files.read(entry.digest)
         if content is None:
-            raise Corrupt(
-                f"{path} at {ref} is missing or differs from its digest {entry.digest}: "
-                f"restore {self._files.path(entry.digest)} from a backup, or store the same content again"
-            )
+            raise self._damaged(entry, ref)
         return content
+
+    def open(self, ref: str, path: str) -> VerifiedFile:
+        """Open an object for reading in parts; it is mapped into memory."""
+        check_path(path)
+        with self._database.reading() as connection:
+            entry = self._entry(connection, ref, path)
+            recorded = rows.content_of(connection, entry.digest)
+        file = self._files.open(recorded, f"{path} at {ref}") if recorded else None
+        if file is None:
+            raise self._damaged(entry, ref)
+        return file
 
     def stat(self, ref: str, path: str) -> Entry:
         """Describe an object without reading it."""
@@ -265,6 +274,12 @@ class EmbeddedLake:
         commit_id, branch = rows.locate(connection, ref)
         changes = rows.staged(connection, branch) if branch else {}
         return self._committed(connection, commit_id).with_changes(changes)
+
+    def _damaged(self, entry: Entry, ref: str) -> Corrupt:
+        return Corrupt(
+            f"{entry.path} at {ref} is missing or differs from its digest {entry.digest}: "
+            f"restore {self._files.path(entry.digest)} from a backup, or store the same content again"
+        )
 
     def _entry(self, connection: sqlite3.Connection, ref: str, path: str) -> Entry:
         commit_id, branch = rows.locate(connection, ref)

@@ -18,6 +18,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from infra.lake.blocks import VerifiedFile
+
 MAIN = "main"
 """The branch that is the truth; every repository has it from the start."""
 
@@ -111,6 +113,10 @@ class Lake(Protocol):
 
     def get(self, ref: str, path: str) -> bytes:
         """Read an object; its digest is verified."""
+        ...
+
+    def open(self, ref: str, path: str) -> VerifiedFile:
+        """Open an object for reading in parts; each block is verified when it is first touched."""
         ...
 
     def stat(self, ref: str, path: str) -> Entry:

@@ -14,7 +14,7 @@ import msgspec
 
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
 from infra.lake import history
-from infra.lake.content import Content
+from infra.lake.blocks import Content
 from infra.lake.names import check_name, is_commit_id
 from infra.lake.protocol import Entry
 

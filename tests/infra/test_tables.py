@@ -142,9 +142,15 @@ def test_reads_partitions_in_order_from_a_start_on(tmp_path: Path) -> None:
 
     everything, paths = tables.read_all(lake, "main", "data/rides/")
     later, later_paths = tables.read_all(lake, "main", "data/rides/", "data/rides/2020-02")
+    miles, _ = tables.read_all(lake, "main", "data/rides/", columns=["miles", "zone"])
     nothing, no_paths = tables.read_all(lake, "main", "data/walks/")
 
     assert everything["month"].tolist() == ["2020-01", "2020-02", "2020-03"]
     assert (later["month"].tolist(), later_paths) == (["2020-02", "2020-03"], paths[1:])
     assert (nothing.empty, no_paths) == (True, ())
+    assert list(miles.columns) == ["miles", "zone"]
+    with pytest.raises(
+        ContractError, match=r"^data/rides/2020-01\.parquet lacks columns \['price'\], which the contract"
+    ):
+        tables.read_all(lake, "main", "data/rides/", columns=["miles", "price"])
     lake.close()

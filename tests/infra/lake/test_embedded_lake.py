@@ -6,7 +6,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 import infra
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound, Unavailable
 from infra.lake import database
-from infra.lake.content import BLOCK_BYTES
+from infra.lake.blocks import CHUNK_BYTES
 from infra.lake.embedded import EmbeddedLake
 from infra.lake.protocol import MAIN
 from infra.lake.transaction import transaction
@@ -72,14 +72,36 @@ def test_finds_missing_content(embedded: EmbeddedLake) -> None:
 
 
 def test_finds_a_flipped_byte_in_a_late_block(embedded: EmbeddedLake, tmp_path: Path) -> None:
-    content = bytearray(2 * BLOCK_BYTES + 1)
+    content = bytearray(2 * CHUNK_BYTES + 1)
     embedded.put(MAIN, "large", bytes(content))
     content[-1] = 1
     overwrite(content_file(embedded, "large"), bytes(content))
     assert len(embedded.verify()) == 1
 
 
-@pytest.mark.parametrize("size", [7, BLOCK_BYTES + 1])
+def test_finds_a_flipped_byte_in_the_part_that_is_read(embedded: EmbeddedLake) -> None:
+    content = bytearray(2 * CHUNK_BYTES)
+    embedded.put(MAIN, "large", bytes(content))
+    content[CHUNK_BYTES + 7] = 1
+    overwrite(content_file(embedded, "large"), bytes(content))
+
+    file = embedded.open(MAIN, "large")
+
+    assert bytes(file.read(CHUNK_BYTES)) == bytes(CHUNK_BYTES)
+    with pytest.raises(Corrupt, match=f"^large at main: bytes {CHUNK_BYTES} and after differ from their digest$"):
+        file.read(1)
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: overwrite(file, b"short")])
+def test_opens_nothing_that_is_missing_or_cut(embedded: EmbeddedLake, damage: Callable[[Path], None]) -> None:
+    embedded.put(MAIN, "a", b"content")
+    damage(content_file(embedded, "a"))
+
+    with pytest.raises(Corrupt, match="a at main is missing or differs from its digest"):
+        embedded.open(MAIN, "a")
+
+
+@pytest.mark.parametrize("size", [7, CHUNK_BYTES + 1])
 def test_repairs_damage_when_the_same_content_is_stored_again(
     embedded: EmbeddedLake, tmp_path: Path, size: int
 ) -> None:
@@ -152,7 +174,7 @@ def test_says_so_when_the_folder_was_removed(embedded: EmbeddedLake) -> None:
         embedded.resolve(MAIN)
 
 
-@pytest.mark.parametrize("size", [2**20, BLOCK_BYTES + 1])
+@pytest.mark.parametrize("size", [2**20, CHUNK_BYTES + 1])
 def test_stays_intact_when_the_disk_is_full_of_content(embedded: EmbeddedLake, tmp_path: Path, size: int) -> None:
     source = tmp_path / "source"
     source.write_bytes(bytes(size))

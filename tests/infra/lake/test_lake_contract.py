@@ -1,5 +1,7 @@
 """What every store must do to be a lake."""
 
+import io
+import random
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
@@ -53,6 +55,22 @@ def test_stores_a_file_like_its_bytes(lake: Lake, tmp_path: Path, size: int) -> 
 
     assert (from_file.digest, from_file.size) == (from_bytes.digest, from_bytes.size)
     assert lake.get(MAIN, "file") == content[:size]
+
+
+@pytest.mark.parametrize("size", [0, 1, 128 * 2**10, 128 * 2**10 + 1, 3 * 2**20 + 5])
+def test_reads_in_parts(lake: Lake, size: int) -> None:
+    content = random.Random(size).randbytes(size)
+    lake.put(MAIN, "a", content)
+
+    with lake.open(MAIN, "a") as file:
+        assert file.size() == size
+        assert bytes(file.read()) == content
+        for start, end in ((0, 0), (size // 3, size // 2), (size - 1, size + 9), (size + 1, size + 2)):
+            file.seek(max(start, 0))
+            assert bytes(file.read(end - start)) == content[max(start, 0) : max(start, 0) + end - start]
+        file.seek(-(size // 4), io.SEEK_END)
+        assert file.readall() == content[size - size // 4 :]
+        assert file.tell() == size
 
 
 def test_refuses_a_source_that_is_no_file(lake: Lake, tmp_path: Path) -> None:
@@ -392,6 +410,7 @@ def test_names_a_ref_that_does_not_exist(lake: Lake, ref: str) -> None:
         lambda: lake.resolve(ref),
         lambda: lake.create_branch("work", ref),
         lambda: lake.get(ref, "a"),
+        lambda: lake.open(ref, "a"),
         lambda: lake.stat(ref, "a"),
         lambda: lake.list(ref),
         lambda: lake.merge(ref, MAIN, "merge", {}),
@@ -424,7 +443,7 @@ def test_writes_to_branches_only(lake: Lake) -> None:
 
 
 def test_names_a_path_that_does_not_exist(lake: Lake) -> None:
-    asked: list[Callable[[str, str], object]] = [lake.get, lake.stat, lake.delete]
+    asked: list[Callable[[str, str], object]] = [lake.get, lake.open, lake.stat, lake.delete]
     for ask in asked:
         with pytest.raises(NotFound, match="data/absent"):
             ask(MAIN, "data/absent")
@@ -445,7 +464,7 @@ BAD_PATHS = ["", "/a", "a/", "a//b", "../a", "a/../b", "a/..", "./a", "a\nb", "a
 def test_refuses_paths_that_leave_the_lake_or_do_not_fit(lake: Lake, path: str) -> None:
     with pytest.raises(Misconfigured):
         lake.put(MAIN, path, b"")
-    asked: list[Callable[[str, str], object]] = [lake.get, lake.stat, lake.delete]
+    asked: list[Callable[[str, str], object]] = [lake.get, lake.open, lake.stat, lake.delete]
     for ask in asked:
         with pytest.raises(Misconfigured):
             ask(MAIN, path)
