@@ -184,8 +184,7 @@ def register(lake: Lake, branch: str, bundle: Bundle) -> str:
     note |= {"code_commit": bundle.card.origin.code_commit, "tracker_run": bundle.card.origin.tracker_run}
     with transaction(lake, branch, f"register {version}", note) as work:
         if version not in registry.versions(lake, work.base):
-            for name, content in bundle.files().items():
-                work.put(f"{folder}/{name}", content)
+            work.put_all({f"{folder}/{name}": content for name, content in bundle.files().items()})
     return work.committed.id if work.committed else next(lake.log(branch, folder)).id
 
 

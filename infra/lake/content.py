@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
@@ -27,6 +27,7 @@ from infra.lake.blocks import CHUNK_BYTES, Content, VerifiedFile, digested
 from infra.lake.faults import translated
 
 _ABANDONED_AFTER_S = 3600.0
+_AT_A_TIME = 3
 
 
 class ContentFiles:
@@ -61,6 +62,13 @@ class ContentFiles:
                 return self._store_file(content)
         with translated(self._root):
             return self._store_bytes(content if isinstance(content, bytes) else content.read_bytes())
+
+    def store_all(self, contents: Sequence[bytes | Path]) -> list[Content]:
+        """Store several contents, several at a time: some wait for the disk while others are digested."""
+        if len(contents) == 1:
+            return [self.store(contents[0])]
+        with ThreadPoolExecutor(_AT_A_TIME) as threads:
+            return list(threads.map(self.store, contents))
 
     def read(self, digest: str) -> bytes | None:
         """Read content; None where it is missing or differs from its digest."""

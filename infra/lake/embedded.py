@@ -106,18 +106,25 @@ class EmbeddedLake:
 
     def put(self, branch: str, path: str, content: bytes | Path) -> Entry:
         """Store content under a path of a branch, uncommitted; a `Path` is streamed."""
-        check_path(path)
+        return self.put_all(branch, {path: content})[0]
+
+    def put_all(self, branch: str, contents: Mapping[str, bytes | Path]) -> list[Entry]:
+        """Store several contents by path, several at a time; what names them is one transaction."""
+        for path in contents:
+            check_path(path)
         with self._database.connection() as connection:
             rows.writable_head_of(connection, branch)
-        stored = self._files.store(content)
-        entry = Entry(path, stored.digest, stored.size)
+        stored = self._files.store_all(list(contents.values()))
+        entries = [Entry(path, one.digest, one.size) for path, one in zip(contents, stored, strict=True)]
         with self._database.writing() as connection:
-            rows.add_content(connection, stored)
-            if self._committed(connection, rows.writable_head_of(connection, branch)).get(path) == entry:
-                rows.unstage(connection, branch, path)
-            else:
-                rows.stage(connection, branch, path, entry)
-        return entry
+            committed = self._committed(connection, rows.writable_head_of(connection, branch))
+            for entry, content in zip(entries, stored, strict=True):
+                rows.add_content(connection, content)
+                if committed.get(entry.path) == entry:
+                    rows.unstage(connection, branch, entry.path)
+                else:
+                    rows.stage(connection, branch, entry.path, entry)
+        return entries
 
     def delete(self, branch: str, path: str) -> None:
         """Remove a path from a branch, uncommitted."""

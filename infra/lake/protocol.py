@@ -107,6 +107,10 @@ class Lake(Protocol):
         """
         ...
 
+    def put_all(self, branch: str, contents: Mapping[str, bytes | Path]) -> list[Entry]:
+        """Store several contents by path, as `put` does, several at a time."""
+        ...
+
     def delete(self, branch: str, path: str) -> None:
         """Remove a path from a branch, uncommitted. Raises: `NotFound` if the branch does not show the path."""
         ...

@@ -32,6 +32,10 @@ class Transaction:
         """Store content under a path."""
         return self._lake.put(self._branch, path, content)
 
+    def put_all(self, contents: Mapping[str, bytes | Path]) -> list[Entry]:
+        """Store several contents by path, several at a time."""
+        return self._lake.put_all(self._branch, contents)
+
     def delete(self, path: str) -> None:
         """Remove a path."""
         self._lake.delete(self._branch, path)

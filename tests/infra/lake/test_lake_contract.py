@@ -73,6 +73,34 @@ def test_reads_in_parts(lake: Lake, size: int) -> None:
         assert file.tell() == size
 
 
+def test_stores_several_contents_at_a_time(lake: Lake, tmp_path: Path) -> None:
+    commit(lake, MAIN, same=b"1")
+    source = tmp_path / "source"
+    source.write_bytes(b"from a file")
+    contents: dict[str, bytes | Path] = {f"data/{number}": bytes([number]) for number in range(40)}
+    contents |= {"file": source, "same": b"1", "again": b"from a file"}
+
+    entries = lake.put_all(MAIN, contents)
+
+    assert [entry.path for entry in entries] == list(contents)
+    assert all(lake.stat(MAIN, entry.path) == entry for entry in entries)
+    assert lake.get(MAIN, "file") == lake.get(MAIN, "again") == b"from a file"
+    lake.commit(MAIN, "change", {})
+    assert [change.path for change in lake.diff(next(lake.log(MAIN)).parents[0], MAIN)] == sorted(
+        contents.keys() - {"same"}
+    )
+    assert lake.put_all(MAIN, {}) == []
+
+
+def test_stores_several_contents_or_none(lake: Lake, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="absent"):
+        lake.put_all(MAIN, {"a": b"1", "b": tmp_path / "absent", "c": b"3"})
+    with pytest.raises(Misconfigured):
+        lake.put_all(MAIN, {"a": b"1", "../b": b"2"})
+
+    assert lake.list(MAIN) == []
+
+
 def test_refuses_a_source_that_is_no_file(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="absent"):
         lake.put(MAIN, "a", tmp_path / "absent")
