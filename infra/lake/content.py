@@ -16,13 +16,13 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from io import BytesIO
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from infra.errors import NotFound
+from infra.errors import NotFound, Unavailable
 from infra.lake.blocks import CHUNK_BYTES, Content, VerifiedFile, digested
 from infra.lake.faults import translated
 
@@ -78,6 +78,27 @@ class ContentFiles:
             except FileNotFoundError:
                 return None
         return content if sha256(content).hexdigest() == digest else None
+
+    def fetch(self, digest: str, size: int, target: Path) -> bool:
+        """Copy content into a file; False, and no file, where it is missing or differs from its digest.
+
+        Raises: `Unavailable` where the file cannot be written.
+        """
+        source, aside = self.path(digest), target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        if not source.exists():
+            return False
+        try:
+            shutil.copyfile(source, aside)
+            with aside.open("rb") as copy:
+                if digested(copy, size).digest != digest:
+                    return False
+            aside.replace(target)
+        except OSError as error:
+            raise Unavailable(f"{target} cannot be written ({error.strerror}): choose another place") from error
+        finally:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+        return True
 
     def open(self, content: Content, name: str) -> VerifiedFile | None:
         """Map content into memory; None where it is missing or has another length.

@@ -156,6 +156,13 @@ class EmbeddedLake:
             raise self._damaged(entry, ref)
         return file
 
+    def fetch(self, ref: str, path: str, target: Path) -> Entry:
+        """Copy an object into a file, in constant memory."""
+        entry = self.stat(ref, path)
+        if not self._files.fetch(entry.digest, entry.size, target):
+            raise self._damaged(entry, ref)
+        return entry
+
     def stat(self, ref: str, path: str) -> Entry:
         """Describe an object without reading it."""
         check_path(path)

@@ -123,6 +123,13 @@ class Lake(Protocol):
         """Open an object for reading in parts; each block is verified when it is first touched."""
         ...
 
+    def fetch(self, ref: str, path: str, target: Path) -> Entry:
+        """Copy an object into a file, in constant memory; its digest is verified before the file has its name.
+
+        Raises: `Unavailable` where the file cannot be written.
+        """
+        ...
+
     def stat(self, ref: str, path: str) -> Entry:
         """Describe an object without reading it."""
         ...

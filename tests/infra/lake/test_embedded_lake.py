@@ -92,6 +92,18 @@ def test_finds_a_flipped_byte_in_the_part_that_is_read(embedded: EmbeddedLake) -
         file.read(1)
 
 
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: overwrite(file, b"Xontent")])
+def test_copies_nothing_that_is_damaged(embedded: EmbeddedLake, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    embedded.put(MAIN, "a", b"content")
+    damage(content_file(embedded, "a"))
+    (tmp_path / "out").mkdir()
+
+    with pytest.raises(Corrupt, match="a at main is missing or differs from its digest"):
+        embedded.fetch(MAIN, "a", tmp_path / "out" / "a")
+
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: overwrite(file, b"short")])
 def test_opens_nothing_that_is_missing_or_cut(embedded: EmbeddedLake, damage: Callable[[Path], None]) -> None:
     embedded.put(MAIN, "a", b"content")

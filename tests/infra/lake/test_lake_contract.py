@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import Conflict, Misconfigured, NotFound
+from infra.errors import Conflict, Misconfigured, NotFound, Unavailable
 from infra.lake.protocol import MAIN, Change, Entry, Lake
 
 NO_COMMIT = "0" * 64
@@ -71,6 +71,22 @@ def test_reads_in_parts(lake: Lake, size: int) -> None:
         file.seek(-(size // 4), io.SEEK_END)
         assert file.readall() == content[size - size // 4 :]
         assert file.tell() == size
+
+
+@pytest.mark.parametrize("size", [0, 1, 9 * 2**20 + 5])
+def test_copies_an_object_into_a_file(lake: Lake, tmp_path: Path, size: int) -> None:
+    content = random.Random(size).randbytes(size)
+    entry = lake.put(MAIN, "a", content)
+    (tmp_path / "out").mkdir()
+    target = tmp_path / "out" / "target"
+    target.write_bytes(b"was there")
+
+    assert lake.fetch(MAIN, "a", target) == entry
+
+    assert target.read_bytes() == content
+    assert list(target.parent.iterdir()) == [target]
+    with pytest.raises(Unavailable, match="cannot be written"):
+        lake.fetch(MAIN, "a", tmp_path / "absent" / "target")
 
 
 def test_stores_several_contents_at_a_time(lake: Lake, tmp_path: Path) -> None:
@@ -439,6 +455,7 @@ def test_names_a_ref_that_does_not_exist(lake: Lake, ref: str) -> None:
         lambda: lake.create_branch("work", ref),
         lambda: lake.get(ref, "a"),
         lambda: lake.open(ref, "a"),
+        lambda: lake.fetch(ref, "a", Path("never")),
         lambda: lake.stat(ref, "a"),
         lambda: lake.list(ref),
         lambda: lake.merge(ref, MAIN, "merge", {}),
