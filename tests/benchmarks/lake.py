@@ -1,0 +1,197 @@
+"""`make bench-lake`: the figures of the embedded lake, in a fresh folder under OKRUH_HOME; about two minutes.
+
+Ratios come from rounds in which the lake and what it is compared with take turns; their median counts.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.lake.embedded import EmbeddedLake
+from infra.lake.protocol import MAIN
+from infra.settings import load_settings
+from tests.benchmarks.figures import Figure, publish
+
+FILES, FILE_BYTES = 9, 213_000_000 // 9
+ROUNDS = 7
+ROWS = 3_000_000
+LARGE_BYTES = 2 * 2**30
+SIZES = (1_000, 10_000, 100_000)
+PROGRAM = "from tests.benchmarks.lake import move_large; move_large()"
+
+
+def main() -> int:
+    """Measure everything and publish it."""
+    home = load_settings().home
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-lake-", dir=home) as scratch:
+        place = Path(scratch)
+        figures = [_put_and_commit(place), *_commits(place), _one_column(place), *_memory(place)]
+    return publish("lake", figures, home)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def _put_and_commit(place: Path) -> Figure:
+    source = place / "source"
+    source.mkdir()
+    for number in range(FILES):
+        (source / str(number)).write_bytes(secrets.token_bytes(FILE_BYTES))
+    files = sorted(source.iterdir())
+    ours, copying = [], []
+    for _ in range(ROUNDS):
+        copying.append(_seconds(lambda: _copy_and_flush(files, place / "copy")))
+        shutil.rmtree(place / "copy")
+        lake = EmbeddedLake(place / "lake")
+        ours.append(_seconds(partial(_put, lake, files)))
+        lake.close()
+        shutil.rmtree(place / "lake")
+    shutil.rmtree(source)
+    return Figure(
+        name="put + commit of 213 MB in 9 files / copy + fsync",
+        value=median(mine / bare for mine, bare in zip(ours, copying, strict=True)),
+        unit="ratio",
+        bound="<= 1.6",
+        compared_with={"lake, s": median(ours), "copy + fsync, s": median(copying)},
+    )
+
+
+def _put(lake: EmbeddedLake, files: list[Path]) -> None:
+    lake.put_all(MAIN, {file.name: file for file in files})
+    lake.commit(MAIN, "put", {})
+
+
+def _copy_and_flush(files: list[Path], target: Path) -> None:
+    target.mkdir()
+    for file in files:
+        copied = shutil.copyfile(file, target / file.name)
+        with copied.open("rb") as opened:
+            os.fsync(opened.fileno())
+
+
+def _commits(place: Path) -> list[Figure]:
+    commits, branches = {}, {}
+    for size in SIZES:
+        lake = EmbeddedLake(place / f"lake-{size}")
+        commits[size], branches[size] = _commit_again_and_again(lake, size)
+        lake.close()
+        shutil.rmtree(place / f"lake-{size}")
+    largest = SIZES[-1]
+    return [
+        Figure(
+            name=f"commit of 20 changed files in a repository of {largest:,}",
+            value=commits[largest],
+            unit="ms",
+            bound="<= 5",
+            compared_with={f"of {size:,}": commits[size] for size in SIZES[:-1]},
+        ),
+        Figure(
+            name=f"branch of a repository of {largest:,}",
+            value=branches[largest],
+            unit="ms",
+            bound="<= 2",
+            compared_with={f"of {size:,}": branches[size] for size in SIZES[:-1]},
+        ),
+    ]
+
+
+def _commit_again_and_again(lake: EmbeddedLake, size: int) -> tuple[float, float]:
+    """Give the milliseconds of a commit and of a branch in a repository of a size."""
+    paths = [f"data/part-{number // 1000:03}/file-{number:06}.parquet" for number in range(size)]
+    for start in range(0, size, 10_000):
+        lake.put_all(MAIN, dict.fromkeys(paths[start : start + 10_000], b"the same"))
+    lake.commit(MAIN, "start", {})
+    chosen = np.random.default_rng(0)
+    commits, branches = [], []
+    for number in range(31):
+        changed = chosen.choice(size, 20, replace=False)
+        lake.put_all(MAIN, {paths[place]: secrets.token_bytes(8) for place in changed})
+        commits.append(_seconds(lambda: lake.commit(MAIN, "change", {})))
+        branches.append(_seconds(partial(lake.create_branch, f"work-{number}", MAIN)))
+    return median(commits) * 1000, median(branches) * 1000
+
+
+def _one_column(place: Path) -> Figure:
+    chosen = np.random.default_rng(0)
+    table = pa.table(
+        {
+            "at": pa.array(np.sort(chosen.integers(0, 31 * 86_400, ROWS)) * 1_000_000, pa.timestamp("us")),
+            "pickup_zone": chosen.integers(1, 266, ROWS),
+            "dropoff_zone": chosen.integers(1, 266, ROWS),
+            "miles": np.round(chosen.gamma(2, 1.5, ROWS), 2),
+            "minutes": chosen.gamma(3, 4, ROWS),
+            "passengers": chosen.integers(1, 6, ROWS).astype(np.float64),
+        }
+    )
+    file, lake = place / "rides.parquet", EmbeddedLake(place / "lake")
+    pq.write_table(table, file, compression="zstd")
+    lake.put(MAIN, "rides.parquet", file)
+    bare, ours = [], []
+    for _ in range(3 * ROUNDS):
+        bare.append(_seconds(lambda: pq.read_table(file, columns=["minutes"])))
+        ours.append(_seconds(lambda: _read_column(lake, "minutes")))
+    lake.close()
+    shutil.rmtree(place / "lake")
+    return Figure(
+        name="reading one column of 3,000,000 rows, verified / pyarrow on the bare file",
+        value=median(mine / other for mine, other in zip(ours, bare, strict=True)),
+        unit="ratio",
+        bound="<= 1.2",
+        compared_with={"lake, ms": median(ours) * 1000, "pyarrow, ms": median(bare) * 1000},
+    )
+
+
+def _read_column(lake: EmbeddedLake, column: str) -> pa.Table:
+    with lake.open(MAIN, "rides.parquet") as opened:
+        return pq.read_table(pa.PythonFile(opened, mode="r"), columns=[column])
+
+
+def _memory(place: Path) -> list[Figure]:
+    with (place / "large").open("wb") as large:
+        for _ in range(LARGE_BYTES // 2**26):
+            large.write(secrets.token_bytes(2**26))
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(place)], stdout=subprocess.PIPE, text=True, check=True)
+    put, fetched = map(float, done.stdout.split())
+    return [
+        Figure(name="extra memory for put of 2 GiB", value=put, unit="MB", bound="< 64"),
+        Figure(name="extra memory for fetch of 2 GiB", value=fetched, unit="MB", bound="< 64"),
+    ]
+
+
+def move_large() -> None:
+    """Put and fetch a large file, in a process of its own, and print by how many MB its memory's peak rose."""
+    place = Path(sys.argv[1])
+    lake = EmbeddedLake(place / "lake")
+    lake.put(MAIN, "small", b"1")
+    peaks = [_peak_mb()]
+    lake.put(MAIN, "large", place / "large")
+    peaks.append(_peak_mb())
+    lake.fetch(MAIN, "large", place / "fetched")
+    peaks.append(_peak_mb())
+    print(peaks[1] - peaks[0], peaks[2] - peaks[0])  # noqa: T201
+
+
+def _peak_mb() -> float:
+    """Read the peak of this program; `getrusage` would give its parent's as well."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return float(line.split()[1]) * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main())
