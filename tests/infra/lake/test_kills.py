@@ -5,6 +5,7 @@ import secrets
 import subprocess
 import sys
 from contextlib import ExitStack, closing, suppress
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 
@@ -16,7 +17,9 @@ from infra.lake.protocol import MAIN
 from infra.lake.transaction import transaction
 
 WRITER = Path(__file__).with_name("lake_writer.py")
+COLLECTOR = Path(__file__).with_name("lake_collector.py")
 SOURCES = Path(infra.__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCES)}
 ENDLESS = 10**6
 
 
@@ -26,7 +29,7 @@ def start(root: Path, count: int) -> subprocess.Popen[str]:
         [sys.executable, WRITER, root, secrets.token_hex(4), str(count)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(SOURCES)},
+        env=ENVIRONMENT,
     )
 
 
@@ -66,7 +69,37 @@ def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path: Path, kills
     assert promised
 
 
-@pytest.mark.parametrize(("writers", "count"), [(4, 25)])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.proof)])
+def test_killed_collectors_remove_only_what_nothing_reaches(tmp_path: Path, kills: int) -> None:
+    root, random, removed = tmp_path / "lake", Random(kills), 0
+    with closing(EmbeddedLake(root)) as lake:
+        for number in range(kills):
+            lake.create_branch("dropped", MAIN)
+            lake.put_all("dropped", {f"{place:03}": secrets.token_bytes(100) for place in range(200)})
+            lake.commit("dropped", "change", {})
+            lake.delete_branch("dropped")
+            with transaction(lake, MAIN, "change", {}) as work:
+                work.put(f"kept/{number}", secrets.token_bytes(100))
+
+            with subprocess.Popen(
+                [sys.executable, COLLECTOR, root], stdout=subprocess.PIPE, env=ENVIRONMENT
+            ) as process:
+                assert process.stdout is not None
+                if random.random() < 0.5:
+                    removed += int(process.stdout.readline())
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=random.uniform(0, 0.3))
+                assert process.poll() is None
+                process.kill()
+
+            assert lake.verify() == []
+            assert len(lake.list(MAIN, "kept/")) == number + 1
+        removed += lake.collect(timedelta(0)).objects
+        assert 0 < removed <= kills * 200
+        assert len([file for file in (root / "objects").rglob("*") if file.is_file()]) == kills
+
+
+@pytest.mark.parametrize(("writers", "count"), [(4, 25), pytest.param(8, 50, marks=pytest.mark.proof)])
 def test_writers_beside_each_other_lose_nothing(tmp_path: Path, writers: int, count: int) -> None:
     root = tmp_path / "lake"
     with ExitStack() as started:
