@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -196,6 +197,22 @@ def lineage(
     from flows.lineage import lineage as run
 
     _show(run(model, subject, branch), screens.lineage, as_json)
+
+
+@app.command("data-diff")
+def data_diff(
+    model: ModelName,
+    before: Annotated[str, typer.Argument(help="Branch, tag or commit.")],
+    after: Annotated[str, typer.Argument(help="Branch, tag or commit.")],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how a model's table differs between two commits: rows, columns, categories."""
+    from flows.data_diff import data_diff as run
+
+    with waiting(f"comparing the data of {model}"):
+        found = run(model, before, after, html)
+    _show(found, screens.data_difference, as_json)
 
 
 lake = typer.Typer(cls=_Verbs, help="Look after the lake of a model.", no_args_is_help=True, rich_markup_mode=None)

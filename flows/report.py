@@ -4,19 +4,11 @@ from html import escape
 from pathlib import Path
 
 import plotly.graph_objects as go
-from plotly.io import to_html
 
+from flows.pages import figure_html, table_html, write_page
 from flows.story import Story, Told
-from infra.errors import Unavailable
 from models.model import Model
 
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#1f2933}
-h1{margin-bottom:0}h2{margin-top:2.2rem}table{border-collapse:collapse;width:100%}
-th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #e4e7eb;vertical-align:top}
-td:not(:last-child),th{white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-small{color:#616e7c}
-"""
 _FIRST, _SERVED, _ALARM, _PROMOTED = "#c05621", "#2b6cb0", "#c53030", "#2f855a"
 
 
@@ -28,20 +20,20 @@ def write_report(definition: Model, told: Told, path: Path) -> Path:
         f"<h1>{escape(definition.name)}: the loop</h1><p>{escape(definition.description)}</p>",
         _summary(story, unit, definition.sample.caveat if definition.sample else ""),
         "<h2>Error by month</h2>",
-        _figure(_months_figure(story, unit), first=True),
+        figure_html(_months_figure(story, unit), first=True),
         _months_table(story),
         "<h2>What monitoring saw</h2>",
-        _figure(_windows_figure(told, unit)),
+        figure_html(_windows_figure(told, unit)),
         "<h2>Drift of the requests</h2><p>Jensen-Shannon distance (0 to 1) of each week's requests to the rows that "
         "judged the champion.</p>",
-        _figure(_drift_figure(told)),
+        figure_html(_drift_figure(told)),
         "<h2>Alarms</h2>",
-        _table(
+        table_html(
             ["at", "log10 M", "what was seen"],
             [[f"{alarm.at:%Y-%m-%d}", f"{alarm.statistic:.1f}", alarm.detail] for alarm in story.alarms],
         ),
         "<h2>Verdicts</h2>",
-        _table(
+        table_html(
             ["at", "version", "promoted", "reasons"],
             [
                 [
@@ -58,14 +50,7 @@ def write_report(definition: Model, told: Told, path: Path) -> Path:
         "<h2>Requests</h2>",
         _requests(story),
     ]
-    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(definition.name)}</title>"
-    page += f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be written: {error.strerror}; free some disk space") from error
-    return path
+    return write_page(path, definition.name, body)
 
 
 def _summary(story: Story, unit: str, caveat: str) -> str:
@@ -78,17 +63,6 @@ def _summary(story: Story, unit: str, caveat: str) -> str:
         f"{len(story.alarms)} alarms, {sum(v.allowed for v in story.verdicts)} promotions.</p>"
         f"<p><small>{escape(caveat)}</small></p>"
     )
-
-
-def _figure(figure: go.Figure, first: bool = False) -> str:
-    figure.update_layout(
-        template="plotly_white",
-        height=360,
-        margin={"l": 50, "r": 20, "t": 20, "b": 40},
-        legend={"orientation": "h", "y": 1.12},
-    )
-    html: str = to_html(figure, include_plotlyjs=first, full_html=False, config={"displaylogo": False})
-    return html
 
 
 def _months_figure(story: Story, unit: str) -> go.Figure:
@@ -148,7 +122,7 @@ def _drift_figure(told: Told) -> go.Figure:
 
 
 def _months_table(story: Story) -> str:
-    return _table(
+    return table_html(
         ["month", "trips", "first model", "served", "versions"],
         [
             [
@@ -171,7 +145,7 @@ def _promotions_table(story: Story, unit: str) -> str:
         waited = _or_nothing(line.seconds_to_first_answer, " s")
         rows.append([f"{line.at:%Y-%m-%d}", line.version, after, before, waited])
     heads = ["at", "version", f"error, {unit}", "champion before would have had", "to first answer"]
-    return _table(heads, rows, numbers=(2, 3, 4))
+    return table_html(heads, rows, numbers=(2, 3, 4))
 
 
 def _or_nothing(figure: float | None, unit: str = "") -> str:
@@ -184,16 +158,5 @@ def _requests(story: Story) -> str:
         f"<p>{story.requests.sent:,} sent, {story.requests.refused:,} refused by the contract, {story.requests.failed} "
         f"failed; {story.labels.sent:,} labels sent, {story.labels.joined:,} joined. {story.journal.rows:,} journalled "
         f"predictions scored again in batches differ by at most {story.journal.largest_difference:.2g}.</p>"
-        + _table(["refused because", "rows"], refusals, numbers=(1,))
+        + table_html(["refused because", "rows"], refusals, numbers=(1,))
     )
-
-
-def _table(heads: list[str], rows: list[list[str]], numbers: tuple[int, ...] = ()) -> str:
-    def cells(tag: str, values: list[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if place in numbers else ''}>{escape(value)}</{tag}>"
-            for place, value in enumerate(values)
-        )
-
-    lines = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><tr>{cells('th', heads)}</tr>{lines}</table>" if rows else "<p>None.</p>"

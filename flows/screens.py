@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from flows.data_diff import DataDifference
     from flows.ingest import Ingested
     from flows.lineage import Lineage
     from flows.monitor import Monitored
@@ -119,6 +120,28 @@ def verified(result: "Verified") -> None:
 def collected(result: "Collected") -> None:
     """Show what was removed."""
     _print(f"removed {result.commits:,} commits and {result.objects:,} objects of {result.bytes / 1e6:,.1f} MB")
+
+
+def data_difference(result: "DataDifference") -> None:
+    """Show two states of a table side by side."""
+    from flows.data_diff import HEADS, lines_of
+
+    for change in result.partitions:
+        _print(f"{change.kind:<9}{change.path}")
+    rows = result.rows
+    if not result.partitions:
+        _print(f"no partition of {result.model} differs")
+    named = f"rows are named by {', '.join(rows.key)}" if rows.key else "whole rows are compared"
+    counts = f"{rows.added:,} added, {rows.removed:,} removed, {rows.changed:,} changed, {rows.unchanged:,} unchanged"
+    _print_prose("", f"{result.rows_before:,} rows before, {result.rows_after:,} after: {counts} ({named})")
+    for example in rows.examples:
+        _print_prose("  ", example)
+    table = _table(*HEADS, numbers=HEADS[3:9])
+    for column in result.columns:
+        for line in lines_of(column):
+            table.add_row(*line)
+    _print("")
+    _print_table(table)
 
 
 def status(result: "Status") -> None:

@@ -1,0 +1,160 @@
+"""Data difference: how a model's table differs between two states of the lake. Reads only; no flow."""
+
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from infra import tables
+from infra.assembly import assemble
+from infra.dataset import table_prefix
+from infra.errors import NotFound
+from infra.lake.protocol import Change, Lake
+from infra.settings import load_settings
+from models import definitions
+from models.contract.difference import ColumnDifference, ColumnState, RowDifference, compare_columns, compare_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+HEADS = ("column", "", "type", "null", "values", "smallest", "mean", "deviation", "largest", "")
+NUMBERS = (3, 4, 5, 6, 7, 8)
+"""Places of the columns of numbers under `HEADS`."""
+COLOURS = ("#c05621", "#2b6cb0")
+MOST_BARS = 40
+
+
+class DataDifference(msgspec.Struct, frozen=True, kw_only=True):
+    """A table at two commits, side by side."""
+
+    model: str
+    before: str
+    """Commit id."""
+    after: str
+    """Commit id."""
+    partitions: list[Change]
+    rows_before: int
+    rows_after: int
+    rows: RowDifference
+    columns: list[ColumnDifference]
+
+
+def data_diff(model: str, before: str, after: str, page: Path | None = None) -> DataDifference:
+    """Compare a model's table at two refs; partitions that are the same object in both are not compared by row.
+
+    Args:
+        model: name in the catalog.
+        before: branch, tag or commit id.
+        after: branch, tag or commit id.
+        page: HTML file to write, with plots.
+
+    Raises: `NotFound`, `Unavailable` where the page cannot be written.
+    """
+    definition, platform = definitions.load(model), assemble(load_settings())
+    if not platform.has_lake(model):
+        raise NotFound(f"{model} has no lake yet; run `okruh ingest {model}` first")
+    lake, prefix = platform.lake(model), table_prefix(definition)
+    commits = lake.resolve(before), lake.resolve(after)
+    changes = lake.diff(*commits, prefix)
+    whole = [tables.read_all(lake, commit, prefix)[0] for commit in commits]
+    old, new = (_changed(lake, commit, changes, table) for commit, table in zip(commits, whole, strict=True))
+    found = DataDifference(
+        model=model,
+        before=commits[0],
+        after=commits[1],
+        partitions=changes,
+        rows_before=len(whole[0]),
+        rows_after=len(whole[1]),
+        rows=_with_unchanged(compare_rows(old, new, definition.contract.unique), len(whole[0]) - len(old)),
+        columns=compare_columns(definition.contract, *whole),
+    )
+    if page is not None:
+        _write(found, whole, page)
+    return found
+
+
+def _changed(lake: Lake, commit: str, changes: list[Change], table: "pd.DataFrame") -> "pd.DataFrame":
+    """Read the partitions that differ; where there is none, no rows of the same columns."""
+    import pandas as pd
+
+    there = {entry.path for entry in lake.list(commit)}
+    parts = [tables.read_all(lake, commit, change.path)[0] for change in changes if change.path in there]
+    return pd.concat(parts, ignore_index=True) if parts else table.iloc[:0]
+
+
+def _with_unchanged(rows: RowDifference, others: int) -> RowDifference:
+    return msgspec.structs.replace(rows, unchanged=rows.unchanged + others)
+
+
+def lines_of(column: ColumnDifference) -> list[list[str]]:
+    """Lay a column out for people, under `HEADS`: a line each for before and after."""
+    notes = [f"new: {', '.join(column.new_values)}"] if column.new_values else []
+    notes += [f"gone: {', '.join(column.gone_values)}"] if column.gone_values else []
+    if column.before is not None and column.after is not None and column.before.kind != column.after.kind:
+        notes.append(f"was {column.before.kind}")
+    return [
+        _line(column.name, "before", column.before, "" if column.before else "not there"),
+        _line("", "after", column.after, "; ".join(notes) if column.after else "not there any more"),
+    ]
+
+
+def _line(name: str, when: str, state: ColumnState | None, note: str) -> list[str]:
+    if state is None:
+        return [name, when, "", "", "", "", "", "", "", note]
+    numbers = [_number(value) for value in (state.minimum, state.mean, state.deviation, state.maximum)]
+    return [name, when, state.kind, f"{state.null_share:.2%}", f"{state.distinct:,}", *numbers, note]
+
+
+def _number(value: float | str | None) -> str:
+    return "" if value is None else value if isinstance(value, str) else f"{value:,.4g}"
+
+
+def _write(found: DataDifference, states: "list[pd.DataFrame]", page: Path) -> None:
+    from flows.pages import figure_html, table_html, write_page
+
+    title = f"{found.model}: data at {found.before[:12]} and {found.after[:12]}"
+    rows = found.rows
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>{found.rows_before:,} rows before, {found.rows_after:,} after: {rows.added:,} added, "
+        f"{rows.removed:,} removed, {rows.changed:,} changed.</p>",
+        "<h2>Partitions</h2>",
+        table_html(["path", "is"], [[change.path, change.kind] for change in found.partitions]),
+        "<h2>Changed rows</h2>",
+        table_html(["some of them"], [[example] for example in rows.examples]),
+        "<h2>Columns</h2>",
+        table_html(list(HEADS), [line for column in found.columns for line in lines_of(column)], NUMBERS),
+    ]
+    for place, column in enumerate(found.columns):
+        body += [f"<h2>{escape(column.name)}</h2>", figure_html(_figure(column.name, states), first=place == 0)]
+    write_page(page, title, body)
+
+
+def _figure(name: str, states: "list[pd.DataFrame]") -> "go.Figure":
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for values, label, colour in zip(_shares(name, states), ("before", "after"), COLOURS, strict=True):
+        figure.add_bar(x=list(values.index), y=list(values), name=label, marker_color=colour)
+    figure.update_yaxes(title="share of rows", tickformat=".0%")
+    return figure
+
+
+def _shares(name: str, states: "list[pd.DataFrame]") -> "list[pd.Series[float]]":
+    """Give the share of rows by value, or by one of 40 equal bins where there are more values."""
+    import pandas as pd
+
+    columns = [state[name] if name in state else pd.Series(dtype="float64") for state in states]
+    both = pd.concat([column for column in columns if len(column)] or columns, ignore_index=True)
+    if both.nunique() > MOST_BARS:
+        is_text = pd.api.types.is_object_dtype(both) or pd.api.types.is_string_dtype(both)
+        if is_text:
+            kept = both.value_counts().index[:MOST_BARS]
+            columns = [column[column.isin(kept)] for column in columns]
+        else:
+            edges = pd.cut(both, MOST_BARS, retbins=True)[1]
+            columns = [pd.cut(column, edges, labels=edges[:-1]) for column in columns]
+    rows = [max(len(state), 1) for state in states]
+    return [column.value_counts().sort_index() / count for column, count in zip(columns, rows, strict=True)]

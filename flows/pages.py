@@ -1,0 +1,55 @@
+"""HTML pages that need no network: one file each, with the code that draws its plots in it."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.io import to_html
+
+from infra.errors import Unavailable
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#1f2933}
+h1{margin-bottom:0}h2{margin-top:2.2rem}table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #e4e7eb;vertical-align:top}
+td:not(:last-child),th{white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+small{color:#616e7c}
+"""
+
+
+def write_page(path: Path, title: str, body: Sequence[str]) -> Path:
+    """Write a page of HTML parts. Raises: `Unavailable`."""
+    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"
+    page += f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be written: {error.strerror}; free some disk space") from error
+    return path
+
+
+def figure_html(figure: go.Figure, first: bool = False) -> str:
+    """Draw a figure; the page's first one carries the code that draws all of them."""
+    figure.update_layout(
+        template="plotly_white",
+        height=360,
+        margin={"l": 50, "r": 20, "t": 20, "b": 40},
+        legend={"orientation": "h", "y": 1.12},
+    )
+    html: str = to_html(figure, include_plotlyjs=first, full_html=False, config={"displaylogo": False})
+    return html
+
+
+def table_html(heads: list[str], rows: list[list[str]], numbers: tuple[int, ...] = ()) -> str:
+    """Lay out a table; `numbers` are the places of its columns of numbers."""
+
+    def cells(tag: str, values: list[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=n' if place in numbers else ''}>{escape(value)}</{tag}>"
+            for place, value in enumerate(values)
+        )
+
+    lines = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table><tr>{cells('th', heads)}</tr>{lines}</table>" if rows else "<p>None.</p>"
