@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HEADS = ("column", "", "type", "null", "values", "smallest", "mean", "deviation", "largest", "")
 NUMBERS = (3, 4, 5, 6, 7, 8)
 """Places of the columns of numbers under `HEADS`."""
+WHEN = ("before", "after")
 COLOURS = ("#c05621", "#2b6cb0")
 MOST_BARS = 40
 
@@ -128,29 +129,30 @@ def _write(found: DataDifference, states: "list[pd.DataFrame]", page: Path) -> N
         table_html(list(HEADS), [line for column in found.columns for line in lines_of(column)], NUMBERS),
     ]
     for place, column in enumerate(found.columns):
-        body += [f"<h2>{escape(column.name)}</h2>", figure_html(_figure(column.name, states), first=place == 0)]
+        body += [f"<h2>{escape(column.name)}</h2>", figure_html(_figure(column, states), first=place == 0)]
     write_page(page, title, body)
 
 
-def _figure(name: str, states: "list[pd.DataFrame]") -> "go.Figure":
+def _figure(column: ColumnDifference, states: "list[pd.DataFrame]") -> "go.Figure":
     import plotly.graph_objects as go
 
-    figure = go.Figure()
-    for values, label, colour in zip(_shares(name, states), ("before", "after"), COLOURS, strict=True):
+    figure, state = go.Figure(), column.after or column.before
+    is_category = state is not None and state.minimum is None
+    for values, label, colour in zip(_shares(column.name, is_category, states), WHEN, COLOURS, strict=True):
         figure.add_bar(x=list(values.index), y=list(values), name=label, marker_color=colour)
-    figure.update_yaxes(title="share of rows", tickformat=".0%")
+    figure.update_xaxes(type="category" if is_category else "-")
+    figure.update_yaxes(title="share of rows", tickformat=".1~%")
     return figure
 
 
-def _shares(name: str, states: "list[pd.DataFrame]") -> "list[pd.Series[float]]":
-    """Give the share of rows by value, or by one of 40 equal bins where there are more values."""
+def _shares(name: str, is_category: bool, states: "list[pd.DataFrame]") -> "list[pd.Series[float]]":
+    """Give the share of rows by value; of more than 40 values, by the 40 most frequent or by 40 equal bins."""
     import pandas as pd
 
     columns = [state[name] if name in state else pd.Series(dtype="float64") for state in states]
     both = pd.concat([column for column in columns if len(column)] or columns, ignore_index=True)
     if both.nunique() > MOST_BARS:
-        is_text = pd.api.types.is_object_dtype(both) or pd.api.types.is_string_dtype(both)
-        if is_text:
+        if is_category:
             kept = both.value_counts().index[:MOST_BARS]
             columns = [column[column.isin(kept)] for column in columns]
         else:
