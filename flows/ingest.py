@@ -26,6 +26,10 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     partition: str
     rows: int
     refused: int
+    reasons: dict[str, int]
+    """How many refused rows broke each rule, the most frequent first."""
+    quarantine: str | None
+    """Where in the lake the refused rows are; None where there are none."""
     commit: str
     """The commit that made the partition as it is now."""
     digest: str
@@ -106,7 +110,7 @@ def ingest_file(model: str, file: str, branch: str, key: str) -> dict[str, Any]:
     definition = definitions.load(model)
     path = Path(file)
     raw = tables.read_raw(path.name, path.read_bytes(), dict(definition.raw_columns))
-    checked = validate(definition.contract, definition.prepare(raw), path.name)
+    checked = validate(definition.contract, definition.prepared(raw), path.name)
     lake = assemble(load_settings()).lake(model)
     accepted = partition_path(definition, checked.partition)
     note = {
@@ -129,6 +133,8 @@ def ingest_file(model: str, file: str, branch: str, key: str) -> dict[str, Any]:
             partition=checked.partition,
             rows=len(checked.accepted),
             refused=len(checked.refused),
+            reasons=checked.reasons,
+            quarantine=refused if quarantined else None,
             commit=commit,
             digest=stored.digest,
             refused_digest=quarantined,

@@ -20,6 +20,7 @@ from models import definitions
 from models.contract.table import to_columns
 from models.deciding.rollout import Rollout
 from models.deciding.verdict import PromotionReport
+from models.model import Model
 from models.watching import alarms, profile
 from models.watching.alarms import Alarm
 from models.watching.windows import Watched, WindowReport, judge_window, windows
@@ -38,6 +39,10 @@ class Monitored(msgspec.Struct, frozen=True, kw_only=True):
 
     archived_predictions: int
     archived_labels: int
+    champion_since: datetime
+    """Event time of its promotion."""
+    known_before: int
+    """Labels of its answers that became known before the window of its promotion; they are never judged."""
     windows: list[WindowReport]
     """Windows judged now; each is judged once."""
     alarms: list[Alarm]
@@ -63,7 +68,8 @@ def monitor(model: str, as_of: datetime | None = None, branch: str | None = None
     branch, as_of = branch or settings.branch, as_of or datetime.now(UTC)
     platform = assemble(settings)
     lake = platform.lake(model)
-    if registry.read_rollout(lake, branch) is None:
+    serving = registry.read_rollout(lake, branch)
+    if serving is None:
         raise NotFound(f"{model} has no champion on branch {branch!r} to monitor; run `okruh promote {model}` first")
     archived = archive(model, branch)
     judged, raised = judge(model, branch, as_of)
@@ -77,6 +83,8 @@ def monitor(model: str, as_of: datetime | None = None, branch: str | None = None
     return Monitored(
         archived_predictions=archived.predictions,
         archived_labels=archived.labels,
+        champion_since=serving.since,
+        known_before=_known_before(definition, lake, lake.resolve(branch), serving),
         windows=judged,
         alarms=raised,
         retraining_due=verdict.allowed,
@@ -109,6 +117,14 @@ def judge(model: str, branch: str, as_of: datetime) -> tuple[list[WindowReport],
         state = report.state
     _record(lake, branch, judged, raised)
     return judged, raised
+
+
+def _known_before(definition: Model, lake: Lake, commit: str, serving: Rollout) -> int:
+    """Count the labels of a champion's answers that became known before the first window after its promotion."""
+    days, zone = definition.watch.window_days, definition.contract.time.zone
+    first, _ = next(windows(serving.since, datetime.max.replace(tzinfo=UTC), days, zone))
+    rows, _ = labelled_predictions(definition.contract, lake, commit)
+    return 0 if rows.empty else int(((rows["version"] == serving.champion) & (rows["known_at"] < first)).sum())
 
 
 def _watched(lake: Lake, commit: str, serving: Rollout) -> tuple[Watched, datetime]:

@@ -86,7 +86,7 @@ def load(definition: Model, first: str, last: str) -> Play:
 
 
 def _read(definition: Model, month: str, file: Path) -> pd.DataFrame:
-    rows = definition.prepare(tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_columns)))
+    rows = definition.prepared(tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_columns)))
     return rows.assign(id=[f"{month}-{place:06d}" for place in range(len(rows))])
 
 

@@ -17,7 +17,7 @@ from models.contract.table import to_columns
 from models.deciding import promotion, rollout
 from models.deciding.rollout import Rollout
 from models.deciding.verdict import PromotionReport
-from models.errors import BundleError, DefinitionError
+from models.errors import BundleError
 from models.inference import Predictor
 from models.learning.evaluation import absolute_errors
 from models.model import Model
@@ -128,15 +128,7 @@ def _naive_answers(
     definition: Model, lake: Lake, commit: str, card: Card, test: "pd.DataFrame"
 ) -> "npt.NDArray[np.float32]":
     rows = known_rows(definition, lake, commit, card.as_of, card.data.learn_from).rows
-    import numpy as np
-
-    answers_N = definition.naive(rows[rows["known_at"] < card.data.validation_from], test)
-    if np.shape(answers_N) != (len(test),) or not np.isfinite(answers_N).all():
-        raise DefinitionError(
-            f"model {definition.name}: `naive` must give one finite number for each of {len(test)} rows; it gave shape "
-            f"{np.shape(answers_N)}, {int(np.isfinite(answers_N).sum())} of them finite"
-        )
-    return answers_N
+    return definition.naive_answers(rows[rows["known_at"] < card.data.validation_from], test)
 
 
 def _answers(bundle: Bundle, test: "pd.DataFrame") -> "npt.NDArray[np.float32]":

@@ -6,7 +6,8 @@ printed as it is; brackets in it are no markup.
 """
 
 import textwrap
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,16 @@ def ingested(results: "list[Ingested]") -> None:
         cells = [one.file, one.partition, f"{one.rows:,}", f"{one.refused:,}", "cached" if one.cached else "new"]
         table.add_row(*cells, *([one.commit] if with_commits else []))
     _print_table(table)
+    reasons = sum((Counter(one.reasons) for one in results), Counter[str]())
+    for reason, count in reasons.most_common(8):
+        _print(f"  {count:>9,} {reason}")
+    if reasons:
+        _print(f"refused rows, each with its reason, are in the lake under {_folder(results)}")
+
+
+def _folder(results: "list[Ingested]") -> str:
+    """Name the folder of the quarantine."""
+    return next(one.quarantine.rpartition("/")[0] for one in results if one.quarantine) + "/"
 
 
 def registered(model: str, result: "Registered") -> None:
@@ -89,7 +100,13 @@ def monitored(result: "Monitored") -> None:
     if result.windows:
         _print_table(table)
     else:
-        _print("no window has ended since the last look")
+        _print("no further window has ended")
+    if result.known_before:
+        since = f"{result.champion_since:%Y-%m-%d %H:%M} UTC"
+        _print_prose(
+            "",
+            f"{result.known_before:,} labels became known before the champion's promotion ({since}) and are not judged",
+        )
     for alarm in result.alarms:
         _print_prose("alarm: ", alarm.detail)
     due = "is due" if result.retraining_due else "is not due"
@@ -207,7 +224,7 @@ def _of_origin(result: "Lineage") -> dict[str, str]:
         "model.onnx": f"sha256 {result.onnx_digest}",
         "registered": f"lake commit {result.registered_by}",
         "data": f"lake commit {result.data_commit}",
-        "partitions": f"{len(paths)}: {' to '.join(dict.fromkeys((*paths[:1], *paths[-1:])))}",
+        "partitions": _tables(paths),
         "known at": f"{result.as_of:%Y-%m-%d %H:%M} UTC",
         "code": f"git commit {result.code_commit}",
         "sources": result.source_digest,
@@ -219,6 +236,14 @@ def _of_origin(result: "Lineage") -> dict[str, str]:
     if result.promoted_at is not None:
         fields["promoted"] = f"{result.promoted_at:%Y-%m-%d %H:%M} UTC: {'; '.join(result.promoted_because)}"
     return fields
+
+
+def _tables(paths: Sequence[str]) -> str:
+    """Name the first and the last table, and count what the journal gave."""
+    tables = [path for path in paths if path.startswith("data/")]
+    shown = f"{len(tables)}: {' to '.join(dict.fromkeys((*tables[:1], *tables[-1:])))}" if tables else "none"
+    journalled = len(paths) - len(tables)
+    return f"{shown}, and {journalled} of the journal" if journalled else shown
 
 
 def story(result: "Story") -> None:

@@ -6,7 +6,7 @@ Its parts that need torch or the training rows are functions, so that reading a 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from models.bundle import MODEL_NAME
 from models.contract.columns import Contract
@@ -92,11 +92,53 @@ class Model:
             raise DefinitionError(
                 f"model name {self.name!r}: use a small letter, then 2 to 39 small letters, digits and `_`"
             )
-        declared = {column.name for column in (*self.contract.inputs, self.contract.target)}
+        contract = self.contract
+        declared = {column.name for column in (*contract.inputs, contract.target, *contract.checks)}
+        declared |= {contract.known} if contract.known else set()
         if taken := declared & RESERVED:
             raise DefinitionError(f"model {self.name}: columns {sorted(taken)} are taken; call them otherwise")
+        kinds = get_args(RawKind)
+        if wrong := sorted({kind for kind in self.raw_columns.values() if kind not in kinds}):
+            raise DefinitionError(f"model {self.name}: raw_columns has kinds {wrong}; there are {', '.join(kinds)}")
         if self.retraining.minimum_labels * self.retraining.test_share < self.gate.minimum_rows:
             raise DefinitionError(
                 f"model {self.name}: retraining.minimum_labels x retraining.test_share must reach gate.minimum_rows, "
                 "or the first candidate after an alarm cannot win"
             )
+
+    def prepared(self, raw: "pd.DataFrame") -> "pd.DataFrame":
+        """Call `prepare`. Raises: `DefinitionError` where it does not give a table of as many rows."""
+        import pandas as pd
+
+        table = self.prepare(raw)
+        found = f"{len(table):,} rows" if isinstance(table, pd.DataFrame) else f"a {type(table).__name__}"
+        if found != f"{len(raw):,} rows":
+            raise DefinitionError(
+                f"model {self.name}: `prepare` must give a table of as many rows as it is given, {len(raw):,}; it gave "
+                f"{found}. Rows that break the contract are set apart after it, with their reasons"
+            )
+        return table
+
+    def naive_answers(self, train: "pd.DataFrame", rows: "pd.DataFrame") -> "npt.NDArray[np.float32]":
+        """Call `naive`. Raises: `DefinitionError` where it does not give one finite number a row."""
+        import numpy as np
+
+        answers_N = self.naive(train, rows)
+        if np.shape(answers_N) != (len(rows),) or not np.isfinite(np.asarray(answers_N, dtype=np.float64)).all():
+            raise DefinitionError(
+                f"model {self.name}: `naive` must give one finite number for each of {len(rows):,} rows; it gave an "
+                f"array of shape {np.shape(answers_N)}, or some that are not finite"
+            )
+        return answers_N
+
+    def sliced(self, rows: "pd.DataFrame") -> "Mapping[str, pd.Series]":
+        """Call `slices`. Raises: `DefinitionError` where a slice does not name a group for each row."""
+        import pandas as pd
+
+        found = self.slices(rows)
+        for name, groups in found.items():
+            if not (isinstance(groups, pd.Series) and groups.index.equals(rows.index)):
+                raise DefinitionError(
+                    f"model {self.name}: slice {name!r} must be a Series with the index of the rows it is given"
+                )
+        return found

@@ -6,6 +6,7 @@ stays out of the service (`models.contract.rows` checks requests).
 
 import os
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,11 @@ class Validated:
     accepted: pd.DataFrame
     refused: pd.DataFrame
 
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Give how many refused rows broke each rule, the most frequent first."""
+        return dict(Counter(reason for text in self.refused[REASON] for reason in text.split("; ")).most_common())
+
 
 def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
     """Check a prepared table.
@@ -48,7 +54,7 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
     wanted += [contract.known] if contract.known else []
     if missing := [column for column in wanted if column not in table.columns]:
         raise ContractError(
-            f"{name}: columns {missing} are missing; the file has {sorted(map(str, table.columns))}",
+            f"{name}: columns {missing} are missing; after `prepare` there are {sorted(map(str, table.columns))}",
             [Violation(column, "column is missing") for column in missing],
         )
     if table.empty:
@@ -60,7 +66,11 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
     if months.isna().all():
         raise ContractError(f"{name}: no row has a {contract.time.name}")
     partition = months.mode().iloc[0]
-    _add(reasons, months.notna() & (months != partition), f"{contract.time.name}: outside the partition {partition}")
+    _add(
+        reasons,
+        months.notna() & (months != partition),
+        f"{contract.time.name}: outside the partition {partition}",
+    )
     if contract.known:
         _add(
             reasons, table[contract.known] < table[contract.time.name], f"{contract.known}: before {contract.time.name}"
@@ -69,8 +79,8 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
         _add(reasons, table.duplicated(list(contract.unique)), "duplicate of an earlier row")
     refused = table.index.isin(list(reasons))
     accepted = table[~refused].sort_values(contract.time.name, kind="stable").reset_index(drop=True)
-    _check_whole(contract, name, table, accepted, partition)
     texts = ["; ".join(dict.fromkeys(reasons[row])) for row in table.index[refused]]
+    _check_whole(contract, name, texts, accepted, partition)
     return Validated(str(partition), accepted, table[refused].assign(**{REASON: texts}).reset_index(drop=True))
 
 
@@ -160,13 +170,14 @@ def _allowed(column: Number | Category) -> pa.Check:
 
 
 def _check_whole(
-    contract: Contract, name: str, table: pd.DataFrame, accepted: pd.DataFrame, partition: pd.Period
+    contract: Contract, name: str, refusals: list[str], accepted: pd.DataFrame, partition: pd.Period
 ) -> None:
-    share = 1 - len(accepted) / len(table)
-    if share > contract.maximum_refused:
+    rows = len(accepted) + len(refusals)
+    if len(refusals) / rows > contract.maximum_refused:
+        often = ", ".join(f"{reason} ({count} rows)" for reason, count in Counter(refusals).most_common(3))
         raise ContractError(
-            f"{name}: {share:.0%} of {len(table)} rows break the contract, at most {contract.maximum_refused:.0%} may; "
-            "see whether the file's columns or units have changed"
+            f"{name}: {len(refusals) / rows:.0%} of {rows} rows break the contract, at most "
+            f"{contract.maximum_refused:.0%} may: {often}"
         )
     if len(accepted) < contract.minimum_rows:
         raise ContractError(f"{name}: {len(accepted)} good rows, at least {contract.minimum_rows} are needed")

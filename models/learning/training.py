@@ -66,10 +66,11 @@ def train(
         `BundleError` when the warm state does not fit it.
     """
     contract = model.contract
+    model.naive_answers(split.train, split.test)  # what the definition gives wrongly is better said before training
+    slices = model.sliced(split.test)
     with loop.repeatable(settings.seed, threads):
         examples = to_examples(contract, split.train)
-        network = model.network(examples)
-        _check_answer(model.name, network, examples.inputs[:EXAMPLE_ROWS])
+        network = _check_answer(model, model.network(examples), examples.inputs[:EXAMPLE_ROWS])
         if warm_start is not None:
             _load_state(network, warm_start)
         fitted = loop.fit(
@@ -90,7 +91,7 @@ def train(
         profile=profile.encode(_profile(model, split.test, tested_N)),
         state=save({name: value.contiguous() for name, value in fitted.network.state_dict().items()}),
         metrics=evaluation.measure(tested_N, target),
-        slices=evaluation.measure_slices(tested_N, target, model.slices(split.test)),
+        slices=evaluation.measure_slices(tested_N, target, slices),
         parity=parity,
         fitted=fitted,
     )
@@ -101,15 +102,60 @@ def to_examples(contract: Contract, table: pd.DataFrame) -> Examples:
     return Examples(prepare(contract, to_columns(contract, table)), table[contract.target.name].to_numpy(np.float32))
 
 
-def _check_answer(model: str, network: nn.Module, first: Prepared) -> None:
-    """Refuse what the loss would silently stretch to another shape."""
+def _check_answer(model: "Model", network: object, first: Prepared) -> nn.Module:
+    """Refuse a network that does not answer row by row, every category and null included.
+
+    The loss would stretch another shape silently, and a category that comes rarely would fail late.
+    """
+    if not isinstance(network, nn.Module):
+        raise DefinitionError(f"model {model.name}: `network` gave a {type(network).__name__}, not a torch.nn.Module")
+    probe = _with_extremes(model.contract, first)
     with torch.inference_mode():  # and in evaluation mode, so that the random state and running means stay as they are
-        answer = network.eval()(*as_tensors(first))
-    if tuple(answer.shape) != (len(first),) or answer.dtype != torch.float32:
+        try:
+            answer = network.eval()(*as_tensors(probe))
+        except IndexError as error:
+            raise DefinitionError(
+                f"model {model.name}: the network looks something up beyond its table: an embedding needs n + 1 rows "
+                f"for a category with n values ({_sizes(model.contract)}), and one for each value of a time part"
+            ) from error
+    if tuple(answer.shape) != (len(probe),) or answer.dtype != torch.float32:
         raise DefinitionError(
-            f"model {model}: the network answers {len(first)} rows with {answer.dtype} of shape {tuple(answer.shape)}; "
-            f"its forward must give float32 of shape ({len(first)},), such as `.squeeze(-1)` of a last layer of one"
+            f"model {model.name}: the network answers {len(probe)} rows with {answer.dtype} of shape "
+            f"{tuple(answer.shape)}; its forward must give float32 of shape ({len(probe)},), such as `.squeeze(-1)` of "
+            "a last layer of one"
         )
+    if not torch.isfinite(answer).all():
+        raise DefinitionError(
+            f"model {model.name}: the untrained network gives no finite number for some rows; null numbers reach it as "
+            "NaN: replace them (models.learning.blocks.replace_missing)"
+        )
+    return network
+
+
+def _with_extremes(contract: Contract, first: Prepared) -> Prepared:
+    """Add a row with the last value of each category, and one with null wherever it is allowed."""
+    last, null = first[:1], first[:1]
+    nullable = [column.nullable for column in contract.numbers]
+    unknown = [column.nullable for column in contract.categories]
+    codes = np.asarray([[len(column.values) for column in contract.categories]], dtype=np.int64)
+    rows = (
+        first,
+        Prepared(last.numbers_NF, codes, last.time_parts_NP),
+        Prepared(
+            np.where(nullable, np.float32(np.nan), null.numbers_NF).astype(np.float32),
+            np.where(unknown, 0, null.categories_NC).astype(np.int64),
+            null.time_parts_NP,
+        ),
+    )
+    return Prepared(
+        np.concatenate([one.numbers_NF for one in rows]),
+        np.concatenate([one.categories_NC for one in rows]),
+        np.concatenate([one.time_parts_NP for one in rows]),
+    )
+
+
+def _sizes(contract: Contract) -> str:
+    return ", ".join(f"{column.name}: {len(column.values) + 1}" for column in contract.categories) or "there are none"
 
 
 def _load_state(network: nn.Module, state: bytes) -> None:

@@ -28,6 +28,9 @@ def test_commits_a_file_and_sets_its_bad_rows_apart(home: Path, make_month: Mont
     assert done.rows + done.refused == 2000
     assert done.refused > 0
     assert refused["refused_because"].str.contains("outside").all()
+    assert done.quarantine == QUARANTINE
+    assert max(done.reasons.values()) <= done.refused <= sum(done.reasons.values())
+    assert all("outside" in reason for reason in done.reasons)
     commit = next(lake().log("main"))
     assert (commit.id, commit.metadata["kind"]) == (done.commit, "ingest")
 

@@ -9,6 +9,7 @@ import pytest
 from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 
+from flows import screens
 from flows.monitor import ALARM_EVENT, monitor
 from infra import registry
 from infra.dataset import labelled_predictions
@@ -109,6 +110,27 @@ def test_judges_only_what_the_champion_answered_within_the_targets_range(trained
     (_, window) = monitor("taxi_eta", SECOND_MONDAY).windows
 
     assert (window.labels, window.mean_error) == (5, 1.0)
+
+
+def test_says_that_labels_from_before_the_promotion_are_not_judged(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    enthrone(add_scaled("late", 0.5), FOURTH_MONDAY)
+    journal_a_week(FIRST_MONDAY, wrong_by=9.0)
+
+    found = monitor("taxi_eta", THIRD_MONDAY)
+    screens.monitored(found)
+
+    assert (found.windows, found.champion_since, found.known_before) == ([], FOURTH_MONDAY, A_WEEK_OF_HOURS)
+    shown = capsys.readouterr().out
+    assert "no further window has ended" in shown
+    assert f"{A_WEEK_OF_HOURS} labels became known before the champion's promotion (2020-03-23 04:00 UTC)" in shown
+
+
+def test_counts_no_label_that_was_judged_as_too_early(trained: Path) -> None:
+    journal_a_week(FIRST_MONDAY, wrong_by=1.0)
+
+    assert [monitor("taxi_eta", until).known_before for until in (SECOND_MONDAY, THIRD_MONDAY)] == [0, 0]
 
 
 def test_raises_one_alarm_for_one_change_and_dates_it(trained: Path) -> None:

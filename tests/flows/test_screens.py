@@ -137,16 +137,29 @@ def test_a_table_in_a_narrow_terminal_has_one_line_a_file_and_in_a_file_its_comm
 ) -> None:
     name = "a file with a long name [bold] and more than eighty columns of it, all of which a user must read.parquet"
     one = Ingested(
-        file=name, partition="2018-01", rows=9_888, refused=112, commit=COMMIT, digest=DIGEST, refused_digest=DIGEST
+        file=name,
+        partition="2018-01",
+        rows=9_888,
+        refused=112,
+        reasons={"miles: outside 0 to 50": 100, "zone: unknown category": 13},
+        quarantine="quarantine/trips/2018-01.parquet",
+        commit=COMMIT,
+        digest=DIGEST,
+        refused_digest=DIGEST,
     )
 
     screens.ingested([one])
     narrow = terminal.getvalue().splitlines()
     monkeypatch.undo()
     screens.ingested([one, msgspec.structs.replace(one, cached=True)])
-    head, first, second = capsys.readouterr().out.splitlines()
+    head, first, second, *reasons = capsys.readouterr().out.splitlines()
 
-    assert [len(narrow), name in narrow[1], COMMIT in narrow[1]] == [2, True, False]
+    assert [len(narrow), name in narrow[1], COMMIT in narrow[1]] == [5, True, False]
+    assert [line.split(maxsplit=1) for line in reasons[:2]] == [
+        ["200", "miles: outside 0 to 50"],
+        ["26", "zone: unknown category"],
+    ]
+    assert reasons[2] == "refused rows, each with its reason, are in the lake under quarantine/trips/"
     assert head.split() == ["file", "partition", "rows", "in", "quarantine", "commit"]
     assert first.split()[-5:] == ["2018-01", "9,888", "112", "new", COMMIT]
     assert second.split()[-2:] == ["cached", COMMIT]

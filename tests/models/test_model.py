@@ -1,9 +1,12 @@
 """Definitions: found by name in the catalog, and refused by name where they cannot work."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import pandas as pd
 import pytest
 
 import models.catalog
@@ -85,6 +88,26 @@ def test_refuses_a_target_and_a_time_whose_names_are_taken(ride_model: Model) ->
 
     with pytest.raises(DefinitionError, match=r"columns \['event_at', 'predicted'\] are taken"):
         replace(ride_model, contract=msgspec.structs.replace(contract, time=time, target=target))
+
+
+def test_refuses_a_check_and_a_known_time_whose_names_are_taken(ride_model: Model) -> None:
+    checks = (Number(name="value", unit="EUR", minimum=0, maximum=1),)
+
+    with pytest.raises(DefinitionError, match=r"columns \['known_at', 'value'\] are taken"):
+        replace(ride_model, contract=msgspec.structs.replace(ride_model.contract, known="known_at", checks=checks))
+
+
+def test_refuses_a_kind_of_raw_column_that_there_is_not(ride_model: Model) -> None:
+    with pytest.raises(DefinitionError, match=r"kinds \['int'\]; there are time, integer, number, text"):
+        replace(ride_model, raw_columns={"minutes": "int", "at": "time"})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(("prepare", "gave"), [(lambda raw: raw.iloc[1:], "9 rows"), (lambda raw: None, "a NoneType")])
+def test_refuses_to_prepare_other_rows_than_it_was_given(
+    ride_model: Model, make_rides: Callable[..., pd.DataFrame], prepare: Callable[..., Any], gave: str
+) -> None:
+    with pytest.raises(DefinitionError, match=f"`prepare` must give a table of as many rows .*, 10; it gave {gave}"):
+        replace(ride_model, prepare=prepare).prepared(make_rides(10))
 
 
 def test_a_sample_has_one_file_a_month(tmp_path: Path) -> None:

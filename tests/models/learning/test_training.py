@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,23 +83,56 @@ def test_a_warm_start_goes_on_from_the_weights(ride_model: Model, split: Split, 
         np.testing.assert_allclose(after[name].numpy(), value.numpy(), atol=1e-6)
 
 
-class PerColumn(nn.Module):
-    """A network whose author forgot the last squeeze."""
+class Wrong(nn.Module):
+    """A network with one of its author's usual mistakes."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: int = 3, squeezes: bool = True, replaces: bool = True) -> None:
         super().__init__()
-        self.last = nn.Linear(1, 1)
+        self.kind = nn.Embedding(kinds, 1)
+        self.squeezes, self.replaces = squeezes, replaces
 
     def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
-        answer: Tensor = self.last(numbers[:, :1])
-        return answer
+        weight = numbers[:, 1:].nan_to_num() if self.replaces else numbers[:, 1:]
+        answer: Tensor = self.kind(categories[:, 0]) + weight
+        return answer.squeeze(1) if self.squeezes else answer
 
 
-def test_refuses_a_network_that_does_not_answer_one_number_a_row(ride_model: Model, split: Split) -> None:
-    model = replace(ride_model, network=lambda _: PerColumn())
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (Wrong(squeezes=False), r"of shape \(10, 1\); its forward must give float32 of shape \(10,\)"),
+        (Wrong(kinds=2), r"an embedding needs n \+ 1 rows for a category with n values \(kind: 3\)"),
+        (Wrong(replaces=False), "null numbers reach it as NaN: replace them"),
+        (None, "`network` gave a NoneType, not a torch.nn.Module"),
+    ],
+)
+def test_refuses_a_network_that_does_not_answer_row_by_row(
+    ride_model: Model, split: Split, network: Any, said: str
+) -> None:
+    model = replace(ride_model, network=lambda _: network)
 
-    with pytest.raises(DefinitionError, match=r"model rides: .* of shape \(8, 1\); its forward must give .* \(8,\)"):
-        train(model, split, SETTINGS, device="cpu", threads=1)
+    with pytest.raises(DefinitionError, match=f"^model rides: .*{said}"):
+        train(model, replace(split, train=split.train.assign(weight=1.0)), SETTINGS, device="cpu", threads=1)
+
+
+def test_a_network_without_mistakes_is_trained(ride_model: Model, split: Split) -> None:
+    train(replace(ride_model, network=lambda _: Wrong()), split, SETTINGS, device="cpu", threads=1)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ({"naive": lambda _, rows: np.full(len(rows), np.nan)}, "`naive` must give one finite number for each of 200"),
+        ({"naive": lambda _, rows: np.zeros(len(rows) - 1)}, "`naive` must give one finite number for each of 200"),
+        ({"slices": lambda rows: {"kind": rows["kind"].iloc[1:]}}, "slice 'kind' must be a Series with the index of"),
+        ({"slices": lambda rows: {"kind": list(rows["kind"])}}, "slice 'kind' must be a Series with the index of"),
+    ],
+)
+def test_refuses_a_wrong_definition_before_training(
+    ride_model: Model, split: Split, mistake: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(DefinitionError, match=f"^model rides: {said}"):
+        train(replace(ride_model, **mistake), split, SETTINGS, device="cpu", threads=1)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"not a state", save({})])
