@@ -72,7 +72,7 @@ def monitor(model: str, as_of: datetime | None = None, branch: str | None = None
     if serving is None:
         raise NotFound(f"{model} has no champion on branch {branch!r} to monitor; run `okruh promote {model}` first")
     archived = archive(model, branch)
-    judged, raised = judge(model, branch, as_of)
+    judged, raised, known_before = judge(model, branch, as_of)
     alarm, verdict = retraining_verdict(definition, lake, lake.resolve(branch), as_of)
     if announce and alarm is not None and verdict.allowed:
         emit(
@@ -84,7 +84,7 @@ def monitor(model: str, as_of: datetime | None = None, branch: str | None = None
         archived_predictions=archived.predictions,
         archived_labels=archived.labels,
         champion_since=serving.since,
-        known_before=_known_before(definition, lake, lake.resolve(branch), serving),
+        known_before=known_before,
         windows=judged,
         alarms=raised,
         retraining_due=verdict.allowed,
@@ -93,8 +93,12 @@ def monitor(model: str, as_of: datetime | None = None, branch: str | None = None
 
 
 @task("judge windows")
-def judge(model: str, branch: str, as_of: datetime) -> tuple[list[WindowReport], list[Alarm]]:
-    """Judge the champion's windows since the last judged one; reports and alarms are one commit."""
+def judge(model: str, branch: str, as_of: datetime) -> tuple[list[WindowReport], list[Alarm], int]:
+    """Judge the champion's windows since the last judged one; reports and alarms are one commit.
+
+    Returns:
+        Reports, alarms, and how many labels became known before the window of the champion's promotion.
+    """
     definition, lake = definitions.load(model), assemble(load_settings()).lake(model)
     commit = lake.resolve(branch)
     serving = registry.read_rollout(lake, commit)
@@ -116,14 +120,12 @@ def judge(model: str, branch: str, as_of: datetime) -> tuple[list[WindowReport],
             quiet = True
         state = report.state
     _record(lake, branch, judged, raised)
-    return judged, raised
+    return judged, raised, _known_before(definition, serving, rows)
 
 
-def _known_before(definition: Model, lake: Lake, commit: str, serving: Rollout) -> int:
-    """Count the labels of a champion's answers that became known before the first window after its promotion."""
+def _known_before(definition: Model, serving: Rollout, rows: "pd.DataFrame") -> int:
     days, zone = definition.watch.window_days, definition.contract.time.zone
     first, _ = next(windows(serving.since, datetime.max.replace(tzinfo=UTC), days, zone))
-    rows, _ = labelled_predictions(definition.contract, lake, commit)
     return 0 if rows.empty else int(((rows["version"] == serving.champion) & (rows["known_at"] < first)).sum())
 
 

@@ -134,24 +134,24 @@ class ContentFiles:
             for shard in self._objects.iterdir():
                 yield from (shard.name + file.name for file in shard.iterdir())
 
+    def holds(self, digest: str) -> bool:
+        """Say whether content is there, without reading it."""
+        return self.path(digest).exists()
+
     def remove(self, digest: str, before: float) -> int | None:
         """Remove content that was last stored before a moment (seconds since 1970), and give its bytes; else None.
 
-        Somebody may store it again meanwhile: it is taken aside first and put back if it was touched.
+        Whoever records content sees to it that it is there in the very transaction that records it, and so does whoever
+        removes: a writer that was overtaken stores it again.
         """
         with translated(self._root):
-            target, aside = self.path(digest), self._temporary / secrets.token_hex(16)
             try:
-                if target.stat().st_mtime >= before:
+                found = self.path(digest).stat()
+                if found.st_mtime >= before:
                     return None
-                target.rename(aside)
+                self.path(digest).unlink()
             except FileNotFoundError:
                 return None
-            found = aside.stat()
-            if found.st_mtime >= before:
-                aside.rename(target)
-                return None
-            aside.unlink()
             return found.st_size
 
     def _store_bytes(self, content: bytes) -> Content:

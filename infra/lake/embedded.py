@@ -19,7 +19,7 @@ from pathlib import Path
 
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
 from infra.lake import history, rows
-from infra.lake.blocks import VerifiedFile
+from infra.lake.blocks import Content, VerifiedFile
 from infra.lake.collection import collect
 from infra.lake.content import ContentFiles
 from infra.lake.database import Database
@@ -108,23 +108,18 @@ class EmbeddedLake:
         """Store content under a path of a branch, uncommitted; a `Path` is streamed."""
         return self.put_all(branch, {path: content})[0]
 
-    def put_all(self, branch: str, contents: Mapping[str, bytes | Path]) -> list[Entry]:
+    def put_all(self, branch: str, contents: Mapping[str, bytes | Path]) -> Sequence[Entry]:
         """Store several contents by path, several at a time; what names them is one transaction."""
         for path in contents:
             check_path(path)
         with self._database.connection() as connection:
             rows.writable_head_of(connection, branch)
-        stored = self._files.store_all(list(contents.values()))
-        entries = [Entry(path, one.digest, one.size) for path, one in zip(contents, stored, strict=True)]
-        with self._database.writing() as connection:
-            committed = self._committed(connection, rows.writable_head_of(connection, branch))
-            for entry, content in zip(entries, stored, strict=True):
-                rows.add_content(connection, content)
-                if committed.get(entry.path) == entry:
-                    rows.unstage(connection, branch, entry.path)
-                else:
-                    rows.stage(connection, branch, entry.path, entry)
-        return entries
+        while True:
+            stored = self._files.store_all(list(contents.values()))
+            with self._database.writing() as connection:
+                # A collection removes within such a transaction, too: what is there now stays
+                if all(self._files.holds(one.digest) for one in stored):
+                    return self._stage(connection, branch, dict(zip(contents, stored, strict=True)))
 
     def delete(self, branch: str, path: str) -> None:
         """Remove a path from a branch, uncommitted."""
@@ -178,8 +173,7 @@ class EmbeddedLake:
             if not changes:
                 raise Conflict(f"nothing to commit on branch {branch!r}")
             manifest = self._committed(connection, head).with_changes(changes)
-            commit = self._append(connection, (head,), manifest, changes, message, note)
-            rows.advance(connection, branch, head, commit.id)
+            commit = self._append(connection, branch, (head,), manifest, changes, message, note)
             rows.unstage(connection, branch)
         return commit
 
@@ -205,9 +199,7 @@ class EmbeddedLake:
                 raise Conflict(f"{branch!r} has changed since {ref!r}: {_some(reverted.clashes)}")
             if not reverted.taken:
                 raise Conflict(f"nothing to undo: {branch!r} has no change of {ref!r}")
-            commit = self._append(connection, (head,), reverted.manifest, reverted.taken, message, note)
-            rows.advance(connection, branch, head, commit.id)
-        return commit
+            return self._append(connection, branch, (head,), reverted.manifest, reverted.taken, message, note)
 
     def merge(self, source: str, into: str, message: str, metadata: Mapping[str, str]) -> Commit:
         """Merge a ref's commits into a branch, path by path; always by a merge commit."""
@@ -223,9 +215,7 @@ class EmbeddedLake:
             merged = three_way(base, manifest_of(head), manifest_of(theirs))
             if merged.clashes:
                 raise Conflict(f"{source!r} and {into!r} both changed {_some(merged.clashes)}")
-            commit = self._append(connection, (head, theirs), merged.manifest, merged.taken, message, note)
-            rows.advance(connection, into, head, commit.id)
-        return commit
+            return self._append(connection, into, (head, theirs), merged.manifest, merged.taken, message, note)
 
     def tag(self, name: str, ref: str) -> None:
         """Name a commit for good. Raises: `Conflict` if the name is taken by another commit."""
@@ -263,9 +253,21 @@ class EmbeddedLake:
         )
         rows.add_branch(connection, MAIN, rows.add_commit(connection, record, ()))
 
+    def _stage(self, connection: sqlite3.Connection, branch: str, stored: Mapping[str, Content]) -> Sequence[Entry]:
+        committed = self._committed(connection, rows.writable_head_of(connection, branch))
+        entries = [Entry(path, content.digest, content.size) for path, content in stored.items()]
+        for entry in entries:
+            rows.add_content(connection, stored[entry.path])
+            if committed.get(entry.path) == entry:
+                rows.unstage(connection, branch, entry.path)
+            else:
+                rows.stage(connection, branch, entry.path, entry)
+        return entries
+
     def _append(
         self,
         connection: sqlite3.Connection,
+        branch: str,
         parents: tuple[str, ...],
         manifest: Manifest,
         changed: Sequence[str] | Mapping[str, Entry | None],
@@ -279,7 +281,9 @@ class EmbeddedLake:
             metadata=metadata,
             parents=parents,
         )
-        return history.describe(rows.add_commit(connection, record, changed), record)
+        commit_id = rows.add_commit(connection, record, changed)
+        rows.advance(connection, branch, parents[0], commit_id)
+        return history.describe(commit_id, record)
 
     def _committed(self, connection: sqlite3.Connection, commit_id: str) -> Manifest:
         return self._manifests.load(connection, rows.record_of(connection, commit_id).manifest)
@@ -287,7 +291,8 @@ class EmbeddedLake:
     def _visible(self, connection: sqlite3.Connection, ref: str) -> Manifest:
         commit_id, branch = rows.locate(connection, ref)
         changes = rows.staged(connection, branch) if branch else {}
-        return self._committed(connection, commit_id).with_changes(changes)
+        committed = self._committed(connection, commit_id)
+        return committed.with_changes(changes) if changes else committed
 
     def _damaged(self, entry: Entry, ref: str) -> Corrupt:
         return Corrupt(

@@ -11,7 +11,7 @@ branch and merges it; a clash with somebody else's change to the same path is a 
 is that pattern, and the only writer to `main`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, Protocol
@@ -107,7 +107,7 @@ class Lake(Protocol):
         """
         ...
 
-    def put_all(self, branch: str, contents: Mapping[str, bytes | Path]) -> list[Entry]:
+    def put_all(self, branch: str, contents: Mapping[str, bytes | Path]) -> Sequence[Entry]:
         """Store several contents by path, as `put` does, several at a time."""
         ...
 
@@ -178,7 +178,7 @@ class Lake(Protocol):
         """Compare two refs path by path, sorted by path."""
         ...
 
-    def verify(self) -> "list[str]":
+    def verify(self) -> list[str]:
         """Check everything that refs and uncommitted changes reach. Reads all content.
 
         Gives one line for each problem, naming paths and digests.

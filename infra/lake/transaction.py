@@ -5,7 +5,7 @@ transaction on the same lake sweeps once it is a day old.
 """
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ class Transaction:
         """Store content under a path."""
         return self._lake.put(self._branch, path, content)
 
-    def put_all(self, contents: Mapping[str, bytes | Path]) -> list[Entry]:
+    def put_all(self, contents: Mapping[str, bytes | Path]) -> Sequence[Entry]:
         """Store several contents by path, several at a time."""
         return self._lake.put_all(self._branch, contents)
 

@@ -7,6 +7,7 @@ stays out of the service (`models.contract.rows` checks requests).
 import os
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +38,11 @@ class Validated:
     @property
     def reasons(self) -> dict[str, int]:
         """Give how many refused rows broke each rule, the most frequent first."""
-        return dict(Counter(reason for text in self.refused[REASON] for reason in text.split("; ")).most_common())
+        return _counted(self.refused[REASON])
+
+
+def _counted(refusals: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(reason for text in refusals for reason in text.split("; ")).most_common())
 
 
 def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
@@ -174,7 +179,7 @@ def _check_whole(
 ) -> None:
     rows = len(accepted) + len(refusals)
     if len(refusals) / rows > contract.maximum_refused:
-        often = ", ".join(f"{reason} ({count} rows)" for reason, count in Counter(refusals).most_common(3))
+        often = ", ".join(f"{reason} ({count} rows)" for reason, count in list(_counted(refusals).items())[:3])
         raise ContractError(
             f"{name}: {len(refusals) / rows:.0%} of {rows} rows break the contract, at most "
             f"{contract.maximum_refused:.0%} may: {often}"
