@@ -9,8 +9,7 @@ import msgspec
 from infra import tables
 from infra.assembly import assemble
 from infra.dataset import table_prefix
-from infra.errors import NotFound
-from infra.lake.protocol import Change, Lake
+from infra.lake.protocol import Change
 from infra.settings import load_settings
 from models import definitions
 from models.contract.difference import ColumnDifference, ColumnState, RowDifference, compare_columns, compare_rows
@@ -53,14 +52,12 @@ def data_diff(model: str, before: str, after: str, page: Path | None = None) -> 
 
     Raises: `NotFound`, `Unavailable` where the page cannot be written.
     """
-    definition, platform = definitions.load(model), assemble(load_settings())
-    if not platform.has_lake(model):
-        raise NotFound(f"{model} has no lake yet; run `okruh ingest {model}` first")
-    lake, prefix = platform.lake(model), table_prefix(definition)
-    commits = lake.resolve(before), lake.resolve(after)
+    definition, lake = definitions.load(model), assemble(load_settings()).existing_lake(model)
+    prefix, commits = table_prefix(definition), (lake.resolve(before), lake.resolve(after))
     changes = lake.diff(*commits, prefix)
-    whole = [tables.read_all(lake, commit, prefix)[0] for commit in commits]
-    old, new = (_changed(lake, commit, changes, table) for commit, table in zip(commits, whole, strict=True))
+    parts = [{one.path: tables.read(lake, commit, one.path) for one in lake.list(commit, prefix)} for commit in commits]
+    whole = [_joined(part, list(part)) for part in parts]
+    old, new = (_joined(part, [change.path for change in changes]) for part in parts)
     found = DataDifference(
         model=model,
         before=commits[0],
@@ -76,13 +73,12 @@ def data_diff(model: str, before: str, after: str, page: Path | None = None) -> 
     return found
 
 
-def _changed(lake: Lake, commit: str, changes: list[Change], table: "pd.DataFrame") -> "pd.DataFrame":
-    """Read the partitions that differ; where there is none, no rows of the same columns."""
+def _joined(parts: "dict[str, pd.DataFrame]", paths: list[str]) -> "pd.DataFrame":
+    """Join those of the paths that there are; where there is none, no rows of the same columns."""
     import pandas as pd
 
-    there = {entry.path for entry in lake.list(commit)}
-    parts = [tables.read_all(lake, commit, change.path)[0] for change in changes if change.path in there]
-    return pd.concat(parts, ignore_index=True) if parts else table.iloc[:0]
+    chosen = [parts[path] for path in paths if path in parts]
+    return pd.concat(chosen or [part.iloc[:0] for part in parts.values()] or [pd.DataFrame()], ignore_index=True)
 
 
 def _with_unchanged(rows: RowDifference, others: int) -> RowDifference:

@@ -5,8 +5,7 @@ from datetime import timedelta
 import msgspec
 
 from infra.assembly import assemble
-from infra.errors import NotFound
-from infra.lake.protocol import Collected, Lake
+from infra.lake.protocol import Collected
 from infra.lake.transaction import sweep
 from infra.settings import load_settings
 
@@ -21,18 +20,11 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 
 def verify(model: str) -> Verified:
     """Read every object that a branch or tag reaches and compare it with its digest. Raises: `NotFound`."""
-    return Verified(model=model, problems=_lake(model).verify())
+    return Verified(model=model, problems=assemble(load_settings()).existing_lake(model).verify())
 
 
 def collect(model: str, grace: timedelta) -> Collected:
     """Remove what nothing reaches any more and what is older than the grace. Raises: `NotFound`, `Corrupt`."""
-    lake = _lake(model)
+    lake = assemble(load_settings()).existing_lake(model)
     sweep(lake)
     return lake.collect(grace)
-
-
-def _lake(model: str) -> Lake:
-    platform = assemble(load_settings())
-    if not platform.has_lake(model):
-        raise NotFound(f"{model} has no lake yet; run `okruh ingest {model}` first")
-    return platform.lake(model)

@@ -6,7 +6,7 @@ Nothing is opened here; what a command does not use it does not import.
 import re
 from dataclasses import dataclass
 
-from infra.errors import Misconfigured
+from infra.errors import Misconfigured, NotFound
 from infra.journal import Journal
 from infra.lake.embedded import EmbeddedLake
 from infra.lake.protocol import MAIN, Lake
@@ -32,6 +32,12 @@ class Platform:
         if MAIN not in lake.protected():
             lake.protect(MAIN)
         return lake
+
+    def existing_lake(self, model: str) -> Lake:
+        """Give a model's repository. Raises: `NotFound` where it does not exist yet, `Misconfigured`, `Unavailable`."""
+        if not self.has_lake(model):
+            raise NotFound(f"{model} has no lake yet; run `okruh ingest {model}` first")
+        return self.lake(model)
 
     def has_lake(self, model: str) -> bool:
         """Say whether a model's repository exists, making nothing. Raises: `Misconfigured`."""

@@ -19,12 +19,6 @@ def encode(table: pd.DataFrame) -> bytes:
     return sink.getvalue()
 
 
-def decode(content: bytes) -> pd.DataFrame:
-    """Read Parquet."""
-    table: pd.DataFrame = pq.read_table(pa.BufferReader(content)).to_pandas()
-    return table
-
-
 def read_all(
     lake: Lake, commit: str, prefix: str, start: str = "", columns: Sequence[str] | None = None
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -39,11 +33,12 @@ def read_all(
     Raises: `ContractError` naming the table that lacks a wanted column, `Corrupt`.
     """
     paths = tuple(entry.path for entry in lake.list(commit, prefix) if entry.path >= start)
-    tables = [_read(lake, commit, path, columns) for path in paths]
+    tables = [read(lake, commit, path, columns) for path in paths]
     return (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()), paths
 
 
-def _read(lake: Lake, commit: str, path: str, columns: Sequence[str] | None) -> pd.DataFrame:
+def read(lake: Lake, commit: str, path: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read one table, or the wanted columns of it. Raises: `ContractError`, `Corrupt`."""
     with lake.open(commit, path) as file:
         source = pa.PythonFile(file, mode="r")
         if columns is not None and (missing := [name for name in columns if name not in pq.read_schema(source).names]):

@@ -19,7 +19,7 @@ def test_compares_what_changed_between_two_commits(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = lake().resolve("main")
-    january = tables.decode(lake().get(before, PATH))
+    january = tables.read(lake(), before, PATH)
     january.loc[0, "passengers"] = 6.0
     with transaction(lake(), "main", "change", {}) as work:
         work.put(PATH, tables.encode(january.iloc[:-2]))
@@ -28,7 +28,7 @@ def test_compares_what_changed_between_two_commits(
     found = data_diff("taxi_eta", before, "main", tmp_path / "pages" / "diff.html")
     screens.data_difference(found)
 
-    december = len(tables.decode(lake().get(before, "data/trips/2019-12.parquet")))
+    december = len(tables.read(lake(), before, "data/trips/2019-12.parquet"))
     assert found.partitions == [Change("data/trips/2019-12.parquet", "removed"), Change(PATH, "changed")]
     assert (found.rows.added, found.rows.removed, found.rows.changed) == (0, december + 2, 1)
     assert found.rows.unchanged == found.rows_after - 1 == found.rows_before - december - 3

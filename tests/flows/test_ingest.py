@@ -16,13 +16,13 @@ QUARANTINE = "quarantine/trips/2020-01.parquet"
 
 
 def quarantined() -> pd.DataFrame:
-    return tables.decode(lake().get("main", QUARANTINE))
+    return tables.read(lake(), "main", QUARANTINE)
 
 
 def test_commits_a_file_and_sets_its_bad_rows_apart(home: Path, make_month: MonthMaker) -> None:
     (done,) = ingest("taxi_eta", str(make_month("2020-01")))
 
-    accepted = tables.decode(lake().get("main", "data/trips/2020-01.parquet"))
+    accepted = tables.read(lake(), "main", "data/trips/2020-01.parquet")
     refused = quarantined()
     assert (done.partition, done.rows, done.refused, done.cached) == ("2020-01", len(accepted), len(refused), False)
     assert done.rows + done.refused == 2000

@@ -34,6 +34,10 @@ def parquet(table: pd.DataFrame) -> bytes:
     return content.getvalue()
 
 
+def decoded(content: bytes) -> pd.DataFrame:
+    return pq.read_table(pa.BufferReader(content)).to_pandas()
+
+
 def repeated(column: str) -> bytes:
     """Rides that have a column twice, which pandas cannot write."""
     table = pa.Table.from_pandas(rides())
@@ -46,7 +50,7 @@ def test_equal_tables_give_equal_bytes_whatever_their_index() -> None:
     shifted = rides().set_index(pd.Index([7, 8, 9]))
 
     assert tables.encode(shifted) == tables.encode(rides())
-    pd.testing.assert_frame_equal(tables.decode(tables.encode(shifted)), rides(), check_dtype=False)
+    pd.testing.assert_frame_equal(decoded(tables.encode(shifted)), rides(), check_dtype=False)
 
 
 def test_equal_tables_give_equal_bytes_however_they_were_put_together() -> None:
@@ -55,7 +59,7 @@ def test_equal_tables_give_equal_bytes_however_they_were_put_together() -> None:
 
     assert tables.encode(joined) == tables.encode(whole)
     assert tables.encode(whole.iloc[:3]) == tables.encode(rides(3))
-    assert tables.encode(tables.decode(tables.encode(whole))) == tables.encode(whole)
+    assert tables.encode(decoded(tables.encode(whole))) == tables.encode(whole)
 
 
 def test_another_value_row_order_or_type_gives_other_bytes() -> None:
@@ -71,8 +75,8 @@ def test_another_value_row_order_or_type_gives_other_bytes() -> None:
 
 
 def test_a_table_without_rows_keeps_its_columns_and_their_types() -> None:
-    pd.testing.assert_frame_equal(tables.decode(tables.encode(rides().iloc[:0])), rides().iloc[:0], check_dtype=False)
-    assert tables.decode(tables.encode(rides(0)))["miles"].dtype == float
+    pd.testing.assert_frame_equal(decoded(tables.encode(rides().iloc[:0])), rides().iloc[:0], check_dtype=False)
+    assert decoded(tables.encode(rides(0)))["miles"].dtype == float
 
 
 def test_reads_only_what_is_wanted_in_that_order() -> None:
