@@ -35,7 +35,8 @@ def parquet(table: pd.DataFrame) -> bytes:
 
 
 def decoded(content: bytes) -> pd.DataFrame:
-    return pq.read_table(pa.BufferReader(content)).to_pandas()
+    table: pd.DataFrame = pq.read_table(pa.BufferReader(content)).to_pandas()
+    return table
 
 
 def repeated(column: str) -> bytes:
