@@ -114,7 +114,7 @@ class ContentFiles:
                     mapped = mmap(file.fileno(), 0, access=ACCESS_READ) if content.size else b""
             except FileNotFoundError:
                 return None
-        return VerifiedFile(content, memoryview(mapped), name)
+        return _MappedFile(content, memoryview(mapped), name)
 
     def damage(self, expected: Content) -> str | None:
         """Compare a stored file with what was recorded; None where all is well."""
@@ -210,6 +210,23 @@ class ContentFiles:
             present = {folder.name for folder in self._objects.iterdir()}
             sync_folder(self._objects)
             self._durable_shards = present
+
+
+class _MappedFile(VerifiedFile):
+    """Content mapped into memory; each block is verified when it is first touched."""
+
+    def __init__(self, content: Content, view: memoryview, name: str) -> None:
+        super().__init__(content, name)
+        self._view = view
+        self._unverified = set(self.touched(0, content.size))
+
+    def verified(self, start: int, end: int) -> memoryview:
+        block = self.content.block_bytes
+        for number in self.touched(start, end):
+            if number in self._unverified:
+                self.content.check(number, self._view[number * block : (number + 1) * block], self.name)
+                self._unverified.discard(number)
+        return self._view[start:end]
 
 
 def sync_folder(folder: Path) -> None:

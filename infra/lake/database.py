@@ -25,7 +25,7 @@ from infra.lake.faults import translated
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for the others before the lake counts as locked."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE branches (name TEXT PRIMARY KEY, head TEXT NOT NULL) WITHOUT ROWID;
