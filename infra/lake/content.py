@@ -16,15 +16,16 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
 from io import BytesIO
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from infra.errors import NotFound, Unavailable
+from infra.errors import NotFound
 from infra.lake.blocks import CHUNK_BYTES, Content, VerifiedFile, digested
 from infra.lake.faults import translated
+from infra.lake.targets import aside
 
 _ABANDONED_AFTER_S = 3600.0
 _AT_A_TIME = 3
@@ -84,20 +85,15 @@ class ContentFiles:
 
         Raises: `Unavailable` where the file cannot be written.
         """
-        source, aside = self.path(digest), target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        source = self.path(digest)
         if not source.exists():
             return False
-        try:
-            shutil.copyfile(source, aside)
-            with aside.open("rb") as copy:
+        with aside(target) as copied:
+            shutil.copyfile(source, copied)
+            with copied.open("rb") as copy:
                 if digested(copy, size).digest != digest:
                     return False
-            aside.replace(target)
-        except OSError as error:
-            raise Unavailable(f"{target} cannot be written ({error.strerror}): choose another place") from error
-        finally:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
+            copied.replace(target)
         return True
 
     def open(self, content: Content, name: str) -> VerifiedFile | None:

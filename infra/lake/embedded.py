@@ -25,11 +25,9 @@ from infra.lake.content import ContentFiles
 from infra.lake.database import Database
 from infra.lake.manifests import Manifest, Manifests
 from infra.lake.merge import ancestor_manifest, compare, three_way
-from infra.lake.names import check_name, check_note, check_path, check_prefix
+from infra.lake.names import check_name, check_note, check_path, check_prefix, some
 from infra.lake.protocol import MAIN, Change, Collected, Commit, Entry
 from infra.lake.verification import problems
-
-_EXAMPLES = 5
 
 
 class EmbeddedLake:
@@ -196,7 +194,7 @@ class EmbeddedLake:
             after, before = self._committed(connection, undone), self._committed(connection, parents[0])
             reverted = three_way(after, self._committed(connection, head), before)
             if reverted.clashes:
-                raise Conflict(f"{branch!r} has changed since {ref!r}: {_some(reverted.clashes)}")
+                raise Conflict(f"{branch!r} has changed since {ref!r}: {some(reverted.clashes)}")
             if not reverted.taken:
                 raise Conflict(f"nothing to undo: {branch!r} has no change of {ref!r}")
             return self._append(connection, branch, (head,), reverted.manifest, reverted.taken, message, note)
@@ -214,7 +212,7 @@ class EmbeddedLake:
                 raise Conflict(f"nothing to merge: {source!r} has no changes that {into!r} lacks")
             merged = three_way(base, manifest_of(head), manifest_of(theirs))
             if merged.clashes:
-                raise Conflict(f"{source!r} and {into!r} both changed {_some(merged.clashes)}")
+                raise Conflict(f"{source!r} and {into!r} both changed {some(merged.clashes)}")
             return self._append(connection, into, (head, theirs), merged.manifest, merged.taken, message, note)
 
     def tag(self, name: str, ref: str) -> None:
@@ -325,9 +323,4 @@ class EmbeddedLake:
 
 def _check_clean(connection: sqlite3.Connection, branch: str) -> None:
     if pending := rows.staged(connection, branch):
-        raise Conflict(f"branch {branch!r} has uncommitted changes: {_some(sorted(pending))}")
-
-
-def _some(paths: Sequence[str]) -> str:
-    shown = ", ".join(paths[:_EXAMPLES])
-    return f"{shown} and {len(paths) - _EXAMPLES} more" if len(paths) > _EXAMPLES else shown
+        raise Conflict(f"branch {branch!r} has uncommitted changes: {some(sorted(pending))}")

@@ -7,7 +7,7 @@ name that looks like a commit id is refused, so that a ref never has two meaning
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -15,6 +15,8 @@ from infra.errors import Misconfigured
 
 PATH_BYTES = 1024
 """Longest path, in UTF-8; lakeFS's bound as well."""
+
+_EXAMPLES = 5
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _COMMIT_ID = re.compile(r"[0-9a-f]{64}")
@@ -26,9 +28,14 @@ def is_commit_id(ref: str) -> bool:
     return _COMMIT_ID.fullmatch(ref) is not None
 
 
+def is_name(ref: str) -> bool:
+    """Tell whether a ref has the form of a branch or tag name."""
+    return _NAME.fullmatch(ref) is not None and not is_commit_id(ref)
+
+
 def check_name(name: str) -> None:
     """Accept a branch or tag name. Raises: `Misconfigured`."""
-    if _NAME.fullmatch(name) is None or is_commit_id(name):
+    if not is_name(name):
         raise Misconfigured(
             f"{name!r} cannot name a branch or tag: use ASCII letters, digits, '_' and '-', "
             "not starting with '-', and nothing that looks like a commit id"
@@ -55,6 +62,12 @@ def check_note(message: str, metadata: Mapping[str, str]) -> dict[str, str]:
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise Misconfigured(f"a commit's message and metadata must be text: {error}") from error
     return checked
+
+
+def some(paths: Sequence[str]) -> str:
+    """Name paths in a message: five of them at most, and how many more there are."""
+    shown = ", ".join(paths[:_EXAMPLES])
+    return f"{shown} and {len(paths) - _EXAMPLES} more" if len(paths) > _EXAMPLES else shown
 
 
 def _broken_rule(path: str) -> str | None:

@@ -1,25 +1,67 @@
-"""The stores that the contract is checked on: one parameter each."""
+"""The stores that the contract is checked on: one parameter each.
 
+`live` is a real lakeFS server: LAKEFS_ENDPOINT (`https://host`), LAKEFS_ACCESS_KEY_ID, LAKEFS_SECRET_ACCESS_KEY, and
+LAKEFS_STORAGE where the server has no default place for repositories. Its repositories are removed afterwards.
+"""
+
+import os
+import secrets
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from infra.lake.embedded import EmbeddedLake
+from infra.lake.lakefs.server import Server
+from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.protocol import Lake
+from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer, running
 
 NewLake = Callable[[], Lake]
 
 
-@pytest.fixture(params=["embedded"])
+@pytest.fixture(scope="session")
+def lakefs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LakeFSServer]:
+    """A lakeFS server of ours that nobody changes."""
+    with closing(LakeFSServer(tmp_path_factory.mktemp("lakefs"))) as server, running(server.app) as server.address:
+        yield server
+
+
+@pytest.fixture(params=["embedded", "lakefs", "live"])
 def new_lake(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewLake]:
     """Makes empty lakes of one store; a further store is a further parameter."""
-    assert request.param == "embedded"
-    numbers = count()
     with ExitStack() as opened:
-        yield lambda: opened.enter_context(closing(EmbeddedLake(tmp_path / f"lake-{next(numbers)}")))
+        yield {"embedded": _embedded, "lakefs": _lakefs, "live": _live}[request.param](request, opened)
+
+
+def _embedded(request: pytest.FixtureRequest, opened: ExitStack) -> NewLake:
+    folder, numbers = request.getfixturevalue("tmp_path"), count()
+    return lambda: opened.enter_context(closing(EmbeddedLake(folder / f"lake-{next(numbers)}")))
+
+
+def _lakefs(request: pytest.FixtureRequest, opened: ExitStack) -> NewLake:
+    server = Server(request.getfixturevalue("lakefs").address, KEY_ID, SECRET, first_pause_s=0.001)
+    opened.callback(server.close)
+    return lambda: opened.enter_context(_repository(server, None))
+
+
+def _live(request: pytest.FixtureRequest, opened: ExitStack) -> NewLake:
+    if not (endpoint := os.environ.get("LAKEFS_ENDPOINT")):
+        pytest.skip("LAKEFS_ENDPOINT names no lakeFS server")
+    server = Server(endpoint, os.environ["LAKEFS_ACCESS_KEY_ID"], os.environ["LAKEFS_SECRET_ACCESS_KEY"])
+    opened.callback(server.close)
+    return lambda: opened.enter_context(_repository(server, os.environ.get("LAKEFS_STORAGE")))
+
+
+@contextmanager
+def _repository(server: Server, storage: str | None) -> Iterator[LakeFSLake]:
+    name = f"okruh-test-{secrets.token_hex(8)}"
+    lake = LakeFSLake(server, name)
+    lake.create(storage)
+    yield lake
+    server.call(f"repository {name}", server.client.repositories_api.delete_repository, name)
 
 
 @pytest.fixture

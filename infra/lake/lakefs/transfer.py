@@ -1,0 +1,314 @@
+"""Content on its way to and from a lakeFS server, in constant memory.
+
+An object has its sha256 and the digests of its blocks as user metadata, written with it and compared on every read:
+lakeFS's own checksum is an MD5, or whatever the object store calls an ETag.
+
+Small content goes through the server, in one request. Larger content goes to the object store itself, where the server
+signs URLs for that: in parts, several at a time, where it signs those. A signed URL that has expired is asked for anew.
+Content comes from the object store itself wherever the server signs URLs.
+"""
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from hashlib import sha256
+from http import HTTPStatus
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from typing import IO, Any
+
+from infra.errors import Conflict, Corrupt, InfraError, NotFound, Unavailable
+from infra.lake.blocks import Content, VerifiedFile, digested
+from infra.lake.lakefs.server import Body, Refusal, Server
+from infra.lake.protocol import Entry
+from infra.lake.targets import aside
+
+PIECE_BYTES = 2**20
+"""What is sent or received at once."""
+
+_DIGEST = "okruh-sha256"
+_BLOCKS = "okruh-blocks-"
+_SHA256 = re.compile("[0-9a-f]{64}")
+_LINE = 4000
+"""Characters of one header: proxies take at most 8 KiB."""
+
+_DIRECT = 4 * 2**20
+_LARGEST_PUT = 5 * 10**9
+_PART_BYTES, _MOST_PARTS, _PARTS_AT_A_TIME = 16 * 2**20, 10_000, 5
+"""Object stores want parts of at least 5 MiB, and at most 10,000."""
+
+
+class Outgoing:
+    """Content to be stored: bytes, or a file, which is read again for every try. Raises: `NotFound` for no file."""
+
+    def __init__(self, source: bytes | Path) -> None:
+        self._source = source
+        try:
+            with self._open() as file:
+                size = file.seek(0, 2)
+                file.seek(0)
+                self.content = digested(file, size)  # type: ignore[arg-type]  # a file opened for reading bytes
+        except OSError as error:
+            raise NotFound(f"{source!s} cannot be read as a file to store: {error.strerror}") from error
+
+    def body(self, start: int, end: int) -> Body:
+        """Give what is to be sent; `start` is where a block starts, `end` where one ends.
+
+        Each block is compared with its digest before its last byte leaves: a file that changes meanwhile is an
+        `Unavailable`, and the server is left with half a request, which it drops.
+        """
+        return lambda: self._pieces(start, end)
+
+    def _pieces(self, start: int, end: int) -> Iterator[bytes]:
+        block = self.content.block_bytes
+        with self._open() as file:
+            file.seek(start)
+            for first in range(start, end, block):
+                yield from self._block(file, first // block, min(block, end - first))
+
+    def _block(self, file: IO[bytes], number: int, missing: int) -> Iterator[bytes]:
+        hasher = self.content.hasher()
+        while missing:
+            piece = file.read(min(PIECE_BYTES, missing))
+            hasher.update(piece)
+            missing -= len(piece)
+            if not piece or (not missing and hasher.digest() != self.content.block_digest(number)):
+                raise Unavailable(f"{self._source!s} changed while it was stored: try again")
+            yield piece
+
+    def _open(self) -> IO[bytes]:
+        return BytesIO(self._source) if isinstance(self._source, bytes) else self._source.open("rb")
+
+
+def upload(server: Server, repository: str, branch: str, path: str, outgoing: Outgoing) -> None:
+    """Store content under a path of a branch. Raises: `Refusal`, `Unavailable`."""
+    storage, size, place = server.storage, outgoing.content.size, (repository, branch, path)
+    if size > _DIRECT and storage.pre_sign_support and storage.get("pre_sign_multipart_upload"):
+        _in_parts(server, place, outgoing)
+    elif _DIRECT < size <= _LARGEST_PUT and storage.pre_sign_support:
+        _past_the_server(server, place, outgoing)
+    else:
+        _through_the_server(server, place, outgoing)
+
+
+def _through_the_server(server: Server, place: tuple[str, str, str], outgoing: Outgoing) -> None:
+    repository, branch, path = place
+    headers = {f"x-lakefs-meta-{name}": value for name, value in _metadata(outgoing.content).items()}
+    size = outgoing.content.size
+    url = f"/repositories/{repository}/branches/{branch}/objects"
+    stored = server.send("POST", url, {"path": path}, headers, outgoing.body(0, size), size)
+    if stored["size_bytes"] != size:
+        raise Unavailable(f"{server.host} stored {stored['size_bytes']} of the {size} bytes of {path}: try again")
+
+
+def _past_the_server(server: Server, place: tuple[str, str, str], outgoing: Outgoing) -> None:
+    models, size = server.models, outgoing.content.size
+
+    def put() -> tuple[str, str]:
+        location = server.ask(server.client.staging_api.get_physical_address, *place, presign=True)
+        headers = {"x-ms-blob-type": "BlockBlob"} if server.storage.blockstore_type == "azure" else {}
+        etag = server.put_outside(location.presigned_url, headers, outgoing.body(0, size), size)
+        return location.physical_address, etag
+
+    address, etag = _again_if_expired(put)
+    staged = models.StagingMetadata(
+        staging=models.StagingLocation(physical_address=address),
+        checksum=etag,
+        size_bytes=size,
+        user_metadata=_metadata(outgoing.content),
+    )
+    server.ask(server.client.staging_api.link_physical_address, *place, staged)
+
+
+def _in_parts(server: Server, place: tuple[str, str, str], outgoing: Outgoing) -> None:
+    models, api, size = server.models, server.client.experimental_api, outgoing.content.size
+    repository, branch, path = place
+    block = outgoing.content.block_bytes
+    part = block * -(-max(_PART_BYTES, -(-size // _MOST_PARTS)) // block)
+
+    def put() -> None:
+        begun = server.ask(api.create_presign_multipart_upload, *place, parts=-(-size // part))
+        upload = (repository, branch, begun.upload_id, path)
+
+        def put_part(number: int) -> Any:
+            start, end = number * part, min((number + 1) * part, size)
+            etag = server.put_outside(begun.presigned_urls[number], {}, outgoing.body(start, end), end - start)
+            return models.UploadPart(part_number=number + 1, etag=etag)
+
+        try:
+            with ThreadPoolExecutor(_PARTS_AT_A_TIME) as threads:
+                parts = list(threads.map(put_part, range(len(begun.presigned_urls))))
+            done = models.CompletePresignMultipartUpload(
+                physical_address=begun.physical_address, parts=parts, user_metadata=_metadata(outgoing.content)
+            )
+            server.ask(api.complete_presign_multipart_upload, *upload, complete_presign_multipart_upload=done)
+        except BaseException:
+            dropped = models.AbortPresignMultipartUpload(physical_address=begun.physical_address)
+            # Where the parts cannot be dropped now, the object store's own rules for leftovers apply
+            with suppress(Refusal, InfraError):
+                server.ask(api.abort_presign_multipart_upload, *upload, abort_presign_multipart_upload=dropped)
+            raise
+
+    _again_if_expired(put)
+
+
+def _again_if_expired(put: Any) -> Any:
+    try:
+        return put()
+    except Refusal as refusal:
+        if refusal.status != HTTPStatus.FORBIDDEN:
+            raise
+        return put()
+
+
+class Stored:
+    """An object as it is under a ref now.
+
+    Raises, when it is made: `NotFound` and what else the server says.
+    """
+
+    def __init__(self, server: Server, repository: str, ref: str, path: str) -> None:
+        self._server = server
+        self._place = (repository, ref, path)
+        self.name = f"{path} at {ref}"
+        self._stats = self._look()
+        self.content = content_of(self._stats)
+        """None where somebody else stored it, without our digests."""
+
+    def entry(self) -> Entry:
+        """Describe it; what somebody else stored is read, to be digested. Raises: `Unavailable`, `Corrupt`."""
+        path, size = self._stats.path, self._stats.size_bytes
+        if self.content is not None:
+            return Entry(path, self.content.digest, size)
+        return Entry(path, self.verify(), size)
+
+    def verify(self) -> str:
+        """Read it, keeping nothing, and give its digest. Raises: `Corrupt`, `Unavailable`, `Conflict`."""
+        whole = sha256()
+        for piece in self.pieces(0, self._stats.size_bytes):
+            whole.update(piece)
+        self._compare(whole.hexdigest())
+        return whole.hexdigest()
+
+    def read(self) -> bytes:
+        """Read it whole, verified. Raises: `Corrupt`, `Unavailable`, `Conflict`."""
+        content = b"".join(self.pieces(0, self._stats.size_bytes))
+        self._compare(sha256(content).hexdigest())
+        return content
+
+    def fetch(self, target: Path) -> Entry:
+        """Copy it into a file, verified. Raises: `Corrupt`, `Unavailable`, `Conflict`."""
+        whole, size = sha256(), self._stats.size_bytes
+        with aside(target) as temporary:
+            with temporary.open("xb") as file:
+                for piece in self.pieces(0, size):
+                    whole.update(piece)
+                    file.write(piece)
+            self._compare(whole.hexdigest())
+            temporary.replace(target)
+        return Entry(self._stats.path, whole.hexdigest(), size)
+
+    def open(self) -> VerifiedFile:
+        """Open it for reading in parts. Raises, and so does reading: `Corrupt`, `Unavailable`, `Conflict`."""
+        if self.content is None:
+            # Without digests by block the whole is verified, once
+            content = self.read()
+            return _FileInParts(digested(BytesIO(content), len(content)), self)
+        return _FileInParts(self.content, self)
+
+    def pieces(self, start: int, end: int) -> Iterator[bytes]:
+        """Read a part of it, not verified. Raises: `Unavailable`, `Conflict` where it was replaced meanwhile."""
+        if start == end:
+            return
+        response = self._request({"Range": f"bytes={start}-{end - 1}"})
+        missing = end - start
+        try:
+            if response.status == HTTPStatus.OK and missing != self._stats.size_bytes:
+                raise Unavailable(f"{self._server.host} sends the whole of {self.name} where a part was asked for")
+            while missing:
+                piece = self._server.read(response, min(PIECE_BYTES, missing))
+                if not piece:
+                    raise Unavailable(f"{self._server.host} ended {missing} bytes before the end of {self.name}")
+                missing -= len(piece)
+                yield piece
+        finally:
+            # Read to its end it goes back to the others; else its connection is of no use any more
+            response.release_conn() if not missing else response.close()
+
+    def _request(self, headers: dict[str, str]) -> Any:
+        if not self._server.storage.pre_sign_support:
+            response = self._server.call(
+                self.name,
+                self._server.client.objects_api.get_object,
+                *self._place,
+                range=headers["Range"],
+                _preload_content=False,
+            )
+            found = response.headers.get("ETag", "").strip('"')
+            if found and found != self._stats.checksum:
+                response.close()
+                raise Conflict(f"{self.name} was replaced while it was read: read a commit instead of a branch")
+            return response
+        try:
+            return self._server.get_outside(self._stats.physical_address, headers)
+        except Refusal as refusal:
+            if refusal.status != HTTPStatus.FORBIDDEN:
+                raise self._server.error(refusal, self.name) from refusal
+        fresh = self._look()
+        if fresh.checksum != self._stats.checksum:
+            raise Conflict(f"{self.name} was replaced while it was read: read a commit instead of a branch")
+        self._stats = fresh
+        try:
+            return self._server.get_outside(self._stats.physical_address, headers)
+        except Refusal as refusal:
+            raise self._server.error(refusal, self.name) from refusal
+
+    def _look(self) -> Any:
+        presign = self._server.storage.pre_sign_support
+        ask = self._server.client.objects_api.stat_object
+        return self._server.call(self.name, ask, *self._place, presign=presign)
+
+    def _compare(self, digest: str) -> None:
+        if self.content is not None and digest != self.content.digest:
+            raise Corrupt(f"{self.name} differs from its digest {self.content.digest}: store the same content again")
+
+
+class _FileInParts(VerifiedFile):
+    """Reads whole blocks, as many as a read touches, and keeps those of the last read."""
+
+    def __init__(self, content: Content, stored: Stored) -> None:
+        super().__init__(content, stored.name)
+        self._stored = stored
+        self._start = 0
+        self._blocks = memoryview(b"")
+
+    def verified(self, start: int, end: int) -> memoryview:
+        if not (self._start <= start and end <= self._start + len(self._blocks)):
+            block = self.content.block_bytes
+            touched = self.touched(start, end)
+            first, last = touched.start * block, min(touched.stop * block, self.content.size)
+            blocks = memoryview(b"".join(self._stored.pieces(first, max(first, last))))
+            for number in touched:
+                self.content.check(number, blocks[(number - touched.start) * block :][:block], self.name)
+            self._start, self._blocks = first, blocks
+        return self._blocks[start - self._start : end - self._start]
+
+
+def content_of(stats: Any) -> Content | None:
+    """Read what we wrote beside an object; None where somebody else stored it."""
+    metadata: Mapping[str, str] = stats.get("metadata") or {}
+    digest = metadata.get(_DIGEST, "")
+    if not _SHA256.fullmatch(digest):
+        return None
+    lines = (metadata.get(f"{_BLOCKS}{number}") for number in count())
+    text = "".join(iter(lambda: next(lines) or "", ""))
+    return Content(digest, stats.size_bytes, base64.b64decode(text))
+
+
+def _metadata(content: Content) -> dict[str, str]:
+    text = base64.b64encode(content.blocks).decode()
+    lines = [text[start : start + _LINE] for start in range(0, len(text), _LINE)]
+    return {_DIGEST: content.digest} | {f"{_BLOCKS}{number}": line for number, line in enumerate(lines)}
