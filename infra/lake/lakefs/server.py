@@ -19,12 +19,14 @@ from urllib.parse import quote, urlencode, urlsplit
 import urllib3
 from lakefs_client import ApiException, Configuration, models
 from lakefs_client.client import LakeFSClient
-from urllib3.exceptions import HTTPError, IncompleteRead, ProtocolError
+from lakefs_client.exceptions import OpenApiException
+from urllib3 import exceptions
+from urllib3.exceptions import HTTPError
 
 from infra.errors import Conflict, Corrupt, InfraError, Misconfigured, NotFound, Unavailable
 
-CONNECT_S, ANSWER_S = 10.0, 120.0
-"""How long a connection, and each wait for bytes of an answer, may take."""
+CONNECT_S = 10.0
+"""How long a connection may take to come about."""
 
 PAGE = 1000
 """Most entries that a page may have."""
@@ -58,15 +60,24 @@ class Server:
     Args:
         address: `http[s]://host[:port]`, without a path.
         first_pause_s: at most how long to wait before a second try; doubled with each further one.
+        answer_s: at most how long to wait for an answer, and for each further part of it.
     """
 
     models = models
     """The client's classes of what is sent."""
 
-    def __init__(self, address: str, access_key_id: str, secret_access_key: str, first_pause_s: float = 0.25) -> None:
+    def __init__(
+        self,
+        address: str,
+        access_key_id: str,
+        secret_access_key: str,
+        first_pause_s: float = 0.25,
+        answer_s: float = 120.0,
+    ) -> None:
         self.host = urlsplit(address).netloc
         self._base = f"{address}/api/v1"
         self._first_pause_s = first_pause_s
+        self._answer_s = answer_s
         configuration = Configuration(host=self._base, username=access_key_id, password=secret_access_key)
         # Not `False`: with that, a TLS error would leave the client as an AttributeError
         configuration.retries = urllib3.Retry(0, redirect=False)
@@ -96,9 +107,12 @@ class Server:
 
         def attempt() -> Any:
             try:
-                return operation(*args, _request_timeout=(CONNECT_S, ANSWER_S), **kwargs)
+                return operation(*args, _request_timeout=(CONNECT_S, self._answer_s), **kwargs)
             except ApiException as error:
                 raise Refusal(error.status, _message(error.body, error.reason)) from error
+            except OpenApiException as error:
+                said = str(error).splitlines()[0]
+                raise Unavailable(f"{self.host} answers what lakefs-client does not understand: {said}") from error
             except HTTPError as error:
                 raise self._silence(error) from error
 
@@ -188,7 +202,7 @@ class Server:
                     url,
                     body=body() if body else None,
                     headers=headers,
-                    timeout=urllib3.Timeout(connect=CONNECT_S, read=ANSWER_S),
+                    timeout=urllib3.Timeout(connect=CONNECT_S, read=self._answer_s),
                     preload_content=False,
                     redirect=False,
                     decode_content=False,
@@ -216,11 +230,20 @@ class Server:
         return attempt()
 
     def _silence(self, error: HTTPError, host: str | None = None) -> Unavailable:
+        # An error's own text may show a URL and with it a signature: only its kind is told
         reason = getattr(error, "reason", None) or error
-        said = "the connection broke" if isinstance(reason, IncompleteRead | ProtocolError) else type(reason).__name__
-        return Unavailable(
-            f"{host or self.host} does not answer ({said}): check OKRUH_LAKE and the network, and try again"
-        )
+        said = next((text for kind, text in _SILENCES.items() if isinstance(reason, kind)), type(reason).__name__)
+        return Unavailable(f"{host or self.host} does not answer ({said}): check OKRUH_LAKE and the network, try again")
+
+
+# The first that fits: a new connection that fails is a timeout as well, to urllib3
+_SILENCES: dict[type[Exception], str] = {
+    exceptions.NameResolutionError: "no host has this name",
+    exceptions.NewConnectionError: "nothing listens there",
+    exceptions.TimeoutError: "it took too long",
+    exceptions.SSLError: "its TLS certificate is not trusted, or it speaks no TLS",
+    exceptions.ProtocolError: "the connection broke",
+}
 
 
 def _message(body: str | bytes | None, reason: str | None) -> str:

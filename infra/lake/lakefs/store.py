@@ -14,6 +14,7 @@ as uncommitted changes. Commits are as old as whole seconds tell. `collect` is t
 """
 
 import fnmatch
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from infra.lake.names import check_name, check_note, check_path, check_prefix, i
 from infra.lake.protocol import MAIN, Change, Collected, Commit, Entry
 
 _AT_A_TIME = 16
+_PLACE = re.compile(r"(s3|gs|https?|mem|local|transient)://")
 _THEIR_METADATA = ".lakefs."
 
 _KINDS: dict[str, Literal["added", "removed", "changed"]] = {
@@ -43,22 +45,22 @@ class LakeFSLake:
     """A `Lake` that is a repository of a lakeFS server. Raises as the protocol says."""
 
     def __init__(self, server: Server, repository: str) -> None:
-        self._server = server
+        self.server = server
         self._client = server.client
-        self._repository = repository
+        self.repository = repository
 
     def close(self) -> None:
         """Close the connections; using the lake again opens them again."""
-        self._server.close()
+        self.server.close()
 
     def exists(self) -> bool:
         """Say whether the repository is there."""
         try:
-            self._server.ask(self._client.repositories_api.get_repository, self._repository)
+            self.server.ask(self._client.repositories_api.get_repository, self.repository)
         except Refusal as refusal:
             if refusal.status == HTTPStatus.NOT_FOUND:
                 return False
-            raise self._error(refusal, f"repository {self._repository!r}") from refusal
+            raise self._error(refusal, f"repository {self.repository!r}") from refusal
         return True
 
     def create(self, storage: str | None = None) -> None:
@@ -70,20 +72,25 @@ class LakeFSLake:
 
         Raises: `Misconfigured` where neither is known or the server cannot use it.
         """
-        place = storage or self._server.storage.get("default_namespace_prefix")
+        place = storage or self.server.storage.get("default_namespace_prefix")
         if not place:
             raise Misconfigured(
-                f"lakeFS at {self._server.host} has no default place for a new repository: "
+                f"lakeFS at {self.server.host} has no default place for a new repository: "
                 "set OKRUH_LAKEFS_STORAGE, to s3://bucket/okruh for example"
             )
-        wanted = self._server.models.RepositoryCreation(
-            name=self._repository, storage_namespace=f"{place.rstrip('/')}/{self._repository}", default_branch=MAIN
+        if not _PLACE.match(place):
+            raise Misconfigured(
+                f"lakeFS keeps nothing in {place!r}: OKRUH_LAKEFS_STORAGE is like s3://bucket/okruh, "
+                "or gs://, https:// (Azure), local://"
+            )
+        wanted = self.server.models.RepositoryCreation(
+            name=self.repository, storage_namespace=f"{place.rstrip('/')}/{self.repository}", default_branch=MAIN
         )
         try:
-            self._server.ask(self._client.repositories_api.create_repository, wanted)
+            self.server.ask(self._client.repositories_api.create_repository, wanted)
         except Refusal as refusal:
             if refusal.status != HTTPStatus.CONFLICT or not self.exists():
-                raise self._error(refusal, f"repository {self._repository!r} in {place}") from refusal
+                raise self._error(refusal, f"repository {self.repository!r} in {place}") from refusal
 
     def resolve(self, ref: str) -> str:
         """Give the commit id that a branch, tag or commit id stands for now."""
@@ -101,8 +108,8 @@ class LakeFSLake:
         if self._tagged(name):
             raise Conflict(f"{name!r} is a tag already")
         try:
-            wanted = self._server.models.BranchCreation(name=name, source=head)
-            self._server.ask(self._client.branches_api.create_branch, self._repository, wanted, _preload_content=False)
+            wanted = self.server.models.BranchCreation(name=name, source=head)
+            self.server.ask(self._client.branches_api.create_branch, self.repository, wanted, _preload_content=False)
         except Refusal as refusal:
             if refusal.status == HTTPStatus.CONFLICT:
                 raise Conflict(f"branch {name!r} exists already") from refusal
@@ -156,7 +163,7 @@ class LakeFSLake:
             self._unstage(branch, path)
         else:
             try:
-                self._server.ask(self._client.objects_api.delete_object, self._repository, branch, path)
+                self.server.ask(self._client.objects_api.delete_object, self.repository, branch, path)
             except Refusal as refusal:
                 raise self._write_error(refusal, branch) from refusal
 
@@ -174,15 +181,15 @@ class LakeFSLake:
 
     def stat(self, ref: str, path: str) -> Entry:
         """Describe an object without reading it, unless somebody else stored it."""
-        return self._stored(ref, path).entry()
+        return self._stored(ref, path, presign=False).entry()
 
     def commit(self, branch: str, message: str, metadata: Mapping[str, str]) -> Commit:
         """Make a branch's uncommitted changes a commit."""
         note = check_note(message, metadata)
         self._branch_head(branch)
-        wanted = self._server.models.CommitCreation(message=message, metadata=note)
+        wanted = self.server.models.CommitCreation(message=message, metadata=note)
         try:
-            made = self._server.ask(self._client.commits_api.commit, self._repository, branch, wanted)
+            made = self.server.ask(self._client.commits_api.commit, self.repository, branch, wanted)
         except Refusal as refusal:
             raise self._write_error(refusal, branch, f"nothing to commit on branch {branch!r}") from refusal
         return _described(made)
@@ -195,7 +202,7 @@ class LakeFSLake:
     def revert(self, branch: str, ref: str, message: str, metadata: Mapping[str, str]) -> Commit:
         """Undo on a branch, by a new commit, what a commit changed relative to its first parent."""
         note = check_note(message, metadata)
-        models, head = self._server.models, self._branch_head(branch)
+        models, head = self.server.models, self._branch_head(branch)
         undone = self._commit_at(ref)
         self._check_clean(branch)
         if not undone.parents:
@@ -206,7 +213,7 @@ class LakeFSLake:
             commit_overrides=models.CommitOverrides(message=message, metadata=note),
         )
         try:
-            self._server.ask(self._client.branches_api.revert_branch, self._repository, branch, wanted)
+            self.server.ask(self._client.branches_api.revert_branch, self.repository, branch, wanted)
         except Refusal as refusal:
             if refusal.status == HTTPStatus.CONFLICT:
                 clashes = self._changed_since(undone, head)
@@ -220,10 +227,10 @@ class LakeFSLake:
         note = check_note(message, metadata)
         head, theirs = self._branch_head(into), self.resolve(source)
         self._check_clean(into)
-        wanted = self._server.models.Merge(message=message, metadata=note)
+        wanted = self.server.models.Merge(message=message, metadata=note)
         merge = self._client.refs_api.merge_into_branch
         try:
-            made = self._server.ask(merge, self._repository, theirs, into, merge=wanted)
+            made = self.server.ask(merge, self.repository, theirs, into, merge=wanted)
         except Refusal as refusal:
             if refusal.status == HTTPStatus.CONFLICT:
                 clashes = self._clashes(head, theirs)
@@ -239,8 +246,8 @@ class LakeFSLake:
         if self._branched(name):
             raise Conflict(f"{name!r} is a branch already")
         try:
-            wanted = self._server.models.TagCreation(id=name, ref=commit_id)
-            self._server.ask(self._client.tags_api.create_tag, self._repository, wanted)
+            wanted = self.server.models.TagCreation(id=name, ref=commit_id)
+            self.server.ask(self._client.tags_api.create_tag, self.repository, wanted)
         except Refusal as refusal:
             if refusal.status != HTTPStatus.CONFLICT:
                 raise self._error(refusal, f"tag {name!r}") from refusal
@@ -294,7 +301,7 @@ class LakeFSLake:
     def collect(self, grace: timedelta) -> Collected:  # noqa: ARG002
         """Raises: `Misconfigured`, for lakeFS collects garbage by rules of its own."""
         raise Misconfigured(
-            f"lakeFS at {self._server.host} collects garbage itself: set the rules of the repository there"
+            f"lakeFS at {self.server.host} collects garbage itself: set the rules of the repository there"
         )
 
     # Last of the public ones, because below it `list` would name this method and not the type.
@@ -317,15 +324,15 @@ class LakeFSLake:
             self._unstage(branch, path)
         else:
             try:
-                upload(self._server, self._repository, branch, path, outgoing)
+                upload(self.server, self.repository, branch, path, outgoing)
             except Refusal as refusal:
                 raise self._write_error(refusal, branch) from refusal
         return entry
 
-    def _stored(self, ref: str, path: str) -> Stored:
+    def _stored(self, ref: str, path: str, presign: bool = True) -> Stored:
         check_path(path)
         _check_ref(ref)
-        return Stored(self._server, self._repository, ref, path)
+        return Stored(self.server, self.repository, ref, path, presign)
 
     def _known(self, ref: str, path: str) -> Entry | None:
         try:
@@ -337,9 +344,9 @@ class LakeFSLake:
         self._reset(branch, type="object", path=path)
 
     def _reset(self, branch: str, **what: str) -> None:
-        wanted = self._server.models.ResetCreation(**what)
+        wanted = self.server.models.ResetCreation(**what)
         try:
-            self._server.ask(self._client.branches_api.reset_branch, self._repository, branch, wanted)
+            self.server.ask(self._client.branches_api.reset_branch, self.repository, branch, wanted)
         except Refusal as refusal:
             raise self._write_error(refusal, branch) from refusal
 
@@ -359,7 +366,7 @@ class LakeFSLake:
         if not is_name(name):
             return None
         try:
-            commit_id: str = self._server.ask(ask, self._repository, name).commit_id
+            commit_id: str = self.server.ask(ask, self.repository, name).commit_id
         except Refusal as refusal:
             if refusal.status != HTTPStatus.NOT_FOUND:
                 raise self._error(refusal, repr(name)) from refusal
@@ -369,7 +376,7 @@ class LakeFSLake:
 
     def _check_repository(self) -> None:
         if not self.exists():
-            raise NotFound(f"no repository {self._repository!r} at {self._server.host}")
+            raise NotFound(f"no repository {self.repository!r} at {self.server.host}")
 
     def _commit_at(self, ref: str) -> Commit:
         _check_ref(ref)
@@ -446,10 +453,10 @@ class LakeFSLake:
             patterns, etag = self._rules()
             if (wanted := change(patterns)) == patterns:
                 return
-            rules = [self._server.models.BranchProtectionRule(pattern=pattern) for pattern in wanted]
+            rules = [self.server.models.BranchProtectionRule(pattern=pattern) for pattern in wanted]
             set_rules = self._client.repositories_api.set_branch_protection_rules
             try:
-                self._server.ask(set_rules, self._repository, rules, **({"if_match": etag} if etag else {}))
+                self.server.ask(set_rules, self.repository, rules, **({"if_match": etag} if etag else {}))
             except Refusal as refusal:
                 if refusal.status != HTTPStatus.PRECONDITION_FAILED:
                     raise self._error(refusal, "branch protection") from refusal
@@ -457,13 +464,13 @@ class LakeFSLake:
             return
 
     def _pages(self, what: str, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
-        return self._server.pages(what, operation, self._repository, *args, **kwargs)
+        return self.server.pages(what, operation, self.repository, *args, **kwargs)
 
     def _call(self, what: str, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._server.call(what, operation, self._repository, *args, **kwargs)
+        return self.server.call(what, operation, self.repository, *args, **kwargs)
 
     def _error(self, refusal: Refusal, what: str) -> InfraError:
-        return self._server.error(refusal, what)
+        return self.server.error(refusal, what)
 
     def _write_error(self, refusal: Refusal, branch: str, nothing: str = "nothing to do") -> InfraError:
         if refusal.status == HTTPStatus.FORBIDDEN and "protected" in refusal.message:

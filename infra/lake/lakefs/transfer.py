@@ -10,7 +10,7 @@ Content comes from the object store itself wherever the server signs URLs.
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import sha256
@@ -155,26 +155,33 @@ def _in_parts(server: Server, place: tuple[str, str, str], outgoing: Outgoing) -
     _again_if_expired(put)
 
 
-def _again_if_expired(put: Any) -> Any:
+def _again_if_expired(attempt: Callable[[], Any], renew: Callable[[], None] = lambda: None) -> Any:
+    """Try a second time where the object store answers as it does to a signature that has expired."""
     try:
-        return put()
+        return attempt()
     except Refusal as refusal:
         if refusal.status != HTTPStatus.FORBIDDEN:
             raise
-        return put()
+    renew()
+    return attempt()
 
 
 class Stored:
     """An object as it is under a ref now.
 
+    Args:
+        presign: whether to have a URL signed, where the server does, since it will be read.
+
     Raises, when it is made: `NotFound` and what else the server says.
     """
 
-    def __init__(self, server: Server, repository: str, ref: str, path: str) -> None:
+    def __init__(self, server: Server, repository: str, ref: str, path: str, presign: bool) -> None:
         self._server = server
         self._place = (repository, ref, path)
+        self._signed = ""
+        """A URL of the content; empty where none was asked for, or it has expired."""
         self.name = f"{path} at {ref}"
-        self._stats = self._look()
+        self._stats = self._look(presign and server.storage.pre_sign_support)
         self.content = content_of(self._stats)
         """None where somebody else stored it, without our digests."""
 
@@ -240,36 +247,37 @@ class Stored:
 
     def _request(self, headers: dict[str, str]) -> Any:
         if not self._server.storage.pre_sign_support:
-            response = self._server.call(
-                self.name,
-                self._server.client.objects_api.get_object,
-                *self._place,
-                range=headers["Range"],
-                _preload_content=False,
-            )
-            found = response.headers.get("ETag", "").strip('"')
-            if found and found != self._stats.checksum:
+            ask, wanted = self._server.client.objects_api.get_object, headers["Range"]
+            response = self._server.call(self.name, ask, *self._place, range=wanted, _preload_content=False)
+            if response.headers.get("ETag", "").strip('"') not in ("", self._stats.checksum):
                 response.close()
-                raise Conflict(f"{self.name} was replaced while it was read: read a commit instead of a branch")
+                raise self._replaced()
             return response
         try:
-            return self._server.get_outside(self._stats.physical_address, headers)
-        except Refusal as refusal:
-            if refusal.status != HTTPStatus.FORBIDDEN:
-                raise self._server.error(refusal, self.name) from refusal
-        fresh = self._look()
-        if fresh.checksum != self._stats.checksum:
-            raise Conflict(f"{self.name} was replaced while it was read: read a commit instead of a branch")
-        self._stats = fresh
-        try:
-            return self._server.get_outside(self._stats.physical_address, headers)
+            return _again_if_expired(lambda: self._server.get_outside(self._address(), headers), self._forget)
         except Refusal as refusal:
             raise self._server.error(refusal, self.name) from refusal
 
-    def _look(self) -> Any:
-        presign = self._server.storage.pre_sign_support
+    def _address(self) -> str:
+        """Give a signed URL of the content, which nothing can replace under it."""
+        if not self._signed:
+            fresh = self._look(presign=True)
+            if fresh.checksum != self._stats.checksum:
+                raise self._replaced()
+        return self._signed
+
+    def _forget(self) -> None:
+        self._signed = ""
+
+    def _look(self, presign: bool) -> Any:
         ask = self._server.client.objects_api.stat_object
-        return self._server.call(self.name, ask, *self._place, presign=presign)
+        stats = self._server.call(self.name, ask, *self._place, presign=presign)
+        if presign:
+            self._signed = stats.physical_address
+        return stats
+
+    def _replaced(self) -> Conflict:
+        return Conflict(f"{self.name} was replaced while it was read: read a commit instead of a branch")
 
     def _compare(self, digest: str) -> None:
         if self.content is not None and digest != self.content.digest:

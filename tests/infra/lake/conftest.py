@@ -17,6 +17,7 @@ from infra.lake.embedded import EmbeddedLake
 from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.protocol import Lake
+from tests.infra.lake.lakefs.document import Documented
 from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer, running
 
 NewLake = Callable[[], Lake]
@@ -24,16 +25,31 @@ NewLake = Callable[[], Lake]
 
 @pytest.fixture(scope="session")
 def lakefs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LakeFSServer]:
-    """A lakeFS server of ours that nobody changes."""
-    with closing(LakeFSServer(tmp_path_factory.mktemp("lakefs"))) as server, running(server.app) as server.address:
+    """A lakeFS server of ours through which all content goes."""
+    yield from _serving(LakeFSServer(tmp_path_factory.mktemp("lakefs")))
+
+
+@pytest.fixture(scope="session")
+def signing_lakefs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LakeFSServer]:
+    """A lakeFS server of ours that signs URLs of its object store."""
+    server = LakeFSServer(tmp_path_factory.mktemp("lakefs"))
+    server.presign = server.multipart = True
+    yield from _serving(server)
+
+
+def _serving(server: LakeFSServer) -> Iterator[LakeFSServer]:
+    documented = Documented(server.app)
+    with closing(server), running(documented) as server.address:
         yield server
+    assert documented.problems == []
 
 
-@pytest.fixture(params=["embedded", "lakefs", "live"])
+@pytest.fixture(params=["embedded", "lakefs", "signing_lakefs", "live"])
 def new_lake(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewLake]:
     """Makes empty lakes of one store; a further store is a further parameter."""
     with ExitStack() as opened:
-        yield {"embedded": _embedded, "lakefs": _lakefs, "live": _live}[request.param](request, opened)
+        make = {"embedded": _embedded, "live": _live}.get(request.param, _lakefs)
+        yield make(request, opened)
 
 
 def _embedded(request: pytest.FixtureRequest, opened: ExitStack) -> NewLake:
@@ -42,7 +58,7 @@ def _embedded(request: pytest.FixtureRequest, opened: ExitStack) -> NewLake:
 
 
 def _lakefs(request: pytest.FixtureRequest, opened: ExitStack) -> NewLake:
-    server = Server(request.getfixturevalue("lakefs").address, KEY_ID, SECRET, first_pause_s=0.001)
+    server = Server(request.getfixturevalue(request.param).address, KEY_ID, SECRET, first_pause_s=0.001)
     opened.callback(server.close)
     return lambda: opened.enter_context(_repository(server, None))
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import secrets
+import shutil
 import socket
 import threading
 import time
@@ -27,7 +28,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -36,6 +37,7 @@ from infra.lake.embedded import EmbeddedLake
 from infra.lake.protocol import Commit
 
 KEY_ID, SECRET = "AKIAFOLKORUH", "a secret key that is never printed"
+_SIGNED_FOR_S = 900
 _BRANCH_ID = re.compile(r"\w[-\w]*", re.ASCII)
 
 
@@ -103,15 +105,20 @@ class LakeFSServer:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.address = ""
+        self.repositories: dict[str, Repository] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Empty the object store and take back what a test has set."""
         self.presign = False
         self.multipart = False
         self.default_namespace: str | None = "local://okruh"
-        self.signed_for_s = 900
-        """How long a signed URL is good; below 0, it has expired when it is given."""
-        self.repositories: dict[str, Repository] = {}
-        self.address = ""
+        self.expired = 0
+        """How many of the next signed URLs shall have expired when they are given."""
         self._uploads: dict[str, list[str]] = {}
-        (root / "store").mkdir(parents=True)
+        shutil.rmtree(self.root / "store", ignore_errors=True)
+        (self.root / "store").mkdir(parents=True)
 
     def close(self) -> None:
         for repository in self.repositories.values():
@@ -217,7 +224,7 @@ class LakeFSServer:
         if not _BRANCH_ID.fullmatch(body["name"]):
             raise Refused(400, "branch id: invalid value")
         with _conflicts(409, "branch already exists: not unique"):
-            return PlainTextResponse(self._repository(request).lake.create_branch(body["name"], body["source"]), 201)
+            return HTMLResponse(self._repository(request).lake.create_branch(body["name"], body["source"]), 201)
 
     def get_branch(self, request: Request) -> Any:
         return _named(request.path_params["branch"], self._repository(request).lake.branches(), "branch")
@@ -307,7 +314,7 @@ class LakeFSServer:
         after = request.query_params.get("after")
         start = [one["id"] for one in commits].index(after) + 1 if after else 0
         results = commits[start : start + amount]
-        more = len(commits) > start + amount and request.query_params.get("limit") != "true"
+        more = len(commits) > start + amount and not _asked(request, "limit")
         return {"results": results, "pagination": _pagination(results, more, "id")}
 
     def diff_branch(self, request: Request) -> Any:
@@ -384,12 +391,12 @@ class LakeFSServer:
         self._repository(request)
         key = f"signed/{secrets.token_hex(8)}"
         location: dict[str, Any] = {"physical_address": f"s3://bucket/{key}"}
-        if request.query_params.get("presign") == "true":
+        if _asked(request, "presign"):
             if not self.presign:
                 raise Refused(400, "operation not supported")
             location |= {
                 "presigned_url": self._signed(key),
-                "presigned_url_expiry": int(time.time()) + self.signed_for_s,
+                "presigned_url_expiry": int(time.time()) + _SIGNED_FOR_S,
             }
         return location
 
@@ -435,6 +442,12 @@ class LakeFSServer:
         return self._content(request, Record("of the store", file.stat().st_size, {}, "binary/octet-stream"), key)
 
     @property
+    def stored(self) -> list[str]:
+        """The keys of all content."""
+        files = (file for file in (self.root / "store").rglob("*") if file.is_file())
+        return [str(file.relative_to(self.root / "store")) for file in files]
+
+    @property
     def unfinished(self) -> list[str]:
         """Multipart uploads that were neither completed nor dropped."""
         return list(self._uploads)
@@ -448,7 +461,8 @@ class LakeFSServer:
         return self._stats(request, path, repository.stage(branch, path, record, key), key)
 
     def _signed(self, key: str) -> str:
-        until = int(time.time()) + self.signed_for_s
+        until = int(time.time()) + (-1 if self.expired > 0 else _SIGNED_FOR_S)
+        self.expired -= 1
         return f"{self.address}/store/{quote(key)}?expires={until}&signature={self._signature(key, until)}"
 
     def _signature(self, key: str, until: int) -> str:
@@ -509,7 +523,7 @@ class LakeFSServer:
         return StreamingResponse(pieces(), status, headers, record.content_type)
 
     def _stats(self, request: Request, path: str, record: Record, key: str) -> dict[str, Any]:
-        presign = request.query_params.get("presign") == "true" and self.presign
+        presign = _asked(request, "presign") and self.presign
         stats = {
             "path": path,
             "path_type": "object",
@@ -519,7 +533,7 @@ class LakeFSServer:
             "mtime": int(time.time()),
             "content_type": record.content_type,
         }
-        if request.query_params.get("user_metadata", "true") == "true":
+        if _asked(request, "user_metadata", "true"):
             stats["metadata"] = record.metadata
         return stats
 
@@ -601,6 +615,10 @@ def _path(request: Request) -> str:
     if not path:
         raise Refused(400, "path: required value")
     return path
+
+
+def _asked(request: Request, name: str, default: str = "false") -> bool:
+    return request.query_params.get(name, default).lower() == "true"  # lakefs-client sends Python's spelling
 
 
 def _etag(patterns: Iterable[str]) -> str:
