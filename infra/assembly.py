@@ -4,15 +4,24 @@ Nothing is opened here; what a command does not use it does not import.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from infra.errors import Misconfigured, NotFound
 from infra.journal import Journal
 from infra.lake.embedded import EmbeddedLake
+from infra.lake.lakefs import address
 from infra.lake.protocol import MAIN, Lake
-from infra.settings import Settings
+from infra.settings import EMBEDDED, Settings
 from infra.tracking import Tracker, make_tracker
 from models.bundle import MODEL_NAME
+
+if TYPE_CHECKING:
+    from infra.lake.lakefs.server import Server
+    from infra.lake.lakefs.store import LakeFSLake
 
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -28,7 +37,10 @@ class Platform:
 
         Raises: `Misconfigured`, `Unavailable`.
         """
-        lake = EmbeddedLake(self.settings.home / "lake" / repository(model))
+        name = repository(model)
+        if self.settings.lake != EMBEDDED:
+            return self._lakefs_lake(name)
+        lake = EmbeddedLake(self._folder(name))
         if MAIN not in lake.protected():
             lake.protect(MAIN)
         return lake
@@ -40,8 +52,18 @@ class Platform:
         return self.lake(model)
 
     def has_lake(self, model: str) -> bool:
-        """Say whether a model's repository exists, making nothing. Raises: `Misconfigured`."""
-        return (self.settings.home / "lake" / repository(model)).is_dir()
+        """Say whether a model's repository exists, making nothing. Raises: `Misconfigured`, `Unavailable`."""
+        name = repository(model)
+        return self._repository(name).exists() if self.settings.lake != EMBEDDED else self._folder(name).is_dir()
+
+    def followed_lake(self, model: str) -> Callable[[], Lake] | None:
+        """Give what opens a model's repository for a service, or None where there is none to follow.
+
+        An embedded lake is there when a service starts, or there is none; a server may answer later, or again.
+        """
+        if self.settings.lake == EMBEDDED and not self.has_lake(model):
+            return None
+        return lambda: self.existing_lake(model)
 
     def journal(self, model: str, branch: str) -> Journal:
         """Give a model's record on a branch; made at its first write. Raises: `Misconfigured`."""
@@ -52,6 +74,31 @@ class Platform:
     def tracker(self) -> Tracker:
         """Give the experiment tracker. Raises: `Misconfigured`."""
         return make_tracker(self.settings)
+
+    def _folder(self, name: str) -> Path:
+        return self.settings.home / "lake" / name
+
+    def _lakefs_lake(self, name: str) -> Lake:
+        lake = self._repository(name)
+        if not lake.exists():
+            lake.create(self.settings.lakefs_storage)
+            # Once: later on, who may change what is for the server's administrators to say
+            lake.protect(MAIN)
+        return lake
+
+    def _repository(self, name: str) -> "LakeFSLake":
+        from infra.lake.lakefs.store import LakeFSLake
+
+        return LakeFSLake(self._server, address.parse(self.settings.lake).repository(name))
+
+    @cached_property
+    def _server(self) -> "Server":
+        from infra.lake.lakefs.server import Server
+
+        key_id, secret = self.settings.lakefs_access_key_id, self.settings.lakefs_secret_access_key
+        if key_id is None or secret is None:
+            raise Misconfigured("a lakeFS server wants OKRUH_LAKEFS_ACCESS_KEY_ID and OKRUH_LAKEFS_SECRET_ACCESS_KEY")
+        return Server(address.parse(self.settings.lake).url, key_id, secret.get_secret_value())
 
 
 def assemble(settings: Settings) -> Platform:

@@ -5,7 +5,18 @@ from pathlib import Path
 
 from bentoml.images import Image
 
-_REQUIREMENTS = ("bentoml", "msgspec", "numpy", "prometheus-client", "pydantic-settings", "tzdata", "uvloop")
+_REQUIREMENTS = (
+    "bentoml",
+    "blake3",
+    "lakefs-client",
+    "msgspec",
+    "numpy",
+    "prometheus-client",
+    "pydantic-settings",
+    "tzdata",
+    "urllib3",
+    "uvloop",
+)
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _FASTER = ("httptools",)
 

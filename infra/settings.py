@@ -8,10 +8,14 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from infra.errors import Misconfigured
+from infra.lake.lakefs import address
+
+EMBEDDED = "embedded"
+"""The lake on this machine."""
 
 
 class Settings(BaseSettings):
@@ -29,8 +33,18 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path(".okruh"), validate_default=True)
     """Folder of all state: lake, journal, Bentos, tracker runs, caches, reports. Deleting it resets everything."""
 
-    lake: str = "embedded"
-    """Where data and bundles are kept: `embedded` (under `home`)."""
+    lake: str = EMBEDDED
+    """Where data and bundles are kept: `embedded` (under `home`), or a lakeFS server, `lakefs+https://host[/team]`."""
+
+    lakefs_access_key_id: str | None = None
+    """One half of the lakeFS server's keys."""
+
+    lakefs_secret_access_key: SecretStr | None = None
+    """The other half; never shown."""
+
+    lakefs_storage: str | None = None
+    """Where the lakeFS server shall keep what is in new repositories, such as `s3://bucket/okruh`; without it, where it
+    does by default."""
 
     branch: str = "main"
     """The lake branch that commands and services take as the truth."""
@@ -71,9 +85,15 @@ class Settings(BaseSettings):
     @field_validator("lake")
     @classmethod
     def _known_lake(cls, value: str) -> str:
-        if value != "embedded":
-            raise ValueError("only `embedded` is available in this version; lakeFS addresses are not supported yet")
+        if value != EMBEDDED:
+            address.parse(value)
         return value
+
+    @model_validator(mode="after")
+    def _with_keys(self) -> "Settings":
+        if self.lake != EMBEDDED and not (self.lakefs_access_key_id and self.lakefs_secret_access_key):
+            raise ValueError("a lakeFS server wants OKRUH_LAKEFS_ACCESS_KEY_ID and OKRUH_LAKEFS_SECRET_ACCESS_KEY")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -95,7 +115,10 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """Give these settings as variables, for a child process that must see the same."""
         values = self.model_dump(exclude_none=True)
-        return {f"OKRUH_{name.upper()}": str(value) for name, value in values.items()}
+        return {
+            f"OKRUH_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in values.items()
+        }
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -107,7 +130,8 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         problems = "; ".join(
-            f"OKRUH_{'_'.join(map(str, one['loc'])).upper()}: {one['msg'].removeprefix('Value error, ')}"
+            f"{'_'.join(['OKRUH', *map(str, one['loc'] or ['lake'])]).upper()}: "
+            f"{one['msg'].removeprefix('Value error, ')}"
             for one in error.errors(include_input=False, include_url=False)
         )
         raise Misconfigured(f"settings are wrong: {problems}") from error

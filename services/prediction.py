@@ -4,7 +4,6 @@ Importing this module says which model it is for: inside a Bento the contained o
 `OKRUH_MODEL`, which is put into BentoML's model store if it is not there.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +54,7 @@ class Served:
             {name: (Path(self.champion.path) / name).read_bytes() for name in FILES}, _SETTINGS.serve_threads
         )
         model = champion.card.model
-        lake = partial(platform.lake, model) if platform.has_lake(model) else None
+        lake = platform.followed_lake(model)
         self._journal = platform.journal(model, _SETTINGS.branch)
         self._following = Following(champion, lake, _SETTINGS.branch, _SETTINGS.rollout_poll_s, _SETTINGS.serve_threads)
         self._following.start()

@@ -1,7 +1,8 @@
-"""What several test folders share: a tiny real model, and settings whose home is a temporary folder."""
+"""What several test folders share: a tiny real model, settings of a temporary home, lakeFS servers of ours."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from infra.settings import Settings
 from models.bundle import Bundle, Card, DataReference, Origin, Parity
 from models.contract.columns import Category, Contract, Number, Time, TimePart
+from tests.infra.lake.lakefs.document import Documented
+from tests.infra.lake.lakefs.server import LakeFSServer, running
 
 BundleMaker = Callable[..., Bundle]
 
@@ -47,6 +50,27 @@ def make_bundle(tiny_contract: Contract) -> BundleMaker:
 def settings(tmp_path: Path) -> Settings:
     """Settings of a fresh home, for the model `tiny`."""
     return Settings(home=tmp_path / ".okruh", model="tiny", rollout_poll_s=0.05)
+
+
+@pytest.fixture(scope="session")
+def lakefs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LakeFSServer]:
+    """A lakeFS server of ours through which all content goes."""
+    yield from _serving(LakeFSServer(tmp_path_factory.mktemp("lakefs")))
+
+
+@pytest.fixture(scope="session")
+def signing_lakefs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LakeFSServer]:
+    """A lakeFS server of ours that signs URLs of its object store."""
+    server = LakeFSServer(tmp_path_factory.mktemp("lakefs"))
+    server.presign = server.multipart = True
+    yield from _serving(server)
+
+
+def _serving(server: LakeFSServer) -> Iterator[LakeFSServer]:
+    documented = Documented(server.app)
+    with closing(server), running(documented) as server.address:
+        yield server
+    assert documented.problems == []
 
 
 def _graph(factor: float) -> bytes:

@@ -1,13 +1,18 @@
 """The platform: what the settings ask for, and nothing imported that a command does not use."""
 
+import secrets
+import socket
 import subprocess
 import sys
 
 import pytest
+from pydantic import SecretStr
 
 from infra.assembly import assemble, repository
-from infra.errors import Misconfigured
+from infra.errors import Misconfigured, NotFound, Unavailable
+from infra.lake.protocol import MAIN
 from infra.settings import Settings
+from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
 
 
 def test_a_repository_has_no_underscore(settings: Settings) -> None:
@@ -36,6 +41,49 @@ def test_says_whether_a_lake_exists_and_makes_none(settings: Settings) -> None:
     assert platform.has_lake("tiny")
 
 
+def test_makes_a_repository_on_a_lakefs_server_with_main_protected(lakefs: LakeFSServer, settings: Settings) -> None:
+    team = f"team-{secrets.token_hex(4)}"
+    platform = assemble(on(lakefs, settings, team))
+
+    assert not platform.has_lake("tiny")
+    with pytest.raises(NotFound, match="okruh ingest tiny"):
+        platform.existing_lake("tiny")
+    assert platform.lake("tiny").protected() == {MAIN}
+    assert platform.has_lake("tiny")
+    assert f"{team}-tiny" in lakefs.repositories
+    assert not settings.home.exists()
+
+
+def test_what_administrators_unprotect_stays_so(lakefs: LakeFSServer, settings: Settings) -> None:
+    team = f"team-{secrets.token_hex(4)}"
+    platform = assemble(on(lakefs, settings, team))
+    platform.lake("tiny")
+
+    lakefs.repositories[f"{team}-tiny"].patterns.clear()
+
+    assert platform.lake("tiny").protected() == set()
+
+
+def test_a_service_follows_a_server_that_may_answer_later(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    keys = {"lakefs_access_key_id": "key", "lakefs_secret_access_key": SecretStr("secret")}
+    away = settings.model_copy(update={"lake": f"lakefs+http://127.0.0.1:{port}", **keys})
+
+    opened = assemble(away).followed_lake("tiny")
+
+    assert assemble(settings).followed_lake("tiny") is None
+    assert opened is not None
+    with pytest.raises(Unavailable, match=f"127.0.0.1:{port} does not answer"):
+        opened()
+
+
+def on(server: LakeFSServer, settings: Settings, team: str) -> Settings:
+    """Give settings of a lake on a server."""
+    keys = {"lakefs_access_key_id": KEY_ID, "lakefs_secret_access_key": SecretStr(SECRET)}
+    return settings.model_copy(update={"lake": f"lakefs+{server.address}/{team}", **keys})
+
+
 def test_a_child_process_sees_the_same_settings(settings: Settings) -> None:
     child = "from infra.settings import load_settings; print(load_settings().model_dump_json())"
 
@@ -49,7 +97,7 @@ def test_a_child_process_sees_the_same_settings(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("infra.assembly", "torch prefect wandb pandas bentoml"),
+        ("infra.assembly", "torch prefect wandb pandas bentoml lakefs_client"),
         ("infra.bentos", "torch prefect wandb pandas bentoml"),
         ("services.endpoints", "torch prefect wandb pandas pandera bentoml models.catalog models.learning"),
         ("services.app", "torch prefect wandb pandas pandera bentoml models.catalog models.learning"),

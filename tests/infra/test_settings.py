@@ -1,12 +1,14 @@
 """Settings: environment before file before default, each wrong value named, nothing ignored."""
 
 import os
+import re
 import traceback
 from pathlib import Path
 
 import pytest
 
 from infra.errors import Misconfigured
+from infra.lake.lakefs.address import parse
 from infra.settings import Settings, load_settings
 
 
@@ -91,11 +93,67 @@ def test_what_lies_below_home_follows_it(nowhere: Path) -> None:
     assert (before, moved.bentos) == (nowhere / ".okruh" / "bentoml", nowhere / "elsewhere" / "bentoml")
 
 
-def test_a_lakefs_address_says_that_it_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OKRUH_LAKE", "lakefs+https://host/repository")
+@pytest.mark.parametrize(
+    ("address", "url", "repository"),
+    [
+        ("lakefs+https://lakefs.example.com", "https://lakefs.example.com", "taxi-eta"),
+        ("lakefs+https://lakefs.example.com/", "https://lakefs.example.com", "taxi-eta"),
+        ("lakefs+http://127.0.0.1:8000/team-a", "http://127.0.0.1:8000", "team-a-taxi-eta"),
+        ("lakefs+https://[::1]:8000", "https://[::1]:8000", "taxi-eta"),
+    ],
+)
+def test_reads_a_lakefs_address(
+    monkeypatch: pytest.MonkeyPatch, keys: None, address: str, url: str, repository: str
+) -> None:
+    monkeypatch.setenv("OKRUH_LAKE", address)
 
-    with pytest.raises(Misconfigured, match="lakeFS addresses are not supported yet"):
+    found = parse(load_settings().lake)
+
+    assert (found.url, found.repository("taxi-eta")) == (url, repository)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("lakefs", "a lake is `embedded` or `lakefs+https://host`"),
+        ("https://host", "a lake is `embedded` or `lakefs+https://host`"),
+        ("lakefs+https://", "a server is"),
+        ("lakefs+https://host/a/b", "a server is"),
+        ("lakefs+https://host/Team", "a server is"),
+        ("lakefs+https://host?key=sesame", "a server is"),
+        ("lakefs+https://host:many", "its port is no number"),
+        ("lakefs+https://user:sesame@host", "an address holds no keys; set OKRUH_LAKEFS_ACCESS_KEY_ID"),
+    ],
+)
+def test_refuses_an_address_and_shows_no_secret_of_it(
+    monkeypatch: pytest.MonkeyPatch, keys: None, address: str, reason: str
+) -> None:
+    monkeypatch.setenv("OKRUH_LAKE", address)
+
+    with pytest.raises(Misconfigured, match=f"OKRUH_LAKE: {re.escape(reason)}") as refused:
         load_settings()
+
+    assert "sesame" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_a_server_wants_keys_which_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OKRUH_LAKE", "lakefs+https://host")
+    monkeypatch.setenv("OKRUH_LAKEFS_ACCESS_KEY_ID", "AKIA")
+    with pytest.raises(Misconfigured, match="OKRUH_LAKE: a lakeFS server wants OKRUH_LAKEFS_ACCESS_KEY_ID and"):
+        load_settings()
+
+    monkeypatch.setenv("OKRUH_LAKEFS_SECRET_ACCESS_KEY", "sesame")
+    settings = load_settings()
+
+    assert "sesame" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+    assert settings.environment()["OKRUH_LAKEFS_SECRET_ACCESS_KEY"] == "sesame"  # a child process must have it
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of a lakeFS server."""
+    monkeypatch.setenv("OKRUH_LAKEFS_ACCESS_KEY_ID", "AKIA")
+    monkeypatch.setenv("OKRUH_LAKEFS_SECRET_ACCESS_KEY", "secret")
 
 
 @pytest.mark.parametrize("name", ["OKRUH_HOMEE", "okruh_home", "OKRUH_"])

@@ -17,31 +17,9 @@ from infra.lake.embedded import EmbeddedLake
 from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.protocol import Lake
-from tests.infra.lake.lakefs.document import Documented
-from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer, running
+from tests.infra.lake.lakefs.server import KEY_ID, SECRET
 
 NewLake = Callable[[], Lake]
-
-
-@pytest.fixture(scope="session")
-def lakefs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LakeFSServer]:
-    """A lakeFS server of ours through which all content goes."""
-    yield from _serving(LakeFSServer(tmp_path_factory.mktemp("lakefs")))
-
-
-@pytest.fixture(scope="session")
-def signing_lakefs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LakeFSServer]:
-    """A lakeFS server of ours that signs URLs of its object store."""
-    server = LakeFSServer(tmp_path_factory.mktemp("lakefs"))
-    server.presign = server.multipart = True
-    yield from _serving(server)
-
-
-def _serving(server: LakeFSServer) -> Iterator[LakeFSServer]:
-    documented = Documented(server.app)
-    with closing(server), running(documented) as server.address:
-        yield server
-    assert documented.problems == []
 
 
 @pytest.fixture(params=["embedded", "lakefs", "signing_lakefs", "live"])

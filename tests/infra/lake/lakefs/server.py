@@ -27,6 +27,7 @@ import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -343,12 +344,19 @@ class LakeFSServer:
         repository, branch, path = self._repository(request), request.path_params["branch"], _path(request)
         if branch not in repository.lake.branches():
             raise Refused(404, f"branch '{branch}' not found")
-        key, checksum, size = await self._store(request.stream())
+        content_type = request.headers.get("Content-Type", "application/octet-stream")
+        if content_type.startswith("multipart/form-data"):
+            async with request.form() as form:
+                part = form["content"]
+                assert isinstance(part, UploadFile)
+                content_type = part.content_type or "application/octet-stream"
+                key, checksum, size = await self._store(_pieces(part))
+        else:
+            key, checksum, size = await self._store(request.stream())
         prefix = "x-lakefs-meta-"
         metadata = {
             name.removeprefix(prefix): value for name, value in request.headers.items() if name.startswith(prefix)
         }
-        content_type = request.headers.get("Content-Type", "application/octet-stream")
 
         def stage() -> Response:
             repository.check_writable(branch, "write to")
@@ -615,6 +623,11 @@ def _path(request: Request) -> str:
     if not path:
         raise Refused(400, "path: required value")
     return path
+
+
+async def _pieces(part: UploadFile) -> AsyncIterator[bytes]:
+    while piece := await part.read(2**20):
+        yield piece
 
 
 def _asked(request: Request, name: str, default: str = "false") -> bool:
