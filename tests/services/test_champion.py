@@ -1,6 +1,7 @@
 """The champion: follows the rollout, and goes on whatever is wrong with the next one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from infra.errors import Unavailable
 from infra.lake.embedded import EmbeddedLake
+from infra.lake.lakefs.server import Server
+from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from models.bundle import Bundle, bundle_folder
@@ -17,11 +20,25 @@ from models.deciding import rollout
 from models.deciding.rollout import Rollout
 from models.errors import BundleError
 from services.champion import Following, load
+from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
 
 
-@pytest.fixture
-def lake(tmp_path: Path, make_bundle: Callable[..., Bundle]) -> Lake:
-    lake = EmbeddedLake(tmp_path / "tiny")
+@pytest.fixture(params=["embedded", "lakefs"])
+def lake(
+    request: pytest.FixtureRequest, lakefs: LakeFSServer, tmp_path: Path, make_bundle: Callable[..., Bundle]
+) -> Iterator[Lake]:
+    with ExitStack() as opened:
+        lake: Lake
+        if request.param == "embedded":
+            lake = opened.enter_context(closing(EmbeddedLake(tmp_path / "tiny")))
+        else:
+            lake = opened.enter_context(closing(LakeFSLake(Server(lakefs.address, KEY_ID, SECRET), "tiny")))
+            lake.create()
+            opened.callback(lambda: lakefs.repositories.pop("tiny").lake.close())
+        yield filled(lake, make_bundle)
+
+
+def filled(lake: Lake, make_bundle: Callable[..., Bundle]) -> Lake:
     register(lake, make_bundle("v1").files(), "v1")
     register(lake, make_bundle("v2", factor=3.0).files(), "v2")
     promote(lake, "v1", day=1)
