@@ -13,7 +13,9 @@ from pathlib import Path
 from infra.errors import InfraError, NotFound
 from infra.lake.protocol import Commit, Entry, Lake
 
-_PREFIX = "tx-"
+PRIVATE = "tx-"
+"""What the names of private branches begin with."""
+
 _ABANDONED_AFTER = timedelta(days=1)
 
 
@@ -49,7 +51,7 @@ def transaction(lake: Lake, into: str, message: str, metadata: Mapping[str, str]
     """
     sweep(lake)
     base = lake.resolve(into)
-    branch = f"{_PREFIX}{datetime.now(UTC):%Y%m%d%H%M%S}-{secrets.token_hex(4)}"
+    branch = f"{PRIVATE}{datetime.now(UTC):%Y%m%d%H%M%S}-{secrets.token_hex(4)}"
     lake.create_branch(branch, base)
     work = Transaction(lake, base, branch)
     try:
@@ -65,8 +67,8 @@ def transaction(lake: Lake, into: str, message: str, metadata: Mapping[str, str]
 
 def sweep(lake: Lake) -> None:
     """Drop the private branches that killed processes left more than a day ago."""
-    oldest = f"{_PREFIX}{datetime.now(UTC) - _ABANDONED_AFTER:%Y%m%d%H%M%S}"
+    oldest = f"{PRIVATE}{datetime.now(UTC) - _ABANDONED_AFTER:%Y%m%d%H%M%S}"
     for name in lake.branches():
-        if name.startswith(_PREFIX) and name < oldest:
+        if name.startswith(PRIVATE) and name < oldest:
             with suppress(NotFound):
                 lake.delete_branch(name)

@@ -1,0 +1,212 @@
+"""A lake is copied with its history, from and to either store, and a copy that was killed goes on."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from infra.errors import Conflict, NotFound, Unavailable
+from infra.lake import copying
+from infra.lake.copying import copy
+from infra.lake.embedded import EmbeddedLake
+from infra.lake.lakefs.server import Server
+from infra.lake.lakefs.store import LakeFSLake
+from infra.lake.protocol import MAIN, Commit, Lake
+from infra.lake.transaction import transaction
+from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
+
+LARGE = secrets.token_bytes(5 * 2**20)
+
+
+@pytest.fixture(params=["embedded to lakefs", "lakefs to embedded", "embedded to embedded"])
+def lakes(request: pytest.FixtureRequest, lakefs: LakeFSServer, tmp_path: Path) -> Iterator[tuple[Lake, Lake]]:
+    """A lake and one to copy it into, both empty."""
+    with ExitStack() as opened:
+
+        def embedded(name: str) -> Lake:
+            return opened.enter_context(closing(EmbeddedLake(tmp_path / name)))
+
+        def on_lakefs(_: str) -> Lake:
+            server = Server(lakefs.address, KEY_ID, SECRET, first_pause_s=0.001)
+            lake = opened.enter_context(closing(LakeFSLake(server, f"okruh-{secrets.token_hex(4)}")))
+            lake.create()
+            return lake
+
+        make: dict[str, Callable[[str], Lake]] = {"embedded": embedded, "lakefs": on_lakefs}
+        source, target = request.param.split(" to ")
+        yield make[source]("source"), make[target]("target")
+
+
+def fill(lake: Lake) -> None:
+    """Give a lake a history with merges, a removal, a branch that was never merged, and tags."""
+    for number in range(3):
+        with transaction(lake, MAIN, f"ingest {number}", {"kind": "ingest", "number": str(number)}) as work:
+            work.put(f"data/{number}", f"content {number}".encode())
+            work.put("rollout.json", str(number).encode())
+    lake.tag("v1", MAIN)
+    lake.create_branch("work", MAIN)
+    lake.put("work", "large", LARGE)
+    lake.delete("work", "data/0")
+    lake.commit("work", "on work: ž", {"who": "me"})
+    with transaction(lake, MAIN, "after", {}) as work:
+        work.put("data/3", b"3")
+    lake.merge("work", MAIN, "merge work", {})
+    lake.put("work", "data/5", b"5")
+    lake.commit("work", "more", {})
+    lake.create_branch("behind", "v1")
+    lake.put("work", "uncommitted", b"1")
+
+
+def shape(lake: Lake, ref: str) -> dict[str, object]:
+    """Give what a copy must keep of a ref: by content, for ids differ."""
+    known: dict[str, object] = {}
+    for commit in reversed(list(lake.log(ref))):
+        content = [(entry.path, entry.digest) for entry in lake.list(commit.id)]
+        own = {name: value for name, value in commit.metadata.items() if not name.startswith("copied-")}
+        parents = [known[parent] for parent in commit.parents]
+        known[commit.id] = (commit.message if parents else "", own, content, parents)
+    return {"tip": known[lake.resolve(ref)], "commits": len(known)}
+
+
+def assert_copied(source: Lake, target: Lake) -> None:
+    assert target.branches().keys() == source.branches().keys()
+    assert target.tags().keys() == source.tags().keys()
+    for ref in [*source.branches(), *source.tags()]:
+        assert shape(target, ref) == shape(source, ref)
+
+
+def test_copies_history_branches_and_tags(lakes: tuple[Lake, Lake]) -> None:
+    source, target = lakes
+    fill(source)
+
+    done = copy(source, target)
+
+    assert_copied(source, target)
+    assert (done.already, done.left_out) == (0, ["work"])
+    assert (done.branches, done.tags) == (["behind", MAIN, "work"], ["v1"])
+    assert done.commits == len({one.id for ref in ("work", MAIN) for one in source.log(ref)}) - 1
+    assert target.get(MAIN, "large") == LARGE
+    assert target.verify() == []
+
+
+def test_names_what_a_commit_is_a_copy_of(lakes: tuple[Lake, Lake]) -> None:
+    source, target = lakes
+    fill(source)
+    copy(source, target)
+
+    for commit in source.log("v1"):
+        if commit.parents:
+            (found,) = (one for one in target.log("v1") if one.id == copying.at(target, commit.id))
+            assert found.metadata["copied-created-at"] == commit.created_at.isoformat()
+            assert found.message == commit.message
+    assert copying.at(source, source.resolve("v1")) == source.resolve("v1")
+    with pytest.raises(NotFound, match="0000"):
+        copying.at(target, "0" * 64)
+
+
+def test_brings_later_what_came_later(lakes: tuple[Lake, Lake]) -> None:
+    source, target = lakes
+    fill(source)
+    first = copy(source, target)
+    target.protect(MAIN)
+    again = copy(source, target)
+    with transaction(source, MAIN, "later", {}) as work:
+        work.put("data/9", b"9")
+    source.commit("work", "was uncommitted", {})
+    source.tag("v2", "work")
+
+    last = copy(source, target)
+
+    assert (again.commits, again.already, again.objects) == (0, first.commits, 0)
+    assert (last.commits, last.already, last.left_out) == (3, first.commits, [])
+    assert_copied(source, target)
+
+
+@pytest.mark.parametrize("operation", ["put_all", "commit", "merge", "create_branch", "delete_branch", "tag"])
+def test_goes_on_where_it_was_cut_off(
+    lakes: tuple[Lake, Lake], operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = lakes
+    fill(source)
+    real, calls = getattr(target, operation), 0
+    made: list[int] = []
+    for allowed in range(100):
+        calls = 0
+
+        def cut(*args: object, allowed: int = allowed) -> object:
+            nonlocal calls
+            calls += 1
+            if calls > allowed:
+                raise Unavailable("cut off")
+            return real(*args)
+
+        monkeypatch.setattr(target, operation, cut)
+        try:
+            made.append(copy(source, target).commits)
+            break
+        except Unavailable:
+            continue
+        finally:
+            monkeypatch.setattr(target, operation, real)
+
+    assert_copied(source, target)
+    assert target.verify() == []
+
+
+def test_copies_merges_that_paths_do_not_explain(lakes: tuple[Lake, Lake], monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = lakes
+    fill(source)
+    clash = next(commit for commit in source.log(MAIN) if commit.message == "merge work")
+    real = target.merge
+
+    def merge(ref: str, into: str, message: str, metadata: dict[str, str]) -> Commit:
+        if message == "merge work":
+            raise Conflict("as if the paths clashed")
+        return real(ref, into, message, metadata)
+
+    monkeypatch.setattr(target, "merge", merge)
+
+    copy(source, target)
+
+    assert target.list(MAIN) == source.list(MAIN)
+    copied = next(commit for commit in target.log(MAIN) if commit.message == "merge work")
+    assert copied.metadata[copying.MERGED] == clash.parents[1]
+    assert len(copied.parents) == 1
+
+
+def test_does_not_mix_with_another_history(lakes: tuple[Lake, Lake]) -> None:
+    source, target = lakes
+    fill(source)
+    with transaction(target, MAIN, "own", {}) as work:
+        work.put("own", b"1")
+    before = target.branches()
+
+    with pytest.raises(Conflict, match="history of its own, on main: copy into an empty repository"):
+        copy(source, target)
+
+    assert target.branches() == before
+
+
+def test_does_not_drop_work_on_a_copy(lakes: tuple[Lake, Lake]) -> None:
+    source, target = lakes
+    fill(source)
+    copy(source, target)
+    target.put("work", "own", b"1")
+    own = target.commit("work", "own", {}).id
+
+    with pytest.raises(Conflict, match="on work"):
+        copy(source, target)
+
+    assert target.resolve("work") == own
+
+
+def test_tells_how_far_it_is(lakes: tuple[Lake, Lake]) -> None:
+    source, target = lakes
+    fill(source)
+    told: list[tuple[int, int]] = []
+
+    done = copy(source, target, lambda number, total: told.append((number, total)))
+
+    assert told == [(number, done.commits + 1) for number in range(1, done.commits + 2)]
