@@ -22,7 +22,7 @@ import msgspec
 import typer
 
 from flows import screens
-from flows.progress import waiting
+from flows.progress import counting, waiting
 from infra.errors import Misconfigured, NotFound
 from models.errors import DefinitionError, OkruhError, Refused
 
@@ -242,6 +242,20 @@ def lake_gc(
     with waiting(f"collecting in the lake of {model}"):
         collected = run(model, timedelta(days=grace_days))
     _show(collected, screens.collected, as_json)
+
+
+@lake.command("copy")
+def lake_copy(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="LAKE/MODEL, such as embedded/taxi_eta.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="As lakefs+https://lakefs.example.com/taxi_eta.")],
+    as_json: Json = False,
+) -> None:
+    """Copy a lake with its history into another; again, to bring what came since."""
+    from flows.upkeep import copy as run
+
+    with counting("copying commits") as tell:
+        copied = run(source, target, tell)
+    _show(copied, screens.copied, as_json)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import msgspec
 from infra import registry
 from infra.assembly import assemble
 from infra.errors import NotFound
+from infra.lake import copying
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
 from models import definitions
@@ -91,7 +92,7 @@ def _of_version(model: str, lake: Lake, branch: str, version: str, prediction: A
         warm_start=card.warm_start,
         onnx_digest=card.onnx_digest,
         registered_by=next(lake.log(commit, bundle_folder(version))).id,
-        data_commit=card.data.commit,
+        data_commit=_here(lake, card.data.commit),
         partitions=card.data.paths,
         as_of=card.as_of,
         seed=card.seed,
@@ -103,3 +104,11 @@ def _of_version(model: str, lake: Lake, branch: str, version: str, prediction: A
         promoted_at=verdict.at if verdict else None,
         promoted_because=verdict.reasons if verdict else (),
     )
+
+
+def _here(lake: Lake, commit_id: str) -> str:
+    """Give the id that a commit has in this lake, which may be a copy of the one where it was made."""
+    try:
+        return copying.at(lake, commit_id)
+    except NotFound:
+        return commit_id  # it was collected since

@@ -1,7 +1,7 @@
 """Progress on standard error: steps with their time, events as they happen. Silent where nobody looks."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -31,6 +31,22 @@ def waiting(doing: str) -> Iterator[None]:
     with Bars(*columns, console=console, transient=True) as bars:
         bars.add_task(doing, total=None)
         yield
+
+
+@contextmanager
+def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """Show on a terminal how many of how many are done, as the block tells; leaves nothing behind."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(doing, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 class Progress:

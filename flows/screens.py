@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flows.train import Registered
     from flows.upkeep import Verified
     from infra.bentos import Built
+    from infra.lake.copying import Copied
     from infra.lake.protocol import Collected
     from models.deciding.rollout import Rollout
     from models.deciding.verdict import PromotionReport
@@ -137,6 +138,16 @@ def verified(result: "Verified") -> None:
 def collected(result: "Collected") -> None:
     """Show what was removed."""
     _print(f"removed {result.commits:,} commits and {result.objects:,} objects of {result.bytes / 1e6:,.1f} MB")
+
+
+def copied(result: "Copied") -> None:
+    """Show what was copied, and what stayed behind."""
+    _print(f"copied {result.commits:,} commits with {result.objects:,} objects of {result.bytes / 1e6:,.1f} MB")
+    if result.already:
+        _print(f"{result.already:,} commits had been copied before")
+    _print(f"branches {', '.join(result.branches)}; tags {', '.join(result.tags) or 'none'}")
+    for branch in result.left_out:
+        _print(f"uncommitted changes of branch {branch} stayed behind")
 
 
 def data_difference(result: "DataDifference") -> None:

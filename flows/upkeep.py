@@ -1,11 +1,15 @@
-"""Upkeep of a lake: is everything there and whole, and what may go? Reads and removes; no flow, for nothing is made."""
+"""Upkeep of a lake: is everything there and whole, what may go, moving house. No flows: they make nothing new."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import msgspec
 
-from infra.assembly import assemble
-from infra.lake.protocol import Collected
+from infra.assembly import Platform, assemble
+from infra.errors import Misconfigured
+from infra.lake import copying
+from infra.lake.copying import Copied
+from infra.lake.protocol import MAIN, Collected
 from infra.lake.transaction import sweep
 from infra.settings import load_settings
 
@@ -28,3 +32,32 @@ def collect(model: str, grace: timedelta) -> Collected:
     lake = assemble(load_settings()).existing_lake(model)
     sweep(lake)
     return lake.collect(grace)
+
+
+def copy(source: str, target: str, tell: Callable[[int, int], None] | None = None) -> Copied:
+    """Copy a model's repository with its history into another lake, or bring there what came since.
+
+    Args:
+        source: a lake and a model, such as `embedded/taxi_eta`.
+        target: the same, such as `lakefs+https://lakefs.example.com/taxi_eta`.
+        tell: is told, after each commit, how many of how many are done.
+
+    Raises: `Misconfigured`, `NotFound`, `Conflict`, `Corrupt`, `Unavailable`.
+    """
+    (origin, model), (destination, name) = _place(source), _place(target)
+    if source == target:
+        raise Misconfigured("a lake cannot be copied onto itself: name another lake, or another model")
+    lake = destination.unprotected_lake(name) if origin.has_lake(model) else origin.existing_lake(model)
+    scratch = origin.settings.home / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    done = copying.copy(origin.existing_lake(model), lake, scratch, tell)
+    lake.protect(MAIN)
+    return done
+
+
+def _place(text: str) -> tuple[Platform, str]:
+    lake, slash, model = text.rpartition("/")
+    if not slash or lake.endswith("/"):
+        # It may hold a secret, and is not shown
+        raise Misconfigured("a place is LAKE/MODEL: embedded/taxi_eta, or lakefs+https://host/taxi_eta")
+    return assemble(load_settings(lake=lake)), model

@@ -37,12 +37,25 @@ class Platform:
 
         Raises: `Misconfigured`, `Unavailable`.
         """
-        name = repository(model)
-        if self.settings.lake != EMBEDDED:
-            return self._lakefs_lake(name)
-        lake = EmbeddedLake(self._folder(name))
+        if self.settings.lake != EMBEDDED and self.has_lake(model):
+            # Who may change what on a server is for its administrators to say
+            return self._repository(repository(model))
+        lake = self.unprotected_lake(model)
         if MAIN not in lake.protected():
             lake.protect(MAIN)
+        return lake
+
+    def unprotected_lake(self, model: str) -> Lake:
+        """Give a model's repository; made where it does not exist, with `main` left as it is.
+
+        Raises: `Misconfigured`, `Unavailable`.
+        """
+        name = repository(model)
+        if self.settings.lake == EMBEDDED:
+            return EmbeddedLake(self._folder(name))
+        lake = self._repository(name)
+        if not lake.exists():
+            lake.create(self.settings.lakefs_storage)
         return lake
 
     def existing_lake(self, model: str) -> Lake:
@@ -77,14 +90,6 @@ class Platform:
 
     def _folder(self, name: str) -> Path:
         return self.settings.home / "lake" / name
-
-    def _lakefs_lake(self, name: str) -> Lake:
-        lake = self._repository(name)
-        if not lake.exists():
-            lake.create(self.settings.lakefs_storage)
-            # Once: later on, who may change what is for the server's administrators to say
-            lake.protect(MAIN)
-        return lake
 
     def _repository(self, name: str) -> "LakeFSLake":
         from infra.lake.lakefs.store import LakeFSLake

@@ -56,21 +56,23 @@ def at(lake: Lake, commit_id: str) -> str:
     raise NotFound(f"no commit {commit_id}, nor a copy of it")
 
 
-def copy(source: Lake, target: Lake, tell: Callable[[int, int], None] | None = None) -> Copied:
+def copy(source: Lake, target: Lake, scratch: Path, tell: Callable[[int, int], None] | None = None) -> Copied:
     """Copy a lake into another, which is empty or an earlier copy of it.
 
     Args:
+        scratch: a folder for large objects on their way.
         tell: is told, after each commit, how many of how many are done.
 
     Raises: `Conflict` where the target has history of its own, `Corrupt` where a branch or tag differs afterwards.
     """
-    return _Copying(source, target).run(tell)
+    return _Copying(source, target, scratch).run(tell)
 
 
 class _Copying:
-    def __init__(self, source: Lake, target: Lake) -> None:
+    def __init__(self, source: Lake, target: Lake, scratch: Path) -> None:
         self._source = source
         self._target = target
+        self._scratch = scratch
         self._branches = {name: head for name, head in source.branches().items() if not name.startswith(PRIVATE)}
         self._tags = source.tags()
         self._commits = _oldest_first(source, [*self._branches.values(), *self._tags.values()])
@@ -174,7 +176,7 @@ class _Copying:
         return self._target.commit(branch, commit.message, note).id
 
     def _bring(self, commit_id: str, paths: list[str], branch: str) -> None:
-        with tempfile.TemporaryDirectory(prefix="okruh-copy-") as folder:
+        with tempfile.TemporaryDirectory(prefix="copy-", dir=self._scratch) as folder:
             contents: dict[str, bytes | Path] = {}
             for number, path in enumerate(paths):
                 entry = self._source.stat(commit_id, path)

@@ -6,6 +6,7 @@ one server and one home (`Desk`), which they do no harm.
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ from flows.cli import DONE, FAILED, REFUSED, WRONG_USE
 from infra import registry
 from infra.lake.embedded import EmbeddedLake
 from infra.serving_process import free_port
+from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
 
 TRIPS = Path(__file__).parents[2] / "models" / "catalog" / "taxi_eta" / "trips"
 MONTHS = ("2018-01", "2018-02")
@@ -238,6 +240,46 @@ def test_collects_what_an_ended_writer_left(ingested: tuple[Desk, Any], tmp_path
     assert only_object(done) == {"commits": 0, "objects": 1, "bytes": 7}
     assert list(lake.branches()) == ["main"]
     assert desk.okruh("lake", "verify", "taxi_eta").returncode == DONE
+
+
+def test_moves_house_to_a_server_and_back(ingested: tuple[Desk, Any], lakefs: LakeFSServer, tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    shutil.copytree(ingested[0].place / "okruh", tmp_path / "okruh")
+    server = f"lakefs+{lakefs.address}/team-{secrets.token_hex(4)}"
+    keys = {"OKRUH_LAKEFS_ACCESS_KEY_ID": KEY_ID, "OKRUH_LAKEFS_SECRET_ACCESS_KEY": SECRET}
+
+    there = desk.okruh("lake", "copy", "embedded/taxi_eta", f"{server}/taxi_eta", "--json", **keys)
+    again = desk.okruh("lake", "copy", "embedded/taxi_eta", f"{server}/taxi_eta", **keys)
+    shutil.rmtree(tmp_path / "okruh")
+    whole = desk.okruh("lake", "verify", "taxi_eta", OKRUH_LAKE=server, **keys)
+    back = desk.okruh("lake", "copy", f"{server}/taxi_eta", "embedded/taxi_eta", "--json", **keys)
+
+    assert only_object(there)["branches"] == ["main"]
+    assert again.stdout.startswith("copied 0 commits with 0 objects of 0.0 MB\n")
+    assert whole.stdout == "the lake of taxi_eta is whole\n"
+    assert only_object(back)["commits"] == only_object(there)["commits"]
+    assert "data/trips/2018-01.parquet" in [entry.path for entry in lake_of(desk).list("main")]
+    assert lake_of(desk).protected() == {"main"}
+    assert all(SECRET not in done.stdout + done.stderr for done in (there, again, whole, back))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "said"),
+    [
+        ("embedded/taxi_eta", "taxi_eta", "a place is LAKE/MODEL"),
+        ("embedded/taxi_eta", "embedded/taxi_eta", "onto itself"),
+        ("embedded/taxi-eta", "embedded/taxi_eta", "a name is a small letter"),
+        ("embedded/absent", "embedded/taxi_eta", "absent has no lake yet"),
+        ("embedded/taxi_eta", "lakefs+https://me:sesame@host/taxi_eta", "an address holds no keys"),
+        ("embedded/taxi_eta", "lakefs+https://host/taxi_eta", "wants OKRUH_LAKEFS_ACCESS_KEY_ID"),
+    ],
+)
+def test_copies_nothing_where_a_place_is_wrong(fresh: Desk, source: str, target: str, said: str) -> None:
+    done = fresh.okruh("lake", "copy", source, target)
+
+    assert said in only_line(done)
+    assert "sesame" not in done.stderr
+    assert (done.returncode, (fresh.place / "okruh").exists()) == (WRONG_USE, False)
 
 
 @pytest.mark.parametrize("verb", ["verify", "gc"])

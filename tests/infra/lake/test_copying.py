@@ -1,6 +1,7 @@
 """A lake is copied with its history, from and to either store, and a copy that was killed goes on."""
 
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from infra.errors import Conflict, NotFound, Unavailable
 from infra.lake import copying
-from infra.lake.copying import copy
+from infra.lake.copying import Copied
 from infra.lake.embedded import EmbeddedLake
 from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
@@ -68,6 +69,13 @@ def shape(lake: Lake, ref: str) -> dict[str, object]:
         parents = [known[parent] for parent in commit.parents]
         known[commit.id] = (commit.message if parents else "", own, content, parents)
     return {"tip": known[lake.resolve(ref)], "commits": len(known)}
+
+
+def copy(source: Lake, target: Lake, tell: Callable[[int, int], None] | None = None) -> Copied:
+    with tempfile.TemporaryDirectory() as scratch:
+        done = copying.copy(source, target, Path(scratch), tell)
+        assert list(Path(scratch).iterdir()) == []
+    return done
 
 
 def assert_copied(source: Lake, target: Lake) -> None:
