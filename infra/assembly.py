@@ -15,6 +15,7 @@ from infra.journal import Journal
 from infra.lake.embedded import EmbeddedLake
 from infra.lake.lakefs import address
 from infra.lake.protocol import MAIN, Lake
+from infra.seen_files import SeenFiles
 from infra.settings import EMBEDDED, Settings
 from infra.tracking import Tracker, make_tracker
 from models.bundle import MODEL_NAME
@@ -83,6 +84,10 @@ class Platform:
         if not _BRANCH.fullmatch(branch):
             raise Misconfigured(f"branch {branch!r}: a name is letters, digits, '.', '_' and '-'")
         return Journal(self.settings.home / "journal" / repository(model) / f"{branch}.sqlite")
+
+    def seen_files(self, model: str, branch: str, basis: str) -> SeenFiles:
+        """Give what is known of files that were ingested before; a cache. Raises: `Misconfigured`."""
+        return SeenFiles(self.settings.home / "cache" / "seen" / f"{repository(model)}.sqlite", branch, basis)
 
     def tracker(self) -> Tracker:
         """Give the experiment tracker. Raises: `Misconfigured`."""
