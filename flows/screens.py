@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _UNLIMITED = 10_000
 _INDENT = 14
+_FILES_SHOWN = 50
 
 
 class _Screen(Console):
@@ -45,7 +46,25 @@ _console = _Screen(highlight=False, markup=False, emoji=False)
 
 
 def ingested(results: "list[Ingested]") -> None:
-    """Show what became of each file; commits where there is room for them (`--json` always has them)."""
+    """Show what became of each file; commits where there is room for them (`--json` always has them).
+
+    Of many files, those that were found again are counted.
+    """
+    shown = results if len(results) <= _FILES_SHOWN else [one for one in results if not one.cached]
+    if shown:
+        _print_files(shown)
+    if found_again := len(results) - len(shown):
+        _print(f"{found_again:,} files{' more' if shown else ''} are in the lake already")
+    reasons: Counter[str] = Counter()
+    for one in results:
+        reasons.update(one.reasons)
+    for reason, count in reasons.most_common(8):
+        _print(f"  {count:>9,} {reason}")
+    if reasons:
+        _print(f"refused rows, each with its reason, are in the lake under {_folder(results)}")
+
+
+def _print_files(results: "list[Ingested]") -> None:
     with_commits = _width() >= max(len(one.file) for one in results) + 115
     columns = ["file", "partition", "rows", "in quarantine", "", *(["commit"] if with_commits else [])]
     table = _table(*columns, numbers=("rows", "in quarantine"))
@@ -53,11 +72,6 @@ def ingested(results: "list[Ingested]") -> None:
         cells = [one.file, one.partition, f"{one.rows:,}", f"{one.refused:,}", "cached" if one.cached else "new"]
         table.add_row(*cells, *([one.commit] if with_commits else []))
     _print_table(table)
-    reasons = sum((Counter(one.reasons) for one in results), Counter[str]())
-    for reason, count in reasons.most_common(8):
-        _print(f"  {count:>9,} {reason}")
-    if reasons:
-        _print(f"refused rows, each with its reason, are in the lake under {_folder(results)}")
 
 
 def _folder(results: "list[Ingested]") -> str:

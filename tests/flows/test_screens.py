@@ -58,6 +58,20 @@ def chain(prediction: Answered | None, partitions: tuple[str, ...]) -> Lineage:
     )
 
 
+def ingested(file: str) -> Ingested:
+    return Ingested(
+        file=file,
+        partition="2018-01",
+        rows=9_888,
+        refused=112,
+        reasons={"miles: outside 0 to 50": 100, "zone: unknown category": 13},
+        quarantine="quarantine/trips/2018-01.parquet",
+        commit=COMMIT,
+        digest=DIGEST,
+        refused_digest=DIGEST,
+    )
+
+
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> StringIO:
     """A terminal of 80 columns without colours."""
@@ -136,17 +150,7 @@ def test_a_table_in_a_narrow_terminal_has_one_line_a_file_and_in_a_file_its_comm
     terminal: StringIO, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "a file with a long name [bold] and more than eighty columns of it, all of which a user must read.parquet"
-    one = Ingested(
-        file=name,
-        partition="2018-01",
-        rows=9_888,
-        refused=112,
-        reasons={"miles: outside 0 to 50": 100, "zone: unknown category": 13},
-        quarantine="quarantine/trips/2018-01.parquet",
-        commit=COMMIT,
-        digest=DIGEST,
-        refused_digest=DIGEST,
-    )
+    one = ingested(name)
 
     screens.ingested([one])
     narrow = terminal.getvalue().splitlines()
@@ -163,6 +167,23 @@ def test_a_table_in_a_narrow_terminal_has_one_line_a_file_and_in_a_file_its_comm
     assert head.split() == ["file", "partition", "rows", "in", "quarantine", "commit"]
     assert first.split()[-5:] == ["2018-01", "9,888", "112", "new", COMMIT]
     assert second.split()[-2:] == ["cached", COMMIT]
+
+
+def test_of_many_files_counts_those_that_were_found_again(capsys: pytest.CaptureFixture[str]) -> None:
+    one = ingested("2018-01.parquet")
+    again = msgspec.structs.replace(one, cached=True)
+
+    screens.ingested([again] * 60 + [one])
+    mixed = capsys.readouterr().out.splitlines()
+    screens.ingested([again] * 1_234)
+    unchanged = capsys.readouterr().out.splitlines()
+
+    assert [mixed[1].split()[0], *mixed[2:4]] == [
+        "2018-01.parquet",
+        "60 files more are in the lake already",
+        "      6,100 miles: outside 0 to 50",
+    ]
+    assert unchanged[0] == "1,234 files are in the lake already"
 
 
 def test_lineage_begins_with_the_answer_and_prints_its_row_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
