@@ -72,9 +72,15 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Bring raw files into the lake, validated, a commit each."""
-    from flows.ingest import ingest as run
+    from flows.sync import found_again
 
-    _show(_flow(lambda: run(model, source, branch), f"ingesting for {model}"), screens.ingested, as_json)
+    with waiting(f"looking at files for {model}"):
+        done = found_again(model, source, branch)
+    if done is None:
+        from flows.ingest import ingest as run
+
+        done = _flow(lambda: run(model, source, branch), f"ingesting for {model}")
+    _show(done, screens.ingested, as_json)
 
 
 @app.command()

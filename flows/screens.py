@@ -17,12 +17,12 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from flows.data_diff import DataDifference
-    from flows.ingest import Ingested
     from flows.lineage import Lineage
     from flows.monitor import Monitored
     from flows.retrain import Retrained
     from flows.status import Line, Status
     from flows.story import Story
+    from flows.sync import Ingested
     from flows.train import Registered
     from flows.upkeep import Verified
     from infra.bentos import Built

@@ -63,7 +63,14 @@ class SeenFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self.close()
+
+    def close(self) -> None:
+        """Close the index."""
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+        self._connection = None
 
     def recall(self, file: Path, look: Look) -> bytes | None:
         """Give what was remembered of a file that looks as it did then; None otherwise."""
@@ -86,16 +93,10 @@ class SeenFiles:
             return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             if _code(error) in _DAMAGED:
-                self._close()
+                self.close()
                 _remove(self.path)
                 self._connection = _open(self.path)
             return []
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            with suppress(sqlite3.Error):
-                self._connection.close()
-        self._connection = None
 
 
 def _key(file: Path) -> bytes:

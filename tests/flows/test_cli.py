@@ -315,6 +315,21 @@ def test_ingest_says_what_became_of_each_file(ingested: tuple[Desk, dict[str, An
     assert all(one["rows"] + one["refused"] == 10_000 and len(one["commit"]) == 64 for one in answer["files"])
 
 
+def test_ingest_of_unchanged_files_needs_no_prefect_server(
+    ingested: tuple[Desk, dict[str, Any]], raw: Path, tmp_path: Path
+) -> None:
+    desk, answer = ingested
+    for file in raw.iterdir():
+        os.utime(shutil.copyfile(file, tmp_path / file.name), (0, 0))
+    before = head_of(desk)
+    desk.okruh("ingest", "taxi_eta", str(tmp_path))
+
+    done = desk.okruh("ingest", "taxi_eta", str(tmp_path), "--json", PREFECT_API_URL="http://127.0.0.1:9/api")
+
+    assert only_object(done)["files"] == [one | {"cached": True} for one in answer["files"]]
+    assert head_of(desk) == before
+
+
 def test_refuses_a_file_with_a_renamed_column_by_name_and_changes_nothing(
     ingested: tuple[Desk, Any], tmp_path: Path
 ) -> None:

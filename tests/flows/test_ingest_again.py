@@ -12,7 +12,8 @@ import msgspec
 import pandas as pd
 import pytest
 
-from flows.ingest import Ingested, ingest
+from flows.ingest import ingest
+from flows.sync import Ingested, found_again
 from infra.errors import Unavailable
 from infra.lake.transaction import transaction
 from models.catalog import taxi_eta
@@ -117,6 +118,21 @@ def test_reads_again_what_was_too_new_to_be_trusted(home: Path, make_folder: Fol
 
     assert read == [MONTHS[0]]
     assert all(one.cached for one in done)
+
+
+def test_finds_all_again_without_a_flow_or_nothing(
+    home: Path, make_folder: FolderMaker, make_month: MonthMaker
+) -> None:
+    folder = make_folder()
+    nothing = found_again("taxi_eta", str(folder)), (home / "lake").exists()
+    synced(folder)
+
+    again = found_again("taxi_eta", str(folder))
+
+    assert nothing == (None, False)
+    assert again == synced(folder)[0]
+    age(make_month(MONTHS[1], without_end).replace(folder / f"{MONTHS[1]}.parquet"))
+    assert found_again("taxi_eta", str(folder)) is None
 
 
 def test_ingests_again_under_another_contract(

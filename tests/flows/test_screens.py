@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from flows import screens
-from flows.ingest import Ingested
 from flows.lineage import Answered, Lineage
 from flows.status import Line, Status
+from flows.sync import Ingested
 from models.deciding.rollout import Rollout
 
 COMMIT, DIGEST = "c0" * 32, "d1" * 32

@@ -1,0 +1,148 @@
+"""Which raw files are in the lake already: found out by size and times, without reading them and without Prefect.
+
+A file is taken for ingested where it looks as it did then (see `infra.seen_files`), contract, sources and lake are the
+ones of then, and the branch still has the digests of its accepted and its refused rows. Cost: one look at each file,
+and two listings of the lake a run.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from infra.assembly import assemble
+from infra.dataset import partition_path, table_prefix
+from infra.errors import NotFound
+from infra.provenance import source_digest
+from infra.seen_files import Look, look_at
+from infra.settings import load_settings
+from models import definitions
+from models.errors import DefinitionError
+from models.model import Model
+
+
+class Ingested(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one raw file."""
+
+    file: str
+    partition: str
+    rows: int
+    refused: int
+    reasons: dict[str, int]
+    """How many refused rows broke each rule, the most frequent first."""
+    quarantine: str | None
+    """Where in the lake the refused rows are; None where there are none."""
+    commit: str
+    """The commit that made the partition as it is now."""
+    digest: str
+    """sha256 of the partition's accepted rows."""
+    refused_digest: str | None
+    """sha256 of its refused rows; None where there are none."""
+    cached: bool = False
+
+
+def found_again(model: str, source: str | None = None, branch: str | None = None) -> list[Ingested] | None:
+    """Give what `ingest` would where it has nothing to read and nothing to do; otherwise None."""
+    definition, settings = definitions.load(model), load_settings()
+    files = raw_files(definition, source)
+    if not assemble(settings).has_lake(model):
+        return None
+    found = []
+    with Sync(definition, branch or settings.branch) as sync:
+        for file in files:
+            try:
+                again = sync.recall(file, look_at(file))
+            except OSError:
+                return None
+            if again is None:
+                return None
+            found.append(again)
+    return found
+
+
+def raw_files(definition: Model, source: str | None) -> list[Path]:
+    """List what to ingest, by name: a file or a folder's files; without a source, the model's sample.
+
+    Raises: `NotFound`, `DefinitionError`.
+    """
+    if source is not None:
+        place = Path(source)
+    elif definition.sample is not None:
+        place = definition.sample.folder
+    else:
+        raise DefinitionError(f"model {definition.name} has no sample data; name a file or folder to ingest")
+    if place.is_file():
+        return [place]
+    if not place.exists():
+        raise NotFound(f"{place} does not exist; name a Parquet file or a folder of them")
+    files = sorted(place.glob("*.parquet"), key=lambda file: file.name)  # paths themselves compare slowly
+    if not files:
+        raise NotFound(f"{place} holds no .parquet file")
+    return files
+
+
+def contract_digest(definition: Model) -> str:
+    """Digest what a model asks of its rows."""
+    return hashlib.sha256(msgspec.json.encode(definition.contract)).hexdigest()
+
+
+def quarantine_path(definition: Model, partition: str) -> str:
+    """Where a partition's refused rows are."""
+    return f"{_quarantine_prefix(definition)}{partition}.parquet"
+
+
+class Sync:
+    """One run: what is remembered of files, and what the lake holds, which is listed once and then kept up."""
+
+    def __init__(self, definition: Model, branch: str) -> None:
+        settings = load_settings()
+        platform = assemble(settings)
+        basis = f"{settings.lake} {contract_digest(definition)} {source_digest()}"
+        self._definition = definition
+        self._branch = branch
+        self._lake = platform.lake(definition.name)
+        self._seen = platform.seen_files(definition.name, branch, basis)
+        self._held: dict[str, str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._seen.close()
+
+    def recall(self, file: Path, look: Look) -> Ingested | None:
+        """Give what became of a file that looks as it did when it was ingested, where the lake still has it."""
+        found = self._seen.recall(file, look)
+        if found is None:
+            return None
+        ingested = msgspec.structs.replace(msgspec.json.decode(found, type=Ingested), cached=True)
+        return ingested if self.holds(ingested) else None
+
+    def holds(self, found: Ingested) -> bool:
+        """Say whether the lake has what became of a file."""
+        if self._held is None:
+            commit = self._lake.resolve(self._branch)
+            folders = (table_prefix(self._definition), _quarantine_prefix(self._definition))
+            self._held = {entry.path: entry.digest for folder in folders for entry in self._lake.list(commit, folder)}
+        accepted, refused = self._places(found)
+        return (self._held.get(accepted), self._held.get(refused)) == (found.digest, found.refused_digest)
+
+    def remember(self, file: Path, look: Look, ingested: Ingested) -> None:
+        """Take note of what became of a file; files that made its partition before do not hold any more."""
+        if not ingested.cached:
+            self._seen.forget(ingested.partition)
+            if self._held is not None:
+                digests = (ingested.digest, ingested.refused_digest)
+                for place, digest in zip(self._places(ingested), digests, strict=True):
+                    self._held.pop(place, None)
+                    if digest:
+                        self._held[place] = digest
+        self._seen.remember(file, look, ingested.partition, msgspec.json.encode(ingested))
+
+    def _places(self, found: Ingested) -> tuple[str, str]:
+        return partition_path(self._definition, found.partition), quarantine_path(self._definition, found.partition)
+
+
+def _quarantine_prefix(definition: Model) -> str:
+    return f"quarantine/{definition.table}/"
