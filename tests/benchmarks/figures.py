@@ -1,4 +1,4 @@
-"""The one form of every benchmark: figures, their bounds, the machine; as JSON and as a table."""
+"""The one form of every benchmark: figures, their bounds, the machine; as JSON, as a table and as a page."""
 
 import operator
 import os
@@ -8,9 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+import plotly.graph_objects as go
 from rich.console import Console
 from rich.table import Table
 
+from flows.pages import figure_html, table_html, write_page
+
+_HEADS = ("figure", "value", "unit", "bound", "met", "compared with")
 _COMPARISONS = {"<=": operator.le, "<": operator.lt, "==": operator.eq, ">=": operator.ge}
 
 
@@ -36,22 +40,61 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
         return bool(_COMPARISONS[comparison](self.value, float(limit)))
 
 
-def publish(name: str, figures: Sequence[Figure], home: Path) -> int:
-    """Write `bench/NAME.json` under `home`, print the table, and give 0 when every bound is kept, else 1."""
+class Growth(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a time when there are more files."""
+
+    name: str
+    seconds: dict[int, float]
+    """By the number of files."""
+    is_peer: bool = False
+    """Whether it is another product's."""
+
+
+def publish(name: str, figures: Sequence[Figure], home: Path, growths: Sequence[Growth] = ()) -> int:
+    """Write `bench/NAME.json` and `bench/NAME.html` under `home`, print the table; 0 when every bound is kept, else 1.
+
+    The page draws how times grow.
+    """
     path = home / "bench" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = [{**msgspec.to_builtins(figure), "met": figure.met} for figure in figures]
-    path.write_bytes(msgspec.json.format(msgspec.json.encode({"figures": plain, "machine": _machine()}), indent=2))
-    table = Table("figure", "value", "unit", "bound", "met", "compared with", box=None)
-    for figure in figures:
-        peers = ", ".join(f"{peer} {value:,.4g}" for peer, value in figure.compared_with.items())
-        table.add_row(
-            figure.name, f"{figure.value:,.4g}", figure.unit, figure.bound, "yes" if figure.met else "NO", peers
-        )
+    machine = _machine()
+    content = {"figures": plain, "growths": growths, "machine": machine}
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2))
+    rows = [_cells(figure) for figure in figures]
+    table = Table(*_HEADS, box=None)
+    for row in rows:
+        table.add_row(*row)
     console = Console(highlight=False, width=150)
     console.print(table)
-    console.print(f"written to {path}")
+    body = [f"<h1>bench-{name}</h1>", f"<small>{', '.join(f'{key} {value}' for key, value in machine.items())}</small>"]
+    body += ["<h2>Figures</h2>", table_html(list(_HEADS), rows, numbers=(1,))]
+    if growths:
+        body += ["<h2>Growth with the number of files</h2>", figure_html(_growth_figure(growths), first=True)]
+    page = write_page(path.with_suffix(".html"), f"bench-{name}", body)
+    console.print(f"written to {path} and {page}")
     return 0 if all(figure.met for figure in figures) else 1
+
+
+def _cells(figure: Figure) -> list[str]:
+    peers = ", ".join(f"{peer} {value:,.4g}" for peer, value in figure.compared_with.items())
+    return [figure.name, f"{figure.value:,.4g}", figure.unit, figure.bound, "yes" if figure.met else "NO", peers]
+
+
+def _growth_figure(growths: Sequence[Growth]) -> go.Figure:
+    figure = go.Figure()
+    for growth in growths:
+        figure.add_scatter(
+            x=list(growth.seconds),
+            y=list(growth.seconds.values()),
+            mode="lines+markers",
+            name=growth.name,
+            line_dash="dot" if growth.is_peer else "solid",
+        )
+    sizes = sorted({size for growth in growths for size in growth.seconds})
+    figure.update_xaxes(title="files", type="log", tickvals=sizes, ticktext=[f"{size:,}" for size in sizes])
+    figure.update_yaxes(title="seconds", type="log", dtick=1, tickformat="~g")
+    return figure
 
 
 def _machine() -> Mapping[str, object]:
