@@ -53,7 +53,8 @@ def _ingest_file(definition: Model, file: Path, branch: str, sync: Sync) -> Inge
     def is_in_the_lake(found: dict[str, Any]) -> bool:
         return sync.holds(msgspec.convert(found, Ingested))
 
-    result, cached = run_cached(ingest_file, key, is_in_the_lake, model=definition.name, file=str(file), branch=branch)
+    what = {"model": definition.name, "file": str(file), "digest": digest, "branch": branch}
+    result, cached = run_cached(ingest_file, key, is_in_the_lake, **what)
     ingested = msgspec.convert({**result, "file": file.name, "cached": cached}, Ingested)
     sync.remember(file, look, ingested)
     return ingested
@@ -67,13 +68,16 @@ def _digest(lake: Lake, ref: str, path: str) -> str | None:
 
 
 @cached_step("ingest one file")
-def ingest_file(model: str, file: str, branch: str, key: str) -> dict[str, Any]:  # noqa: ARG001 - the cache key
-    """Validate one raw file and commit the accepted and the refused rows."""
+def ingest_file(model: str, file: str, digest: str, branch: str, key: str) -> dict[str, Any]:  # noqa: ARG001 - the cache key
+    """Validate one raw file of a digest and commit the accepted and the refused rows."""
     from models.contract.table import validate
 
     definition = definitions.load(model)
     path = Path(file)
-    raw = tables.read_raw(path.name, path.read_bytes(), dict(definition.raw_columns))
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise Unavailable(f"{file} changed while it was read: ingest it again once it is whole")
+    raw = tables.read_raw(path.name, content, dict(definition.raw_columns))
     checked = validate(definition.contract, definition.prepared(raw), path.name)
     lake = assemble(load_settings()).lake(model)
     accepted = partition_path(definition, checked.partition)

@@ -54,6 +54,9 @@ class _Marked:
                 record = rows.record_of(connection, commit_id)
                 self._mark_manifest(connection, record.manifest)
                 waiting += record.parents
+        erased = rows.erased(connection)
+        self.content |= {replacement for replacement in erased.values() if replacement}
+        self.content -= erased.keys()
         for branch in branches:
             self.content |= {entry.digest for entry in rows.staged(connection, branch).values() if entry}
 

@@ -134,6 +134,13 @@ class ContentFiles:
         """Say whether content is there, without reading it."""
         return self.path(digest).exists()
 
+    def erase(self, digest: str) -> None:
+        """Remove content, if it is there, and make that durable."""
+        with translated(self._root):
+            self.path(digest).unlink(missing_ok=True)
+            if self.path(digest).parent.is_dir():
+                sync_folder(self.path(digest).parent)
+
     def remove(self, digest: str, before: float) -> int | None:
         """Remove content that was last stored before a moment (seconds since 1970), and give its bytes; else None.
 

@@ -26,7 +26,7 @@ from infra.lake.database import Database
 from infra.lake.manifests import Manifest, Manifests
 from infra.lake.merge import ancestor_manifest, compare, three_way
 from infra.lake.names import check_name, check_note, check_path, check_prefix, some
-from infra.lake.protocol import MAIN, Change, Collected, Commit, Entry
+from infra.lake.protocol import MAIN, Change, Collected, Commit, Entry, Erasure
 from infra.lake.verification import problems
 
 
@@ -63,6 +63,23 @@ class EmbeddedLake:
     def collect(self, grace: timedelta) -> Collected:
         """Remove old commits and content that nothing reaches any more. Raises: `Corrupt`."""
         return collect(self._database, self._manifests, self._files, grace)
+
+    def erase(self, erasures: Sequence[Erasure]) -> Sequence[str]:
+        """Remove content for good, from every commit. Raises: `Conflict` naming a branch that shows it."""
+        with self._database.writing() as connection:
+            gone = {one.digest for one in erasures}
+            for branch in rows.branches(connection):
+                if shown := [
+                    entry.path for entry in self._visible(connection, branch).entries() if entry.digest in gone
+                ]:
+                    raise Conflict(f"branch {branch!r} shows what shall be erased: {some(shown)}")
+            for one in erasures:
+                rows.erase(connection, one.digest, one.replacement)
+            # With those that a process noted, and was killed before it removed them
+            noted = list(rows.erased(connection))
+        for digest in noted:
+            self._files.erase(digest)
+        return []
 
     def resolve(self, ref: str) -> str:
         """Give the commit id that a branch, tag or commit id stands for now."""
@@ -252,6 +269,11 @@ class EmbeddedLake:
         rows.add_branch(connection, MAIN, rows.add_commit(connection, record, ()))
 
     def _stage(self, connection: sqlite3.Connection, branch: str, stored: Mapping[str, Content]) -> Sequence[Entry]:
+        erased = rows.erased(connection)
+        for path, content in stored.items():
+            if content.digest in erased:
+                self._files.erase(content.digest)
+                raise Misconfigured(f"{path} has content that was erased from the lake, which does not take it again")
         committed = self._committed(connection, rows.writable_head_of(connection, branch))
         entries = [Entry(path, content.digest, content.size) for path, content in stored.items()]
         for entry in entries:
@@ -290,7 +312,18 @@ class EmbeddedLake:
         commit_id, branch = rows.locate(connection, ref)
         changes = rows.staged(connection, branch) if branch else {}
         committed = self._committed(connection, commit_id)
+        if erased := rows.erased(connection):
+            old = (entry for entry in committed.entries() if entry.digest in erased)
+            changes = {entry.path: self._instead(connection, entry, erased) for entry in old} | changes
         return committed.with_changes(changes) if changes else committed
+
+    def _instead(self, connection: sqlite3.Connection, entry: Entry, erased: Mapping[str, str | None]) -> Entry | None:
+        """Give what is read instead of content that may have been erased."""
+        if entry.digest not in erased:
+            return entry
+        replacement = erased[entry.digest]
+        content = rows.content_of(connection, replacement) if replacement else None
+        return Entry(entry.path, content.digest, content.size) if content else None
 
     def _damaged(self, entry: Entry, ref: str) -> Corrupt:
         return Corrupt(
@@ -303,6 +336,9 @@ class EmbeddedLake:
         is_staged, entry = rows.staged_at(connection, branch, path) if branch else (False, None)
         if not is_staged:
             entry = self._committed(connection, commit_id).get(path)
+        erased = rows.erased(connection)
+        if entry and erased and (entry := self._instead(connection, entry, erased)) is None:
+            raise NotFound(f"no {path} at {ref}: it was erased, see erasures/")
         if entry is None:
             raise NotFound(f"no {path} at {ref}")
         return entry

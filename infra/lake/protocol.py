@@ -62,6 +62,19 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     """Their size in all."""
 
 
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """Content that shall be gone from every commit."""
+
+    ref: str
+    """A commit that has it."""
+    path: str
+    """Where."""
+    digest: str
+    """Of what shall be gone."""
+    replacement: str | None
+    """Digest of what is read instead of it, which the lake has; None where nothing is."""
+
+
 class Lake(Protocol):
     """One model's repository.
 
@@ -182,6 +195,17 @@ class Lake(Protocol):
         """Check everything that refs and uncommitted changes reach. Reads all content.
 
         Gives one line for each problem, naming paths and digests.
+        """
+        ...
+
+    def erase(self, erasures: Sequence[Erasure]) -> Sequence[str]:
+        """Remove content for good, from every commit and wherever else it lies; ids of commits stay.
+
+        The branches must not show it any more. Where the store has no way to remove content, it gives the addresses at
+        which it still lies, and what has to be done is done there. Otherwise: reading any commit gives the replacement
+        or, without one, has no such path, and the same content is not taken again.
+
+        Raises: `Conflict` naming a branch that shows it.
         """
         ...
 

@@ -200,6 +200,18 @@ def keep(connection: sqlite3.Connection, table: Literal["commits", "manifests", 
     return removed
 
 
+def erased(connection: sqlite3.Connection) -> dict[str, str | None]:
+    """Give the digest of what is read instead of each erased content; None is nothing."""
+    return dict(connection.execute("SELECT digest, replacement FROM erased"))
+
+
+def erase(connection: sqlite3.Connection, digest: str, replacement: str | None) -> None:
+    """Note that content is gone, and what is read instead; also instead of what it replaced itself."""
+    connection.execute("INSERT OR REPLACE INTO erased VALUES (?, ?)", (digest, replacement))
+    connection.execute("UPDATE erased SET replacement = ? WHERE replacement = ?", (replacement, digest))
+    connection.execute("DELETE FROM objects WHERE digest = ?", (digest,))
+
+
 def add_content(connection: sqlite3.Connection, content: Content) -> None:
     """Record stored content."""
     connection.execute("INSERT OR IGNORE INTO objects VALUES (?, ?, ?)", (content.digest, content.size, content.blocks))

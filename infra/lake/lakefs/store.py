@@ -28,7 +28,7 @@ from infra.lake.blocks import VerifiedFile
 from infra.lake.lakefs.server import Refusal, Server
 from infra.lake.lakefs.transfer import Outgoing, Stored, content_of, upload
 from infra.lake.names import check_name, check_note, check_path, check_prefix, is_commit_id, is_name, some
-from infra.lake.protocol import MAIN, Change, Collected, Commit, Entry
+from infra.lake.protocol import MAIN, Change, Collected, Commit, Entry, Erasure
 
 _AT_A_TIME = 16
 _PLACE = re.compile(r"(s3|gs|https?|mem|local|transient)://")
@@ -297,6 +297,19 @@ class LakeFSLake:
             brought = [one.path for one in self._uncommitted(name, "").values() if one.kind != "removed"]
             found += self._problems(name, brought, verified)
         return found
+
+    def erase(self, erasures: Sequence[Erasure]) -> Sequence[str]:
+        """Give the addresses of content that the server's garbage collection, or its administrators, have to remove.
+
+        The API has no way to remove what a commit names. Garbage collection removes what no branch shows any more, once
+        the repository's rules let it; reading a commit that named it is then a `Corrupt`.
+        """
+        gone = {one.digest for one in erasures}
+        for branch in self.branches() if gone else ():
+            if shown := [entry.path for entry in self.list(branch) if entry.digest in gone]:
+                raise Conflict(f"branch {branch!r} shows what shall be erased: {some(shown)}")
+        stored = (self._stored(one.ref, one.path, presign=False) for one in erasures)
+        return list(dict.fromkeys(one.address for one in stored))
 
     def collect(self, grace: timedelta) -> Collected:  # noqa: ARG002
         """Raises: `Misconfigured`, for lakeFS collects garbage by rules of its own."""

@@ -185,6 +185,12 @@ class Stored:
         self.content = content_of(self._stats)
         """None where somebody else stored it, without our digests."""
 
+    @property
+    def address(self) -> str:
+        """Where its content lies in the object store."""
+        address: str = self._stats.physical_address
+        return address
+
     def entry(self) -> Entry:
         """Describe it; what somebody else stored is read, to be digested. Raises: `Unavailable`, `Corrupt`."""
         path, size = self._stats.path, self._stats.size_bytes
