@@ -250,6 +250,34 @@ def lake_gc(
     _show(collected, screens.collected, as_json)
 
 
+@lake.command("forget")
+def lake_forget(
+    model: ModelName,
+    by: Annotated[str, typer.Option(metavar="NAME", help="Who signs it off.")],
+    why: Annotated[str, typer.Option(metavar="TEXT", help="The reason, for the record.")],
+    objects: Annotated[
+        list[str] | None, typer.Option("--object", metavar="PATH", help="An object; repeatable.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="The rows that have this value; repeated: and this."),
+    ] = None,
+    rows: Annotated[Path | None, typer.Option(metavar="FILE", help="The rows that equal a line of a CSV file.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be erased, and change nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Erase rows or objects from every commit, with a record of what and why."""
+    from flows.forget import forget as run
+    from flows.forget import read_selection
+
+    selection = read_selection(where or [], rows)
+    if not objects and selection is None:
+        raise Misconfigured("name what to forget: --object PATH, --where COLUMN=VALUE or --rows FILE")
+    with waiting(f"looking through every commit of {model}"):
+        forgotten = run(model, objects or [], selection, by, why, dry_run)
+    _show(forgotten, screens.forgotten, as_json)
+
+
 @lake.command("copy")
 def lake_copy(
     source: Annotated[str, typer.Argument(metavar="SRC", help="LAKE/MODEL, such as embedded/taxi_eta.")],

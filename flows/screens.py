@@ -15,8 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from infra.lake.names import some
+
 if TYPE_CHECKING:
     from flows.data_diff import DataDifference
+    from flows.forget import Forgotten
     from flows.lineage import Lineage
     from flows.monitor import Monitored
     from flows.retrain import Retrained
@@ -162,6 +165,21 @@ def copied(result: "Copied") -> None:
     _print(f"branches {', '.join(result.branches)}; tags {', '.join(result.tags) or 'none'}")
     for branch in result.left_out:
         _print(f"uncommitted changes of branch {branch} stayed behind")
+
+
+def forgotten(result: "Forgotten") -> None:
+    """Show what was erased, or would be, and what is left to do."""
+    if not result.paths:
+        _print(f"nothing in the lake of {result.model} is what was asked for")
+        return
+    done = "erased" if result.record else "would erase"
+    _print(f"{done} {result.rows:,} rows in {len(result.paths):,} objects: {some(result.paths)}")
+    if result.record:
+        _print(f"the record is {result.record} on main")
+    if result.trained_on:
+        _print_prose("", f"trained on them, and kept: {', '.join(result.trained_on)}")
+    for address in result.still_at:
+        _print(f"the server keeps it until its garbage collection has run: {address}")
 
 
 def data_difference(result: "DataDifference") -> None:

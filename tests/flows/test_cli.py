@@ -242,6 +242,24 @@ def test_collects_what_an_ended_writer_left(ingested: tuple[Desk, Any], tmp_path
     assert desk.okruh("lake", "verify", "taxi_eta").returncode == DONE
 
 
+def test_forgets_rows_for_a_reason(ingested: tuple[Desk, Any], tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    shutil.copytree(ingested[0].place / "okruh", tmp_path / "okruh")
+    asked = ("lake", "forget", "taxi_eta", "--where", "pickup_zone=132", "--by", "me", "--why", "asked for")
+
+    nothing = desk.okruh("lake", "forget", "taxi_eta", "--by", "me", "--why", "asked for")
+    would = desk.okruh(*asked, "--dry-run")
+    done = only_object(desk.okruh(*asked, "--json"))
+    again = desk.okruh(*asked)
+
+    assert "name what to forget: --object PATH" in only_line(nothing)
+    assert nothing.returncode == WRONG_USE
+    assert would.stdout.startswith(f"would erase {done['rows']:,} rows in ")
+    assert done["rows"] > 100
+    assert again.stdout == "nothing in the lake of taxi_eta is what was asked for\n"
+    assert desk.okruh("lake", "verify", "taxi_eta").returncode == DONE
+
+
 def test_moves_house_to_a_server_and_back(ingested: tuple[Desk, Any], lakefs: LakeFSServer, tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     shutil.copytree(ingested[0].place / "okruh", tmp_path / "okruh")

@@ -1,0 +1,254 @@
+"""Named rows and objects are erased from every commit; what was asked for is not in the record of it."""
+
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from flows.forget import Forgotten, forget, read_selection
+from infra import tables
+from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
+from infra.lake import copying
+from infra.lake.embedded import EmbeddedLake
+from infra.lake.lakefs.store import LakeFSLake
+from infra.lake.protocol import MAIN, Lake
+from infra.lake.transaction import transaction
+from models.catalog.taxi_eta import MODEL
+from tests.flows.conftest import lake
+from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
+
+JUNE, JULY = "data/trips/2020-06.parquet", "data/trips/2020-07.parquet"
+STAYS = {"by": "the data protection officer", "why": "asked for on 3 July"}
+
+
+@pytest.fixture(params=["embedded", "lakefs"])
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, lakefs: LakeFSServer, monkeypatch: pytest.MonkeyPatch
+) -> LakeFSServer | Path:
+    """Where the lake is: a home, or a server."""
+    monkeypatch.setenv("OKRUH_HOME", str(tmp_path / ".okruh"))
+    if request.param == "embedded":
+        return tmp_path / ".okruh" / "lake" / "taxi-eta"
+    monkeypatch.setenv("OKRUH_LAKE", f"lakefs+{lakefs.address}/team-{secrets.token_hex(4)}")
+    monkeypatch.setenv("OKRUH_LAKEFS_ACCESS_KEY_ID", KEY_ID)
+    monkeypatch.setenv("OKRUH_LAKEFS_SECRET_ACCESS_KEY", SECRET)
+    return lakefs
+
+
+def people(*names: str, start: int = 0) -> bytes:
+    return tables.encode(
+        pd.DataFrame(
+            {
+                "customer": names,
+                "age": range(30 + start, 30 + start + len(names)),
+                "at": pd.date_range("2020-06-01", periods=len(names), tz="UTC"),
+            }
+        )
+    )
+
+
+@pytest.fixture
+def filled(store: object) -> Iterator[Lake]:
+    """Two versions of June, one of July, a branch that has the first, a tag, and an object that is no table."""
+    found = lake()
+    for contents in (
+        {JUNE: people("ada", "eva"), "reports/a.html": b"<p>ada</p>"},
+        {JUNE: people("ada", "eva", "jan")},
+        {JULY: people("eva", "ada", start=9), "quarantine/trips/2020-07.parquet": people("jan")},
+    ):
+        with transaction(found, MAIN, "ingest", {}) as work:
+            work.put_all(contents)
+        if JULY not in contents and "work" not in found.branches():
+            found.create_branch("work", MAIN)
+            found.tag("first", MAIN)
+    yield found
+    if isinstance(found, EmbeddedLake | LakeFSLake):
+        found.close()
+
+
+def ask(where: list[str] | None = None, objects: list[str] | None = None, **changes: Any) -> Forgotten:
+    return forget(MODEL.name, objects or [], read_selection(where or [], None), **(STAYS | changes))
+
+
+def everywhere(found: Lake) -> str:
+    """Give all that any commit or branch shows of all objects, as text."""
+    text = []
+    for ref in {*found.branches(), *(commit.id for name in found.branches() for commit in found.log(name))}:
+        for entry in found.list(ref):
+            content = found.get(ref, entry.path)
+            if entry.path.endswith(".parquet"):
+                text.append(tables.read(found, ref, entry.path).to_csv())
+            else:
+                text.append(content.decode(errors="replace"))
+    return "\n".join(text)
+
+
+def collect_garbage(server: LakeFSServer, addresses: list[str]) -> None:
+    """Do what a server's own collection does."""
+    for address in addresses:
+        (server.root / "store" / address.removeprefix("s3://bucket/")).unlink()
+
+
+def test_erases_rows_from_every_commit(filled: Lake, store: LakeFSServer | Path) -> None:
+    commits = [commit.id for commit in filled.log(MAIN)]
+
+    done = ask(["customer=ada"])
+
+    assert (done.rows, done.paths) == (3, [JUNE, JULY])
+    assert list(tables.read(filled, MAIN, JUNE)["customer"]) == ["eva", "jan"]
+    assert list(tables.read(filled, MAIN, JULY)["customer"]) == ["eva"]
+    assert list(tables.read(filled, "work", JUNE)["customer"]) == ["eva"]
+    assert [commit.id for commit in filled.log(MAIN)][-len(commits) :] == commits  # history stands
+    assert filled.get(MAIN, "reports/a.html") == b"<p>ada</p>"  # no table, and not named
+    if isinstance(store, LakeFSServer):
+        assert len(done.still_at) == 3
+        collect_garbage(store, done.still_at)
+        with pytest.raises(Corrupt, match="garbage collection"):
+            filled.get("first", JUNE)
+    else:
+        assert done.still_at == []
+        assert list(tables.read(filled, "first", JUNE)["customer"]) == ["eva"]
+        assert filled.verify() == []
+        assert filled.collect(timedelta(0)).commits == 0
+        assert filled.verify() == []
+        assert everywhere(filled).count("ada") == everywhere(filled).count("<p>ada</p>")
+        assert not any(b"ada" in file.read_bytes() for file in (store / "objects").rglob("*/*") if is_table(file))
+
+
+def is_table(file: Path) -> bool:
+    return file.read_bytes()[:4] == b"PAR1"
+
+
+def test_leaves_a_record_that_does_not_say_what_was_asked_for(filled: Lake) -> None:
+    done = ask(["customer=ada", "age=30"])
+
+    assert done.record is not None
+    content = filled.get(MAIN, done.record)
+    record = json.loads(content)
+    assert {name: record[name] for name in STAYS} == STAYS
+    assert (record["columns"], record["selected"]) == (["customer", "age"], 1)
+    assert sum(one["rows"] for one in record["erased"]) == done.rows == 2
+    assert b"ada" not in content
+    newest = next(filled.log(MAIN))
+    assert newest.metadata == {"kind": "forget", "record": done.record}
+
+
+def test_erases_objects_by_path(filled: Lake, store: LakeFSServer | Path) -> None:
+    done = ask(objects=["reports/a.html", "quarantine/trips/2020-07.parquet"])
+
+    assert (done.rows, len(done.paths)) == (0, 2)
+    for ref in (MAIN, "work"):
+        assert not {"reports/a.html", "quarantine/trips/2020-07.parquet"} & {entry.path for entry in filled.list(ref)}
+    if isinstance(store, LakeFSServer):
+        collect_garbage(store, done.still_at)
+        with pytest.raises(Corrupt):
+            filled.get("first", "reports/a.html")
+        return
+    with pytest.raises(NotFound, match="it was erased, see erasures/"):
+        filled.get("first", "reports/a.html")
+    assert "reports/a.html" not in {entry.path for entry in filled.list("first")}
+    assert filled.verify() == []
+    filled.create_branch("again", MAIN)
+    with pytest.raises(Misconfigured, match="erased from the lake, which does not take it again"):
+        filled.put("again", "elsewhere.html", b"<p>ada</p>")
+    assert filled.diff(MAIN, "again") == []
+
+
+@pytest.mark.parametrize(
+    ("where", "rows"),
+    [
+        (["age=39"], 1),
+        (["age=39.0"], 1),
+        (["at=2020-06-01"], 4),
+        (["at=2020-06-01T00:00:00Z", "customer=eva"], 1),
+        (["customer=ada", "age=31"], 0),
+        (["customer=nobody"], 0),
+    ],
+)
+def test_reads_values_as_the_columns_hold_them(filled: Lake, where: list[str], rows: int) -> None:
+    done = ask(where)
+
+    assert (done.rows, done.record is None) == (rows, rows == 0)
+
+
+def test_reads_many_rows_from_a_file(filled: Lake, tmp_path: Path) -> None:
+    file = tmp_path / "people.csv"
+    file.write_text("customer,age\nada,30\njan,32\nada,40\n")
+
+    done = forget(MODEL.name, [], read_selection([], file), **STAYS)  # type: ignore[arg-type]
+
+    assert done.rows == 4
+    assert list(tables.read(filled, MAIN, JUNE)["customer"]) == ["eva"]
+
+
+def test_a_dry_run_changes_nothing(filled: Lake) -> None:
+    before = filled.branches()
+
+    done = ask(["customer=ada"], dry_run=True)
+
+    assert (done.rows, done.record) == (3, None)
+    assert filled.branches() == before
+    assert "ada" in list(tables.read(filled, "first", JUNE)["customer"])
+
+
+def test_goes_on_where_it_was_cut_off(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as changed:
+        changed.setattr(type(filled), "erase", cut)
+        with pytest.raises(KeyboardInterrupt):
+            ask(["customer=ada"])
+
+    done = ask(["customer=ada"])
+
+    assert done.rows == 3
+    assert list(tables.read(filled, MAIN, JULY)["customer"]) == ["eva"]
+
+
+def test_a_copy_has_what_is_read_instead(filled: Lake, store: LakeFSServer | Path, tmp_path: Path) -> None:
+    if isinstance(store, LakeFSServer):
+        pytest.skip("a server's old commits show it until its collection has run")
+    ask(["customer=ada"])
+    ask(objects=["reports/a.html"])
+
+    with closing(EmbeddedLake(tmp_path / "copy")) as target:
+        copying.copy(filled, target, tmp_path)
+
+        assert "ada" not in everywhere(target)
+        assert list(tables.read(target, "first", JUNE)["customer"]) == ["eva"]
+
+
+def test_refuses_uncommitted_changes_of_what_shall_be_gone(filled: Lake) -> None:
+    filled.put("work", JUNE, people("ada"))
+
+    with pytest.raises(Conflict, match=r"branch 'work' has uncommitted changes of data/trips/2020-06\.parquet"):
+        ask(["customer=ada"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (lambda: ask(["colour=red"]), "no table has columns"),
+        (lambda: ask(["age=old"]), "column age holds int64"),
+        (lambda: ask(["customer"]), "COLUMN=VALUE"),
+        (lambda: ask(objects=["data/absent"]), "no commit has data/absent"),
+        (lambda: ask(["customer=ada"], by=" "), "signed off"),
+        (lambda: ask(["customer=ada"], why=""), "signed off"),
+        (lambda: read_selection(["a=b"], Path("rows.csv")), "not by both"),
+        (lambda: read_selection([], Path("absent.csv")), "absent.csv cannot be read"),
+    ],
+)
+def test_says_what_is_wrong_and_changes_nothing(filled: Lake, wrong: Callable[[], object], reason: str) -> None:
+    before = filled.branches()
+
+    with pytest.raises((NotFound, Misconfigured), match=reason):
+        wrong()
+
+    assert filled.branches() == before
