@@ -88,7 +88,9 @@ def ingest_file(model: str, file: str, digest: str, branch: str, key: str) -> di
         "refused": str(len(checked.refused)),
     }
     with transaction(lake, branch, f"ingest {path.name}", note) as work:
-        stored = work.put(accepted, tables.encode(checked.accepted))
+        # In the order of time, so that who wants the newest rows leaves the others unread
+        ordered = checked.accepted.sort_values(definition.contract.time.name, kind="stable")
+        stored = work.put(accepted, tables.encode(ordered))
         refused, quarantined = quarantine_path(definition, checked.partition), None
         if len(checked.refused):
             quarantined = work.put(refused, tables.encode(checked.refused)).digest

@@ -8,7 +8,7 @@ Cost: reads every Parquet object of the table and the journal at that commit.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -44,13 +44,14 @@ class Dataset:
 def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime, learn_from: datetime | None = None) -> Dataset:
     """Read everything that may be learned from at `as_of`: rows about moments from `learn_from` on.
 
-    Partitions of months that ended before `learn_from` are not read.
+    Partitions of months that ended before `learn_from` are not read, nor are older rows that lie together in one.
     """
     first = _month(model.contract, learn_from) if learn_from is not None else ""
+    since = (model.contract.time.name, _a_day_before(model.contract, learn_from)) if learn_from is not None else None
     asked = [*(column.name for column in model.contract.inputs), model.contract.target.name]
     known = [model.contract.known] if model.contract.known else []
     history, paths = tables.read_all(
-        lake, commit, table_prefix(model), f"{table_prefix(model)}{first}", list(dict.fromkeys(asked + known))
+        lake, commit, table_prefix(model), f"{table_prefix(model)}{first}", list(dict.fromkeys(asked + known)), since
     )
     answered, answered_paths = labelled_predictions(model.contract, lake, commit)
     wanted = [*asked, "event_at", "known_at"]
@@ -76,6 +77,12 @@ def _without(history: pd.DataFrame, answered: pd.DataFrame, key: list[str]) -> p
 
 def _month(contract: Contract, moment: datetime) -> str:
     return f"{moment.astimezone(ZoneInfo(contract.time.zone or 'UTC')):%Y-%m}"
+
+
+def _a_day_before(contract: Contract, moment: datetime) -> datetime:
+    """Give a time of the table's kind that is surely before a moment, whatever clocks were changed in between."""
+    before = moment - timedelta(days=1)
+    return before.astimezone(ZoneInfo(contract.time.zone)).replace(tzinfo=None) if contract.time.zone else before
 
 
 def labelled_predictions(contract: Contract, lake: Lake, commit: str) -> tuple[pd.DataFrame, tuple[str, ...]]:

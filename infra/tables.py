@@ -1,31 +1,46 @@
-"""Tables in the lake: Parquet objects, written so that equal tables give equal bytes."""
+"""Tables in the lake: Parquet objects, written so that equal tables give equal bytes, in groups of rows.
+
+A reader touches only the columns that it wants, and of a table that is ordered by time only the groups of rows that are
+new enough; nothing else is read, verified or, from a server, fetched.
+"""
 
 import io
 from collections.abc import Sequence
+from datetime import datetime
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.lake.protocol import Lake
 from models.errors import ContractError
+
+GROUP_ROWS = 64 * 1024
+"""How many rows are read together: few enough to leave most of a large table alone, enough to compress well."""
 
 
 def encode(table: pd.DataFrame) -> bytes:
     """Write a table as Parquet; its index is dropped."""
     sink = io.BytesIO()
     arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
-    pq.write_table(arrow, sink, compression="zstd")
+    pq.write_table(arrow, sink, compression="zstd", row_group_size=GROUP_ROWS)
     return sink.getvalue()
 
 
 def read_all(
-    lake: Lake, commit: str, prefix: str, start: str = "", columns: Sequence[str] | None = None
+    lake: Lake,
+    commit: str,
+    prefix: str,
+    start: str = "",
+    columns: Sequence[str] | None = None,
+    since: tuple[str, datetime] | None = None,
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Read every table under a prefix, whose path is `start` or later, as one; an empty frame where there is none.
 
     Args:
         columns: what is wanted; only this is read and verified. Without it, everything.
+        since: a time column, and the moment from which on rows are wanted; a wall time where the column is one.
 
     Returns:
         The rows in path order, and the paths read.
@@ -33,17 +48,25 @@ def read_all(
     Raises: `ContractError` naming the table that lacks a wanted column, `Corrupt`.
     """
     paths = tuple(entry.path for entry in lake.list(commit, prefix) if entry.path >= start)
-    tables = [read(lake, commit, path, columns) for path in paths]
+    tables = [read(lake, commit, path, columns, since) for path in paths]
     return (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()), paths
 
 
-def read(lake: Lake, commit: str, path: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read one table, or the wanted columns of it. Raises: `ContractError`, `Corrupt`."""
+def read(
+    lake: Lake,
+    commit: str,
+    path: str,
+    columns: Sequence[str] | None = None,
+    since: tuple[str, datetime] | None = None,
+) -> pd.DataFrame:
+    """Read one table, or the wanted columns and rows of it. Raises: `ContractError`, `Corrupt`."""
     with lake.open(commit, path) as file:
         source = pa.PythonFile(file, mode="r")
         if columns is not None and (missing := [name for name in columns if name not in pq.read_schema(source).names]):
             raise ContractError(f"{path} lacks columns {missing}, which the contract has by now: ingest its file again")
-        table: pd.DataFrame = pq.read_table(source, columns=None if columns is None else list(columns)).to_pandas()
+        new_enough = None if since is None else pc.field(since[0]) >= pa.scalar(since[1])
+        found = pq.read_table(source, columns=None if columns is None else list(columns), filters=new_enough)
+        table: pd.DataFrame = found.to_pandas()
     return table
 
 

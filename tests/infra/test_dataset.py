@@ -218,3 +218,13 @@ def test_an_event_that_was_answered_and_ingested_later_counts_once(lake: Embedde
 
     assert known["trip_minutes"].tolist() == [20.0, 70.0, 30.0, 31.0]
     assert known["known_at"].iloc[2] == pd.Timestamp("2020-02-10 13:35", tz="UTC")  # as the service learned it
+
+
+def test_leaves_out_what_is_older_and_nothing_else_however_clocks_change(lake: EmbeddedLake) -> None:
+    hours = [f"2020-11-01 {hour:02}:30" for hour in range(6)] + ["2020-10-30 12:00", "2020-10-31 23:59"]
+    put(lake, **{partition_path(MODEL, "2020-11"): trips(*((hour, "2020-11-01 07:00", 60.0) for hour in hours))})
+    everything = known_rows(MODEL, lake, "main", FAR).rows
+
+    for since in pd.date_range("2020-10-31T00:00Z", "2020-11-02T00:00Z", freq="30min"):
+        rows = known_rows(MODEL, lake, "main", FAR, since.to_pydatetime()).rows
+        pd.testing.assert_frame_equal(rows, everything[everything["event_at"] >= since].reset_index(drop=True))

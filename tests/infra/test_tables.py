@@ -1,17 +1,24 @@
 """Tables in the lake: equal tables are equal bytes, and a bad raw file is refused by its name."""
 
 import io
+import secrets
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from infra import tables
+from infra.errors import Corrupt
 from infra.lake.embedded import EmbeddedLake
+from infra.lake.lakefs.server import Server
+from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.transaction import transaction
 from models.errors import ContractError
+from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
 
 WANTED = {"at": "time", "zone": "integer", "miles": "number", "kind": "text"}
 
@@ -159,3 +166,44 @@ def test_reads_partitions_in_order_from_a_start_on(tmp_path: Path) -> None:
     ):
         tables.read_all(lake, "main", "data/rides/", columns=["miles", "price"])
     lake.close()
+
+
+@pytest.mark.parametrize("zone", [None, "UTC"])
+def test_reads_the_groups_of_rows_that_are_new_enough_and_no_others(tmp_path: Path, zone: str | None) -> None:
+    table = rides(3 * tables.GROUP_ROWS).assign(noise=range(3 * tables.GROUP_ROWS))
+    table["at"] = table["at"].dt.tz_localize(zone)
+    content = bytearray(tables.encode(table))
+    groups = pq.ParquetFile(pa.BufferReader(bytes(content))).metadata
+    column = groups.row_group(1).column(4)
+    since = table["at"][3 * tables.GROUP_ROWS - 10].to_pydatetime()
+
+    with closing(EmbeddedLake(tmp_path)) as lake:
+        entry = lake.put("main", "rides.parquet", bytes(content))
+        file = lake.root / "objects" / entry.digest[:2] / entry.digest[2:]
+        content[column.dictionary_page_offset or column.data_page_offset] ^= 1
+        file.chmod(0o644)
+        file.write_bytes(content)
+
+        newest = tables.read(lake, "main", "rides.parquet", ["noise"], ("at", since))
+        with pytest.raises(Corrupt):
+            tables.read(lake, "main", "rides.parquet", ["noise"])
+
+    assert newest["noise"].tolist() == table["noise"].tolist()[-10:]
+    assert groups.num_row_groups == 3
+
+
+def test_fetches_little_more_than_it_reads(lakefs: LakeFSServer) -> None:
+    rows = 8 * tables.GROUP_ROWS
+    random = np.random.default_rng(0)
+    table = rides(rows).assign(**{f"noise_{number}": random.random(rows) for number in range(4)})
+    content = tables.encode(table)
+    with closing(LakeFSLake(Server(lakefs.address, KEY_ID, SECRET), f"okruh-{secrets.token_hex(4)}")) as lake:
+        lake.create()
+        lake.put("main", "rides.parquet", content)
+        lakefs.sent = 0
+
+        newest = tables.read(lake, "main", "rides.parquet", ["noise_1"], ("at", table["at"].iloc[-5]))
+
+    assert len(newest) == 5
+    # A group of two columns of eight, whole blocks of the footer beside it
+    assert lakefs.sent < len(content) / 8

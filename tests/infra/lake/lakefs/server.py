@@ -117,6 +117,8 @@ class LakeFSServer:
         self.default_namespace: str | None = "local://okruh"
         self.expired = 0
         """How many of the next signed URLs shall have expired when they are given."""
+        self.sent = 0
+        """Bytes of content in answers."""
         self._uploads: dict[str, list[str]] = {}
         shutil.rmtree(self.root / "store", ignore_errors=True)
         (self.root / "store").mkdir(parents=True)
@@ -526,6 +528,7 @@ class LakeFSServer:
                 missing = end - start
                 while missing and (piece := opened.read(min(2**18, missing))):
                     missing -= len(piece)
+                    self.sent += len(piece)
                     yield piece
 
         return StreamingResponse(pieces(), status, headers, record.content_type)
