@@ -81,10 +81,11 @@ def digested(source: Source, size: int) -> Content:
         size: how long it should be; how long it is, is found.
     """
     whole, blocks, found = sha256(), _BlockDigests(block_bytes(size)), 0
-    buffer = memoryview(bytearray(min(CHUNK_BYTES, max(size, 1))))
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, size + 1)))  # more than there is, where there is little
     with ThreadPoolExecutor(1) as thread:
         while count := _fill(source, buffer):
-            alone = count <= blocks.length and not found  # content of one block is digested once, and without a thread
+            # Content of one block is digested once, and without a thread
+            alone = not found and count < len(buffer) and count <= blocks.length
             digesting = None if alone else thread.submit(blocks.update, buffer[:count])
             whole.update(buffer[:count])
             if digesting:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,12 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.lake.embedded import EmbeddedLake
-from infra.lake.protocol import MAIN
+from infra.lake.lakefs.server import Server
+from infra.lake.lakefs.store import LakeFSLake
+from infra.lake.protocol import MAIN, Lake
 from infra.settings import load_settings
 from tests.benchmarks import dvc
 from tests.benchmarks.dvc import DvcRepository
 from tests.benchmarks.figures import Figure, Growth, publish
 from tests.benchmarks.sync import Synced, no_change
+from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer, running
 
 FILES, FILE_BYTES = 9, 213_000_000 // 9
 ROUNDS = 7
@@ -237,19 +241,36 @@ def _memory(place: Path) -> list[Figure]:
     with (place / "large").open("wb") as large:
         for _ in range(LARGE_BYTES // 2**26):
             large.write(secrets.token_bytes(2**26))
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(place)], stdout=subprocess.PIPE, text=True, check=True)
-    put, fetched = map(float, done.stdout.split())
+    figures = _moved(place, "embedded", "")
+    for signing in (False, True):
+        server = LakeFSServer(place / f"lakefs-{signing}")
+        server.presign = server.multipart = signing
+        with closing(server), running(server.app) as server.address:
+            figures += _moved(place, "lakeFS, signed URLs" if signing else "lakeFS, through the server", server.address)
+        shutil.rmtree(server.root)
+    return figures
+
+
+def _moved(place: Path, store: str, address: str) -> list[Figure]:
+    program = [sys.executable, "-c", PROGRAM, str(place), address]
+    put, fetched = map(float, subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True).stdout.split())
     return [
-        Figure(name="extra memory for put of 2 GiB", value=put, unit="MB", bound="< 64"),
-        Figure(name="extra memory for fetch of 2 GiB", value=fetched, unit="MB", bound="< 64"),
+        Figure(name=f"extra memory for put of 2 GiB, {store}", value=put, unit="MB", bound="< 64"),
+        Figure(name=f"extra memory for fetch of 2 GiB, {store}", value=fetched, unit="MB", bound="< 64"),
     ]
 
 
 def move_large() -> None:
     """Put and fetch a large file, in a process of its own, and print by how many MB its memory's peak rose."""
-    place = Path(sys.argv[1])
-    lake = EmbeddedLake(place / "lake")
+    place, address = Path(sys.argv[1]), sys.argv[2]
+    lake: Lake
+    if address:
+        lake = LakeFSLake(Server(address, KEY_ID, SECRET), "large")
+        lake.create()
+    else:
+        lake = EmbeddedLake(place / "lake")
     lake.put(MAIN, "small", b"1")
+    lake.fetch(MAIN, "small", place / "fetched")
     peaks = [_peak_mb()]
     lake.put(MAIN, "large", place / "large")
     peaks.append(_peak_mb())

@@ -424,16 +424,20 @@ class LakeFSServer:
 
     def complete_multipart(self, request: Request, body: dict[str, Any]) -> Any:
         keys, etags = self._uploads.pop(request.path_params["upload"]), [part["etag"] for part in body["parts"]]
-        found = [(self.root / "store" / key).read_bytes() for key in keys]
-        if etags != [hashlib.md5(part).hexdigest() for part in found]:
+        parts = [self.root / "store" / key for key in keys]
+        if etags != [_md5(part) for part in parts]:
             raise Refused(400, "invalid part")
-        if any(len(part) < 5 * 2**20 for part in found[:-1]):
+        if any(part.stat().st_size < 5 * 2**20 for part in parts[:-1]):
             raise Refused(400, "EntityTooSmall")
         key = body["physical_address"].removeprefix("s3://bucket/")
-        (self.root / "store" / key).write_bytes(b"".join(found))
-        whole = hashlib.md5(b"".join(bytes.fromhex(etag) for etag in etags)).hexdigest()
+        with (self.root / "store" / key).open("wb") as whole:
+            for part in parts:
+                with part.open("rb") as opened:
+                    shutil.copyfileobj(opened, whole)
+            size = whole.tell()
+        checksum = hashlib.md5(b"".join(bytes.fromhex(etag) for etag in etags)).hexdigest()
         self._drop(keys)
-        return self._link(request, key, f"{whole}-{len(keys)}", sum(map(len, found)), body)
+        return self._link(request, key, f"{checksum}-{len(keys)}", size, body)
 
     def abort_multipart(self, request: Request, body: dict[str, Any]) -> Any:
         self._drop(self._uploads.pop(request.path_params["upload"], []))
@@ -631,6 +635,11 @@ def _path(request: Request) -> str:
 async def _pieces(part: UploadFile) -> AsyncIterator[bytes]:
     while piece := await part.read(2**20):
         yield piece
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "md5").hexdigest()
 
 
 def _asked(request: Request, name: str, default: str = "false") -> bool:
