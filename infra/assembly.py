@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from infra.errors import Misconfigured, NotFound
 from infra.journal import Journal
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.lakefs import address
 from infra.lake.protocol import MAIN, Lake
 from infra.seen_files import SeenFiles

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.protocol import MAIN, Lake
@@ -41,7 +41,7 @@ PROGRAM = "from tests.benchmarks.lake import move_large; move_large()"
 STORE = """
 import sys
 from pathlib import Path
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 
 lake = EmbeddedLake(Path(sys.argv[1]))
 lake.put_all("main", {file.name: file for file in Path(sys.argv[2]).iterdir()})

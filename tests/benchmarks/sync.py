@@ -19,7 +19,7 @@ import msgspec
 
 from flows.sync import Ingested, Sync
 from infra.assembly import repository
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.protocol import MAIN
 from infra.seen_files import look_at
 from models import definitions

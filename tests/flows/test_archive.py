@@ -16,7 +16,7 @@ from infra import tables
 from infra.dataset import LABELS, PREDICTIONS, labelled_predictions
 from infra.errors import Conflict
 from infra.journal import Journal, Label, Position, Prediction
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from models.catalog.taxi_eta import CONTRACT, MODEL
 from tests.flows.conftest import journal, lake
 

@@ -28,7 +28,7 @@ import pytest
 
 from flows.cli import DONE, FAILED, REFUSED, WRONG_USE
 from infra import registry
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.serving_process import free_port
 from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
 

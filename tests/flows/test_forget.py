@@ -15,7 +15,7 @@ from flows.forget import Forgotten, forget, read_selection
 from infra import tables
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
 from infra.lake import copying
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.protocol import MAIN, Lake
 from infra.lake.transaction import transaction

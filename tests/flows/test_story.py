@@ -15,7 +15,7 @@ from flows.story import AlarmLine, JournalCheck, Labels, Month, PromotionLine, R
 from infra import registry, tables
 from infra.dataset import LABELS, PREDICTIONS
 from infra.errors import NotFound
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.traffic import Counts

@@ -10,7 +10,7 @@ import pytest
 
 from infra import tables
 from infra.dataset import LABELS, PREDICTIONS, known_rows, labelled_predictions, partition_path
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.transaction import transaction
 from models.catalog.taxi_eta import CONTRACT, MODEL
 

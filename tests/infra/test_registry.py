@@ -9,7 +9,7 @@ import pytest
 
 from infra import registry
 from infra.errors import NotFound
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.transaction import transaction
 from models.bundle import bundle_folder
 from models.deciding import rollout

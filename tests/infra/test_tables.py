@@ -13,7 +13,7 @@ import pytest
 
 from infra import tables
 from infra.errors import Corrupt
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.transaction import transaction

@@ -11,7 +11,7 @@ import pytest
 
 from infra import registry
 from infra.assembly import repository
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.protocol import MAIN
 from tests.loop.conftest import Laptop
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from infra.errors import Unavailable
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.protocol import Lake

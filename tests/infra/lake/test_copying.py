@@ -11,7 +11,7 @@ import pytest
 from infra.errors import Conflict, NotFound, Unavailable
 from infra.lake import copying
 from infra.lake.copying import Copied
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.protocol import MAIN, Commit, Lake

@@ -34,7 +34,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from infra.errors import Conflict, Misconfigured, NotFound
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.protocol import Commit
 
 KEY_ID, SECRET = "AKIAFOLKORUH", "a secret key that is never printed"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import Corrupt, NotFound
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.protocol import MAIN, Collected
 from infra.lake.transaction import transaction
 

@@ -9,10 +9,10 @@ have added meanwhile, and writers wait for it. A kill at any moment leaves a who
 import sqlite3
 from datetime import UTC, datetime, timedelta
 
-from infra.lake import rows
-from infra.lake.content import ContentFiles
-from infra.lake.database import Database
-from infra.lake.manifests import Manifests
+from infra.lake.embedded import rows
+from infra.lake.embedded.content import ContentFiles
+from infra.lake.embedded.database import Database
+from infra.lake.embedded.manifests import Manifests
 from infra.lake.protocol import Collected
 
 

@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
-from infra.lake.history import Record, best_common_ancestors, next_moment, walk
-from infra.lake.manifests import Manifest
-from infra.lake.merge import ancestor_manifest, three_way
+from infra.lake.embedded.history import Record, best_common_ancestors, next_moment, walk
+from infra.lake.embedded.manifests import Manifest
+from infra.lake.embedded.merge import ancestor_manifest, three_way
 from infra.lake.protocol import Entry
 
 START = datetime(2020, 1, 1, tzinfo=UTC)

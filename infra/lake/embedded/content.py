@@ -24,7 +24,7 @@ from pathlib import Path
 
 from infra.errors import NotFound
 from infra.lake.blocks import CHUNK_BYTES, Content, VerifiedFile, digested
-from infra.lake.faults import translated
+from infra.lake.embedded.faults import translated
 from infra.lake.targets import aside
 
 _ABANDONED_AFTER_S = 3600.0

@@ -13,8 +13,8 @@ from typing import Literal
 import msgspec
 
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
-from infra.lake import history
 from infra.lake.blocks import Content
+from infra.lake.embedded import history
 from infra.lake.names import check_name, is_commit_id
 from infra.lake.protocol import Entry
 

@@ -4,9 +4,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 
 from infra.errors import Corrupt
-from infra.lake import rows
-from infra.lake.content import ContentFiles
-from infra.lake.manifests import Manifests
+from infra.lake.embedded import rows
+from infra.lake.embedded.content import ContentFiles
+from infra.lake.embedded.manifests import Manifests
 from infra.lake.protocol import Entry
 
 

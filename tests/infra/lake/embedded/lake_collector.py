@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 
 if __name__ == "__main__":
     with closing(EmbeddedLake(Path(sys.argv[1]))) as lake:

@@ -19,8 +19,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from infra.errors import InfraError, Misconfigured
-from infra.lake.content import sync_folder
-from infra.lake.faults import translated
+from infra.lake.embedded.content import sync_folder
+from infra.lake.embedded.faults import translated
 
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for the others before the lake counts as locked."""

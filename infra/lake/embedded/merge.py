@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from infra.lake.history import Lookup, best_common_ancestors
-from infra.lake.manifests import Manifest
+from infra.lake.embedded.history import Lookup, best_common_ancestors
+from infra.lake.embedded.manifests import Manifest
 from infra.lake.protocol import Change, Entry
 
 _UNSETTLED = Entry("", "0" * 64, -1)

@@ -15,9 +15,9 @@ import pytest
 
 import infra
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound, Unavailable
-from infra.lake import database
 from infra.lake.blocks import CHUNK_BYTES
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded import database
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.protocol import MAIN
 from infra.lake.transaction import transaction
 
@@ -271,7 +271,7 @@ def test_is_safe_in_threads(embedded: EmbeddedLake) -> None:
 CHILD_WRITES = """
 import multiprocessing, sys
 from pathlib import Path
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 
 if __name__ == "__main__":
     lake = EmbeddedLake(Path(sys.argv[1]))

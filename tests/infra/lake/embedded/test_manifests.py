@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import Corrupt
-from infra.lake.manifests import Manifest, Manifests
+from infra.lake.embedded.manifests import Manifest, Manifests
 from infra.lake.protocol import Entry
 
 NAMES = [f"data/{table}/{number:03}.parquet" for table in ("rides", "trips") for number in range(400)]

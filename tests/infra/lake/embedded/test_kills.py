@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 import infra
-from infra.lake.embedded import EmbeddedLake
+from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.protocol import MAIN
 from infra.lake.transaction import transaction
 

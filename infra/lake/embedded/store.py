@@ -6,9 +6,9 @@ every change of metadata is one transaction); content is compared with its diges
 processes' commits at once.
 
 Costs: `put` one write with fsync and one small transaction; `commit` and `merge` one transaction and work in proportion
-to the number of changed paths (see `infra.lake.manifests`), while other writers of the same lake wait. Content stays
-until `collect` finds that nothing names it. The folder must be on a local file system: SQLite's log does not work over
-a network.
+to the number of changed paths (see `manifests`), while other writers of the same lake wait. Content stays until
+`collect` finds that nothing names it, or until it is erased; a lake from which something was erased goes through whole
+manifests where others do not. The folder must be on a local file system: SQLite's log does not work over a network.
 """
 
 import sqlite3
@@ -18,16 +18,16 @@ from functools import partial
 from pathlib import Path
 
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
-from infra.lake import history, rows
 from infra.lake.blocks import Content, VerifiedFile
-from infra.lake.collection import collect
-from infra.lake.content import ContentFiles
-from infra.lake.database import Database
-from infra.lake.manifests import Manifest, Manifests
-from infra.lake.merge import ancestor_manifest, compare, three_way
+from infra.lake.embedded import history, rows
+from infra.lake.embedded.collection import collect
+from infra.lake.embedded.content import ContentFiles
+from infra.lake.embedded.database import Database
+from infra.lake.embedded.manifests import Manifest, Manifests
+from infra.lake.embedded.merge import ancestor_manifest, compare, three_way
+from infra.lake.embedded.verification import problems
 from infra.lake.names import check_name, check_note, check_path, check_prefix, some
 from infra.lake.protocol import MAIN, Change, Collected, Commit, Entry, Erasure
-from infra.lake.verification import problems
 
 
 class EmbeddedLake:
