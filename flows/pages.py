@@ -38,7 +38,7 @@ def figure_html(figure: go.Figure, first: bool = False) -> str:
         margin={"l": 50, "r": 20, "t": 20, "b": 40},
         legend={"orientation": "h", "y": 1.12},
     )
-    html: str = to_html(figure, include_plotlyjs=first, full_html=False, config={"displaylogo": False})
+    html: str = to_html(figure, include_plotlyjs=first, full_html=False, config={"displayModeBar": False})
     return html
 
 

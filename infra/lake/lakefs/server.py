@@ -84,6 +84,8 @@ class Server:
         configuration.connection_pool_maxsize = _CONNECTIONS
         self.client = LakeFSClient(configuration)
         self._authorization = configuration.get_basic_auth_token()
+        self.digests: dict[str, str] = {}
+        """What is known of content that somebody else stored, by its address in the object store."""
         self._pool: urllib3.PoolManager = self.client._api.rest_client.pool_manager
 
     @cached_property

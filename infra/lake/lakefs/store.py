@@ -109,7 +109,7 @@ class LakeFSLake:
             raise Conflict(f"{name!r} is a tag already")
         try:
             wanted = self.server.models.BranchCreation(name=name, source=head)
-            self.server.ask(self._client.branches_api.create_branch, self.repository, wanted, _preload_content=False)
+            self.server.ask(self._client.branches_api.create_branch, self.repository, wanted)
         except Refusal as refusal:
             if refusal.status == HTTPStatus.CONFLICT:
                 raise Conflict(f"branch {name!r} exists already") from refusal

@@ -192,11 +192,14 @@ class Stored:
         return address
 
     def entry(self) -> Entry:
-        """Describe it; what somebody else stored is read, to be digested. Raises: `Unavailable`, `Corrupt`."""
+        """Describe it; what somebody else stored is read, once, to be digested. Raises: `Unavailable`, `Conflict`."""
         path, size = self._stats.path, self._stats.size_bytes
         if self.content is not None:
             return Entry(path, self.content.digest, size)
-        return Entry(path, self.verify(), size)
+        known = self._server.digests
+        if self.address not in known:
+            known[self.address] = self.verify()
+        return Entry(path, known[self.address], size)
 
     def verify(self) -> str:
         """Read it, keeping nothing, and give its digest. Raises: `Corrupt`, `Unavailable`, `Conflict`."""

@@ -53,7 +53,9 @@ def test_the_adapter_reads_what_others_stored(broken: Broken, other: LakeFSClien
     entry = Entry("data/a", sha256(content).hexdigest(), len(content))
 
     assert broken.lake.stat("work", "data/a") == entry
-    assert broken.lake.list("work") == [entry]
+    broken.server.sent = 0
+    assert broken.lake.list("work") == broken.lake.list("work") == [entry]
+    assert broken.server.sent == 0  # it was read when it was described
     assert broken.lake.get("work", "data/a") == content
     assert broken.lake.fetch("work", "data/a", tmp_path / "fetched") == entry
     with broken.lake.open("work", "data/a") as file:
