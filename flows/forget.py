@@ -1,28 +1,32 @@
 """Forgetting: named rows or objects are erased from every commit, and a signed-off record says what and why.
 
-In order: every object of every commit is looked through; branches get the tables without the rows, in one commit with
-the record, `erasures/<id>.json`, on `main`; then what held the rows is erased from the store (see `Lake.erase`). Killed
-at any moment, the same command goes on. The record holds no value that was asked for, only the digest of the selection.
+In order: every version of every object is looked through; the record is committed to `main`; the store erases (see
+`Lake.erase`); branches that still show what shall be gone, as on a server, get the tables without the rows by commits.
+Then all of it again, until nothing new is found, for others write meanwhile. Killed at any moment, the same command
+goes on.
 
 Bundles are left alone: weights hold no rows. Those trained on what was erased are named, for somebody to decide.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from infra import registry, tables
 from infra.assembly import assemble
-from infra.errors import Conflict, Misconfigured, NotFound
+from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
+from infra.lake import copying, erasures
+from infra.lake.erasures import Erased, Record
 from infra.lake.protocol import MAIN, Entry, Erasure, Lake
-from infra.lake.transaction import PRIVATE, transaction
+from infra.lake.transaction import PRIVATE, sweep, transaction
 from infra.settings import load_settings
 
-ERASURES = "erasures/"
+_ROUNDS = 5
 
 
 class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,9 +34,11 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     record: str | None
-    """Path of the record in the lake; None where nothing was to be erased, or nothing was done yet."""
+    """Path of the record in the lake; None where nothing new was to be erased, or nothing was done yet."""
     rows: int
-    """Removed from the tables that branches show or showed, each version of a table counted."""
+    """Taken out of tables, each version of a table counted."""
+    objects: int
+    """Versions of objects that went as a whole."""
     paths: list[str]
     """Objects of which a version was erased."""
     trained_on: list[str]
@@ -42,10 +48,11 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Hit(msgspec.Struct, frozen=True):
-    """An object that has what shall be gone."""
+    """A version of an object that has what shall be gone."""
 
-    ref: str
     entry: Entry
+    refs: list[str]
+    """Commits that brought it, or branches on which it is uncommitted."""
     replacement: bytes | None
     rows: int
 
@@ -66,22 +73,36 @@ def forget(
         dry_run: say what would be erased, and change nothing.
 
     Raises: `NotFound` where there is no lake, path or column of that name, `Misconfigured` for a value that a column
-    cannot have, `Conflict` where somebody changes the same meanwhile, or has uncommitted changes of it.
+    cannot have, `Conflict` where uncommitted changes have it, or another object has the content of a named one.
     """
     if not (by.strip() and why.strip()):
         raise Misconfigured("an erasure is signed off: say who does it and why")
     lake = assemble(load_settings()).existing_lake(model)
-    hits = _search(lake, objects, selection)
-    record, versions = None, _trained_on(lake, hits)
+    known = erasures.recorded(lake)
+    hits = _search(lake, objects, selection, known, strict=True)
+    fresh = [hit for hit in hits if (hit.entry.path, hit.entry.digest) not in known]
+    versions = _trained_on(lake, hits)
     if dry_run:
-        return _report(model, None, hits, versions, [])
-    if hits:
-        now = datetime.now(UTC)
-        record = f"{ERASURES}{now:%Y%m%dT%H%M%S%fZ}.json"
-        _write(lake, hits, record, _record(now, by, why, objects, selection, hits))
-    # Also where nothing was found: to end what an earlier run was killed in
-    still_at = lake.erase([_erasure(hit) for hit in hits])
-    return _report(model, record, hits, versions, list(still_at))
+        return _report(model, None, fresh, versions, [])
+    _check_uncommitted(lake, fresh)
+    # What the store, or a branch, still shows of what is recorded, an earlier run was killed in erasing
+    shown = {entry for name in lake.branches() for entry in lake.list(name)}
+    erased = [hit for hit in hits if lake.collects or hit in fresh or hit.entry in shown]
+    records, still_at = list[str](), dict[str, None]()
+    for _ in range(_ROUNDS):
+        if fresh:
+            records.append(_record(lake, by, why, objects, selection, fresh))
+        # Also where nothing is new: to end what an earlier run was killed in
+        still_at.update(dict.fromkeys(lake.erase([one for hit in hits for one in _erasures(hit)])))
+        _rewrite(lake, hits)
+        _drop_unnamed(lake)
+        known |= {(hit.entry.path, hit.entry.digest) for hit in hits}
+        hits = _search(lake, objects, selection, known, strict=False)
+        fresh = [hit for hit in hits if (hit.entry.path, hit.entry.digest) not in known]
+        if not fresh:
+            return _report(model, records[0] if records else None, erased, versions, list(still_at))
+        erased += fresh
+    raise Conflict(f"others keep writing what shall be gone to the lake of {model}: stop them and try again")
 
 
 def read_selection(where: Sequence[str], rows: Path | None) -> pd.DataFrame | None:
@@ -90,141 +111,174 @@ def read_selection(where: Sequence[str], rows: Path | None) -> pd.DataFrame | No
         raise Misconfigured("name rows by --where or by --rows, not by both")
     if rows:
         try:
-            return pd.read_csv(rows, dtype=str, keep_default_na=False)
-        except (OSError, ValueError) as error:
+            found = pd.read_csv(rows, dtype=str, keep_default_na=False)
+        except OSError as error:
+            raise Misconfigured(f"{rows} cannot be read: {error.strerror}") from error
+        except ValueError as error:
             raise Misconfigured(f"{rows} cannot be read as CSV: {error}") from error
+        if found.empty or found.isna().any(axis=None):
+            raise Misconfigured(
+                f"{rows} names no rows, or a line of it has too few values: a head of columns, then lines"
+            )
+        return found
     pairs = [one.partition("=") for one in where]
     if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
         raise Misconfigured(f"--where {wrong[0]}: rows are named by COLUMN=VALUE")
     return pd.DataFrame({name: [value] for name, _, value in pairs}) if pairs else None
 
 
-def _search(lake: Lake, objects: Sequence[str], selection: pd.DataFrame | None) -> list[_Hit]:
-    hits: list[_Hit] = []
-    missing, asked = set(objects), list(selection.columns) if selection is not None else []
-    unknown = bool(asked)
-    for ref, entry in _versions(lake):
-        if entry.path in objects:
-            missing.discard(entry.path)
-            hits.append(_Hit(ref, entry, None, 0))
-        elif selection is not None and entry.path.endswith(".parquet") and not entry.path.startswith(ERASURES):
-            table = tables.read(lake, ref, entry.path)
-            if not set(asked) <= set(table.columns):
-                continue
-            unknown = False
-            named = _named(table, selection)
-            if named.any():
-                hits.append(_Hit(ref, entry, tables.encode(table[~named]), int(named.sum())))
-    if missing:
-        raise NotFound(f"no commit has {', '.join(sorted(missing))}")
-    if unknown:
-        raise NotFound(f"no table has columns {asked}")
+def _search(
+    lake: Lake, objects: Sequence[str], selection: pd.DataFrame | None, known: set[tuple[str, str]], strict: bool
+) -> list[_Hit]:
+    """Find what shall be gone; `strict`: names that nothing bears are errors."""
+    versions = _versions(lake)
+    hits = [_Hit(entry, refs, None, 0) for entry, refs in versions.items() if entry.path in objects]
+    if strict and (missing := sorted(set(objects) - {hit.entry.path for hit in hits})):
+        raise NotFound(f"no commit has {', '.join(missing)}")
+    gone = {hit.entry.digest: hit.entry.path for hit in hits}
+    for entry in versions:
+        if entry.digest in gone and entry.path not in objects:
+            raise Conflict(f"{entry.path} has the same content as {gone[entry.digest]}: name it as well")
+    if selection is None:
+        return hits
+    seen, asked = list[set[str]](), set(selection.columns)
+    for entry, refs in versions.items():
+        if entry.path in objects or not entry.path.endswith(".parquet"):
+            continue
+        table = _table(lake, refs[0], entry, known)
+        seen.append(set(table.column_names))
+        if asked <= seen[-1] and (rows := pc.sum(named := _named(table, selection)).as_py()):
+            hits.append(_Hit(entry, refs, tables.encode_arrow(table.filter(pc.invert(named))), rows))
+    if strict and not any(asked <= columns for columns in seen):
+        there = ", ".join(sorted(set().union(*seen)))
+        raise NotFound(f"no table has all of the columns {', '.join(sorted(asked))}; there are {there}")
     return hits
 
 
-def _versions(lake: Lake) -> Iterator[tuple[str, Entry]]:
-    """Give each content of each path once, with a commit that has it."""
-    seen_commits, seen = set[str](), set[Entry]()
-    for head in {**lake.branches(), **lake.tags()}.values():
-        for commit in lake.log(head):
-            if commit.id in seen_commits:
-                continue
-            seen_commits.add(commit.id)
-            for path in _brought(lake, commit.id, commit.parents):
-                try:
-                    entry = lake.stat(commit.id, path)
-                except NotFound:
-                    continue  # it was erased
-                if entry not in seen:
-                    seen.add(entry)
-                    yield commit.id, entry
-
-
-def _brought(lake: Lake, commit_id: str, parents: tuple[str, ...]) -> list[str]:
-    if not parents:
-        return [entry.path for entry in lake.list(commit_id)]
-    return [change.path for change in lake.diff(parents[0], commit_id) if change.kind != "removed"]
-
-
-def _named(table: pd.DataFrame, selection: pd.DataFrame) -> pd.Series:
-    keys = {name: _as_in(table[name], selection[name]) for name in selection.columns}
-    wanted = pd.MultiIndex.from_frame(pd.DataFrame(keys))
-    return pd.Series(pd.MultiIndex.from_frame(table[list(keys)]).isin(wanted), index=table.index)
-
-
-def _as_in(column: pd.Series, values: pd.Series) -> pd.Series:
+def _table(lake: Lake, ref: str, entry: Entry, known: set[tuple[str, str]]) -> pa.Table:
     try:
-        if pd.api.types.is_datetime64_any_dtype(column):
-            return pd.to_datetime(values, utc=getattr(column.dt, "tz", None) is not None)
-        if pd.api.types.is_numeric_dtype(column):
-            return pd.to_numeric(values)
-    except (ValueError, TypeError) as error:
-        raise Misconfigured(f"column {column.name} holds {column.dtype}, and cannot have a value asked for") from error
-    return values.astype(str)
+        return tables.read_arrow(lake, ref, entry.path)
+    except Corrupt:
+        if (entry.path, entry.digest) not in known:
+            raise
+        return pa.table({})  # it was erased before, and a server's garbage collection has removed it
 
 
-def _write(lake: Lake, hits: list[_Hit], record: str, content: bytes) -> None:
-    """Have no branch show what shall be gone, and `main` show the record and what is read instead."""
+def _versions(lake: Lake) -> dict[Entry, list[str]]:
+    """Give each content of each path, with the commits that brought it and the branches that have it uncommitted."""
+    found: dict[Entry, list[str]] = {}
+    seen = set[str]()
+    branches = lake.branches()
+    for head in {*branches.values(), *lake.tags().values()}:
+        for commit in lake.log(head):
+            if commit.id not in seen:
+                seen.add(commit.id)
+                paths = _brought(lake, commit.parents[0], commit.id) if commit.parents else _all(lake, commit.id)
+                _note(lake, commit.id, paths, found)
+    for name, head in branches.items():
+        _note(lake, name, _brought(lake, head, name), found)
+    return found
+
+
+def _note(lake: Lake, ref: str, paths: list[str], found: dict[Entry, list[str]]) -> None:
+    for path in paths:
+        try:
+            found.setdefault(lake.stat(ref, path), []).append(ref)
+        except (NotFound, Corrupt):
+            continue  # it was erased
+
+
+def _all(lake: Lake, commit_id: str) -> list[str]:
+    return [entry.path for entry in lake.list(commit_id)]
+
+
+def _brought(lake: Lake, before: str, after: str) -> list[str]:
+    return [change.path for change in lake.diff(before, after) if change.kind != "removed"]
+
+
+def _named(table: pa.Table, selection: pd.DataFrame) -> pa.ChunkedArray:
+    """Say which rows equal a line of the selection, compared in the types of the table."""
+    wanted = {name: _as_in(table.schema.field(name), selection[name]) for name in selection.columns}
+    mask = pa.chunked_array([pa.array([True] * len(table), pa.bool_())])
+    for name, values in wanted.items():
+        mask = pc.and_(mask, pc.is_in(_plain(table[name]), value_set=values))
+    if len(selection) == 1 or len(wanted) == 1:
+        return mask
+    lines = set(zip(*(values.to_pylist() for values in wanted.values()), strict=True))
+    columns = [_plain(table[name]).to_pylist() for name in wanted]
+    exact = pa.array([line in lines for line in zip(*columns, strict=True)], pa.bool_())
+    return pc.and_(mask, pa.chunked_array([exact]))
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _as_in(field: pa.Field, values: pd.Series) -> pa.Array:
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    try:
+        if pa.types.is_timestamp(kind):
+            moments = pd.to_datetime(values, utc=kind.tz is not None, format="ISO8601")
+            return pa.array(moments, kind)
+        return pa.array(values.tolist(), pa.string()).cast(kind)
+    except (ValueError, pa.ArrowNotImplementedError) as error:
+        raise Misconfigured(f"column {field.name} holds {kind}, and cannot have a value that was asked for") from error
+
+
+def _check_uncommitted(lake: Lake, hits: list[_Hit]) -> None:
+    branches = lake.branches()
+    for hit in hits:
+        if pending := [ref for ref in hit.refs if ref in branches]:
+            raise Conflict(
+                f"branch {pending[0]!r} has uncommitted changes of {hit.entry.path}: commit or reset them, "
+                "or wait for the writer whose branch it is"
+            )
+
+
+def _rewrite(lake: Lake, hits: list[_Hit]) -> None:
+    """Have no branch show what shall be gone; where the store has erased it, none does."""
     replacements = {hit.entry: hit.replacement for hit in hits}
-    folder = record.removesuffix(".json")
-    for name in sorted(lake.branches(), key=lambda one: one != MAIN):
-        if name.startswith(PRIVATE):
+    for name in lake.branches():
+        if name.startswith(PRIVATE) or not any(entry in replacements for entry in lake.list(name)):
             continue
-        if pending := {change.path for change in lake.diff(lake.resolve(name), name)} & {
-            one.path for one in replacements
-        }:
-            raise Conflict(f"branch {name!r} has uncommitted changes of {min(pending)}: commit or reset them first")
-        shown = [entry for entry in lake.list(name) if entry in replacements]
-        if not shown and name != MAIN:
-            continue
-        with transaction(lake, name, f"forget: see {record}", {"kind": "forget", "record": record}) as work:
-            for entry in shown:
+        with transaction(lake, name, "forget", {"kind": "forget"}) as work:
+            for entry in lake.list(work.base):
+                if entry not in replacements:
+                    continue
                 if (replacement := replacements[entry]) is None:
                     work.delete(entry.path)
                 else:
                     work.put(entry.path, replacement)
-            if name == MAIN:
-                older = [one for entry, one in replacements.items() if entry not in shown and one is not None]
-                work.put_all(
-                    {f"{folder}/{number}.parquet": one for number, one in enumerate(older)} | {record: content}
-                )
+
+
+def _drop_unnamed(lake: Lake) -> None:
+    """Remove what no branch or tag reaches, at once: it may have what shall be gone."""
+    sweep(lake)
+    if lake.collects:
+        lake.collect(timedelta(0))
 
 
 def _record(
-    now: datetime,
-    by: str,
-    why: str,
-    objects: Sequence[str],
-    selection: pd.DataFrame | None,
-    hits: list[_Hit],
-) -> bytes:
-    lines = (
-        sorted("\x1f".join(line) for line in selection.astype(str).to_numpy().tolist()) if selection is not None else []
+    lake: Lake, by: str, why: str, objects: Sequence[str], selection: pd.DataFrame | None, hits: list[_Hit]
+) -> str:
+    record = Record(
+        at=datetime.now(UTC),
+        by=by,
+        why=why,
+        objects=tuple(objects),
+        columns=tuple(selection.columns) if selection is not None else (),
+        lines=len(selection) if selection is not None else 0,
+        erased=tuple(Erased(path=hit.entry.path, digest=hit.entry.digest, rows=hit.rows) for hit in hits),
     )
-    plain = {
-        "at": now,
-        "by": by,
-        "why": why,
-        "objects": list(objects),
-        "columns": list(selection.columns) if selection is not None else [],
-        "selected": len(lines),
-        "selection_digest": hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None,
-        "erased": [
-            {
-                "path": hit.entry.path,
-                "rows": hit.rows,
-                "digest": hit.entry.digest,
-                "replacement": _erasure(hit).replacement,
-            }
-            for hit in hits
-        ],
-    }
-    return msgspec.json.format(msgspec.json.encode(plain), indent=1)
+    path = erasures.path_of(record)
+    with transaction(lake, MAIN, f"forget: see {path}", {"kind": "forget", "record": path}) as work:
+        work.put(path, erasures.encode(record))
+    return path
 
 
-def _erasure(hit: _Hit) -> Erasure:
-    digest = hashlib.sha256(hit.replacement).hexdigest() if hit.replacement is not None else None
-    return Erasure(ref=hit.ref, path=hit.entry.path, digest=hit.entry.digest, replacement=digest)
+def _erasures(hit: _Hit) -> Iterator[Erasure]:
+    for ref in hit.refs:
+        yield Erasure(ref=ref, path=hit.entry.path, digest=hit.entry.digest, replacement=hit.replacement)
 
 
 def _trained_on(lake: Lake, hits: list[_Hit]) -> list[str]:
@@ -233,7 +287,7 @@ def _trained_on(lake: Lake, hits: list[_Hit]) -> list[str]:
     for branch in lake.branches() if gone else ():
         for version in () if branch.startswith(PRIVATE) else registry.versions(lake, branch):
             data = registry.load_card(lake, lake.resolve(branch), version).data
-            if any(entry in gone for entry in _entries(lake, data.commit, data.paths)):
+            if any(entry in gone for entry in _entries(lake, copying.known_as(lake, data.commit), data.paths)):
                 found.add(version)
     return sorted(found)
 
@@ -251,6 +305,7 @@ def _report(model: str, record: str | None, hits: list[_Hit], versions: list[str
         model=model,
         record=record,
         rows=sum(hit.rows for hit in hits),
+        objects=sum(1 for hit in hits if hit.replacement is None),
         paths=sorted({hit.entry.path for hit in hits}),
         trained_on=versions,
         still_at=still_at,

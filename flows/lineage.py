@@ -92,7 +92,7 @@ def _of_version(model: str, lake: Lake, branch: str, version: str, prediction: A
         warm_start=card.warm_start,
         onnx_digest=card.onnx_digest,
         registered_by=next(lake.log(commit, bundle_folder(version))).id,
-        data_commit=_here(lake, card.data.commit),
+        data_commit=copying.known_as(lake, card.data.commit),
         partitions=card.data.paths,
         as_of=card.as_of,
         seed=card.seed,
@@ -104,11 +104,3 @@ def _of_version(model: str, lake: Lake, branch: str, version: str, prediction: A
         promoted_at=verdict.at if verdict else None,
         promoted_because=verdict.reasons if verdict else (),
     )
-
-
-def _here(lake: Lake, commit_id: str) -> str:
-    """Give the id that a commit has in this lake, which may be a copy of the one where it was made."""
-    try:
-        return copying.at(lake, commit_id)
-    except NotFound:
-        return commit_id  # it was collected since

@@ -163,6 +163,8 @@ def copied(result: "Copied") -> None:
     if result.already:
         _print(f"{result.already:,} commits had been copied before")
     _print(f"branches {', '.join(result.branches)}; tags {', '.join(result.tags) or 'none'}")
+    for address in result.still_at:
+        _print(f"erased from the source; the server keeps it until its garbage collection has run: {address}")
     for branch in result.left_out:
         _print(f"uncommitted changes of branch {branch} stayed behind")
 
@@ -171,9 +173,11 @@ def forgotten(result: "Forgotten") -> None:
     """Show what was erased, or would be, and what is left to do."""
     if not result.paths:
         _print(f"nothing in the lake of {result.model} is what was asked for")
-        return
-    done = "erased" if result.record else "would erase"
-    _print(f"{done} {result.rows:,} rows in {len(result.paths):,} objects: {some(result.paths)}")
+    else:
+        done = "erased" if result.record else "would erase"
+        what = [f"{result.rows:,} rows"] if result.rows else []
+        what += [f"{result.objects:,} versions of whole objects"] if result.objects else []
+        _print(f"{done} {' and '.join(what)}: {some(result.paths)}")
     if result.record:
         _print(f"the record is {result.record} on main")
     if result.trained_on:

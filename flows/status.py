@@ -6,6 +6,7 @@ import msgspec
 
 from infra import registry
 from infra.assembly import Platform, assemble
+from infra.lake import copying
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
 from models import definitions
@@ -73,7 +74,7 @@ def _line(platform: Platform, lake: Lake, model: str, branch: str) -> Line | Non
         since=serving.since,
         previous=serving.previous,
         trained_as_of=card.as_of,
-        trained_on_commit=card.data.commit,
+        trained_on_commit=copying.known_as(lake, card.data.commit),
         trained_rows=card.data.rows_train,
         test_error=card.metrics["mae"],
         last_window_end=windows[-1].end if windows else None,

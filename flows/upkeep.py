@@ -9,9 +9,10 @@ from infra.assembly import Platform, assemble
 from infra.errors import Misconfigured
 from infra.lake import copying
 from infra.lake.copying import Copied
+from infra.lake.lakefs import address
 from infra.lake.protocol import MAIN, Collected
 from infra.lake.transaction import sweep
-from infra.settings import load_settings
+from infra.settings import EMBEDDED, load_settings
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,13 +52,19 @@ def copy(source: str, target: str, tell: Callable[[int, int], None] | None = Non
     scratch = origin.settings.home / "tmp"
     scratch.mkdir(parents=True, exist_ok=True)
     done = copying.copy(origin.existing_lake(model), lake, scratch, tell)
-    lake.protect(MAIN)
+    if MAIN in origin.existing_lake(model).protected():
+        lake.protect(MAIN)
     return done
 
 
 def _place(text: str) -> tuple[Platform, str]:
-    lake, slash, model = text.rpartition("/")
-    if not slash or lake.endswith("/"):
+    lake, _, model = text.rpartition("/")
+    try:
+        if lake != EMBEDDED:
+            address.parse(lake)
+    except ValueError as error:
         # It may hold a secret, and is not shown
-        raise Misconfigured("a place is LAKE/MODEL: embedded/taxi_eta, or lakefs+https://host/taxi_eta")
+        raise Misconfigured(
+            f"a place is LAKE/MODEL, such as embedded/taxi_eta or lakefs+https://host/taxi_eta: {error}"
+        ) from error
     return assemble(load_settings(lake=lake)), model

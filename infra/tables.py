@@ -22,10 +22,23 @@ GROUP_ROWS = 64 * 1024
 
 def encode(table: pd.DataFrame) -> bytes:
     """Write a table as Parquet; its index is dropped."""
+    return encode_arrow(pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None))
+
+
+def encode_arrow(table: pa.Table) -> bytes:
+    """Write a table as Parquet, with the types that it has."""
     sink = io.BytesIO()
-    arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
-    pq.write_table(arrow, sink, compression="zstd", row_group_size=GROUP_ROWS)
+    pq.write_table(table, sink, compression="zstd", row_group_size=GROUP_ROWS)
     return sink.getvalue()
+
+
+def read_arrow(lake: Lake, commit: str, path: str) -> pa.Table:
+    """Read one table as it is stored. Raises: `ContractError` where it is no Parquet, `Corrupt`."""
+    with lake.open(commit, path) as file:
+        try:
+            return pq.read_table(pa.PythonFile(file, mode="r"))
+        except pa.ArrowInvalid as error:
+            raise ContractError(f"{path} at {commit} is no Parquet file ({str(error).splitlines()[0]})") from error
 
 
 def read_all(

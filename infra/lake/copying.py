@@ -4,7 +4,8 @@ Every commit that a branch or tag reaches is made again, with its content, messa
 and times are the other store's own: each copy names in its metadata what it is a copy of; `at` finds it by that, and a
 later copy knows what is done. Later commits are brought by copying again. A merge whose outcome is not what the
 paths say (of another tool, with a strategy of its own) becomes a commit with one parent that names the other; a commit
-that changes nothing is not made again. Uncommitted changes stay behind.
+that changes nothing is not made again. Uncommitted changes stay behind. What was erased from the
+source is erased from the target as well.
 
 While it is at work, the target has private branches which hold what is done.
 """
@@ -17,8 +18,9 @@ from pathlib import Path
 import msgspec
 
 from infra.errors import Conflict, Corrupt, NotFound
+from infra.lake import erasures
 from infra.lake.names import some
-from infra.lake.protocol import MAIN, Change, Commit, Lake
+from infra.lake.protocol import MAIN, Change, Commit, Entry, Erasure, Lake
 from infra.lake.transaction import PRIVATE
 
 ORIGIN, CREATED_AT, MERGED = "copied-from", "copied-created-at", "copied-merge-of"
@@ -27,6 +29,7 @@ ORIGIN, CREATED_AT, MERGED = "copied-from", "copied-created-at", "copied-merge-o
 _WORK = f"{PRIVATE}copy-"
 _AT_A_TIME = 500
 _IN_MEMORY = 4 * 2**20
+_BATCH_BYTES = 32 * 2**20
 
 
 class Copied(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,17 +46,27 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
     tags: list[str]
     left_out: list[str]
     """Branches with uncommitted changes, which stay behind."""
+    still_at: list[str]
+    """Addresses at which a server keeps content that was erased since the last copy."""
 
 
 def at(lake: Lake, commit_id: str) -> str:
-    """Give the id that a commit has here: its own, or that of its copy. Raises: `NotFound`."""
+    """Give the id that a commit has here: its own, or that of its copy, or its copy's. Raises: `NotFound`."""
     with suppress(NotFound):
         return lake.resolve(commit_id)
     for head in {*lake.branches().values(), *lake.tags().values()}:
         for commit in lake.log(head):
-            if commit.metadata.get(ORIGIN) == commit_id:
+            if commit_id in _origins(commit):
                 return commit.id
     raise NotFound(f"no commit {commit_id}, nor a copy of it")
+
+
+def known_as(lake: Lake, commit_id: str) -> str:
+    """Give the id that a commit has here, or its own where it is not known, as after a collection."""
+    try:
+        return at(lake, commit_id)
+    except NotFound:
+        return commit_id
 
 
 def copy(source: Lake, target: Lake, scratch: Path, tell: Callable[[int, int], None] | None = None) -> Copied:
@@ -79,10 +92,13 @@ class _Copying:
         self._copies: dict[str, str] = {}
         """The id of each copy, by what it is a copy of."""
         self._made = self._objects = self._bytes = 0
+        self._erased = erasures.recorded(source)
+        """Path and digest of what is gone from the source, or will be."""
 
     def run(self, tell: Callable[[int, int], None] | None) -> Copied:
         self._find_copies()
         already = len(self._copies)
+        still_at = self._erase()
         main_line = set(_first_parents(self._commits, self._branches[MAIN]))
         for done, commit in enumerate(self._commits.values(), start=1):
             if commit.id not in self._copies:
@@ -98,20 +114,38 @@ class _Copying:
             bytes=self._bytes,
             branches=sorted(self._branches),
             tags=sorted(self._tags),
+            still_at=still_at,
             left_out=[name for name, head in self._branches.items() if self._source.diff(head, name)],
         )
 
     def _find_copies(self) -> None:
         heads = self._target.branches()
-        for head in {*heads.values(), *self._target.tags().values()}:
-            for commit in self._target.log(head):
-                if origin := commit.metadata.get(ORIGIN):
+        there = {
+            one.id: one for head in {*heads.values(), *self._target.tags().values()} for one in self._target.log(head)
+        }
+        for commit in there.values():
+            for origin in _origins(commit):
+                if origin in self._commits:
                     self._copies[origin] = commit.id
+        for commit in self._commits.values():
+            # The way back: what the source has of the target itself
+            for origin in _origins(commit):
+                if origin in there:
+                    self._copies[commit.id] = origin
+        self._check_branches(heads)
+
+    def _check_branches(self, heads: Mapping[str, str]) -> None:
         copies = {*self._copies.values(), self._start()}
-        if own := [name for name in self._branches if name in heads and heads[name] not in copies]:
-            raise Conflict(f"the target has a history of its own, on {some(own)}: copy into an empty repository")
-        if self._target.diff(heads[MAIN], MAIN):
-            self._target.reset(MAIN)
+        if own := [name for name in {MAIN, *self._branches} if name in heads and heads[name] not in copies]:
+            raise Conflict(
+                f"the target has a history of its own, on {some(sorted(own))}: copy into an empty repository"
+            )
+        marked = _work_name(MAIN) in heads
+        for name in self._branches.keys() & heads.keys():
+            if self._target.diff(heads[name], name):
+                if name != MAIN or not marked:
+                    raise Conflict(f"branch {name!r} of the target has uncommitted changes: commit or reset them first")
+                self._target.reset(MAIN)  # a copy was killed here
 
     def _start(self) -> str:
         *_, start = self._target.log(MAIN)
@@ -119,8 +153,14 @@ class _Copying:
 
     def _make(self, commit: Commit, on_main: bool) -> str:
         parent = self._copies[commit.parents[0]] if commit.parents else self._start()
-        note = {**commit.metadata, ORIGIN: commit.id, CREATED_AT: commit.created_at.isoformat()}
+        if not commit.parents and not self._shown(self._source, commit.id):
+            return parent
+        known = commit.metadata.get(ORIGIN)
+        note = {**commit.metadata, CREATED_AT: commit.metadata.get(CREATED_AT, commit.created_at.isoformat())}
+        note[ORIGIN] = f"{commit.id} {known}" if known else commit.id
         branch, made = self._work_branch(commit, parent), None
+        if on_main and self._target.resolve(MAIN) != parent:
+            raise Conflict("somebody else changed the target's main meanwhile: its history is its own now")
         if len(commit.parents) > 1:
             # On a branch beside main first, and then not as the copy: what it comes to is known afterwards only
             made = self._merge(commit, branch, commit.metadata if on_main else note)
@@ -161,19 +201,55 @@ class _Copying:
         return [(one.path, None if one.kind == "removed" else lake.stat(after, one.path).digest) for one in changes]
 
     def _commit(self, commit: Commit, parent: str, branch: str, note: dict[str, str]) -> str:
-        if commit.parents:
-            changes = self._source.diff(commit.parents[0], commit.id)
-        else:
-            changes = [Change(entry.path, "added") for entry in self._source.list(commit.id)]
+        changes = self._changes(commit, parent)
         if not changes:
             return parent
+        if branch == MAIN and _work_name(MAIN) not in self._target.branches():
+            # Says that uncommitted changes of main are a copy's
+            self._target.create_branch(_work_name(MAIN), parent)
         for change in changes:
             if change.kind == "removed":
                 self._target.delete(branch, change.path)
         brought = [change.path for change in changes if change.kind != "removed"]
-        for start in range(0, len(brought), _AT_A_TIME):
-            self._bring(commit.id, brought[start : start + _AT_A_TIME], branch)
+        for paths in self._batches(commit.id, brought):
+            self._bring(commit.id, paths, branch)
         return self._target.commit(branch, commit.message, note).id
+
+    def _batches(self, commit_id: str, paths: list[str]) -> Iterator[list[str]]:
+        batch, size = list[str](), 0
+        for path in paths:
+            batch.append(path)
+            size += self._source.stat(commit_id, path).size
+            if size >= _BATCH_BYTES or len(batch) == _AT_A_TIME:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    def _changes(self, commit: Commit, parent: str) -> list[Change]:
+        if commit.parents and not self._erased:
+            return self._source.diff(commit.parents[0], commit.id)
+        # What was erased since the parent was copied is no difference in the source, and one to the target
+        wanted = {entry.path: entry for entry in self._shown(self._source, commit.id)}
+        present = {entry.path: entry for entry in self._target.list(parent)}
+        gone = [Change(path, "removed") for path in present.keys() - wanted.keys()]
+        return gone + [Change(path, "changed") for path, entry in wanted.items() if present.get(path) != entry]
+
+    def _shown(self, lake: Lake, ref: str) -> list[Entry]:
+        """List what is to be copied: not what was erased and a server has not removed yet, or has."""
+        return [entry for entry in lake.list(ref) if (entry.path, entry.digest) not in self._erased]
+
+    def _erase(self) -> list[str]:
+        """Erase from the target what was erased from the source since it was copied."""
+        present = erasures.recorded(self._target)
+        wanted = []
+        for origin, copied in self._copies.items() if self._erased - present else ():
+            shown = {entry.path: entry for entry in self._source.list(origin)}
+            for entry in self._target.list(copied):
+                if (entry.path, entry.digest) in self._erased and shown.get(entry.path) != entry:
+                    instead = self._source.get(origin, entry.path) if entry.path in shown else None
+                    wanted.append(Erasure(ref=copied, path=entry.path, digest=entry.digest, replacement=instead))
+        return list(self._target.erase(wanted))
 
     def _bring(self, commit_id: str, paths: list[str], branch: str) -> None:
         with tempfile.TemporaryDirectory(prefix="copy-", dir=self._scratch) as folder:
@@ -190,7 +266,7 @@ class _Copying:
         self._bytes += sum(entry.size for entry in stored)
 
     def _set_refs(self) -> None:
-        present, tagged = self._target.branches(), self._target.tags()
+        present, tagged, protected = self._target.branches(), self._target.tags(), self._target.protected()
         for name, head in self._branches.items():
             copied = self._copies[head]
             if present.get(name) == copied:
@@ -198,18 +274,25 @@ class _Copying:
             if name in present:
                 self._target.delete_branch(name)  # it is behind: its commits have been made beside it
             self._target.create_branch(name, copied)
+            if name in protected:
+                self._target.protect(name)
         for name, commit_id in self._tags.items():
             if tagged.get(name) != self._copies[commit_id]:
                 self._target.tag(name, self._copies[commit_id])
-        for name in present:
+        for name in self._target.branches():
             if name.startswith(_WORK):
                 self._target.delete_branch(name)
 
     def _compare(self) -> None:
         for name in [*self._branches, *self._tags]:
             ref = self._branches.get(name) or self._tags[name]
-            if self._source.list(ref) != self._target.list(self._copies[ref]):
+            if self._shown(self._source, ref) != self._shown(self._target, self._copies[ref]):
                 raise Corrupt(f"{name} differs from what it was copied from: verify both lakes and copy again")
+
+
+def _origins(commit: Commit) -> list[str]:
+    """Name what a commit is a copy of, and that of, and so on."""
+    return commit.metadata.get(ORIGIN, "").split()
 
 
 def _work_name(commit_id: str) -> str:

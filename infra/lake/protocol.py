@@ -66,13 +66,13 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     """Content that shall be gone from every commit."""
 
     ref: str
-    """A commit that has it."""
+    """A ref that shows it."""
     path: str
     """Where."""
     digest: str
     """Of what shall be gone."""
-    replacement: str | None
-    """Digest of what is read instead of it, which the lake has; None where nothing is."""
+    replacement: bytes | None
+    """What is read instead of it; None where nothing is."""
 
 
 class Lake(Protocol):
@@ -199,21 +199,25 @@ class Lake(Protocol):
         ...
 
     def erase(self, erasures: Sequence[Erasure]) -> Sequence[str]:
-        """Remove content for good, from every commit and wherever else it lies; ids of commits stay.
+        """Remove content for good, wherever it is named; ids of commits stay.
 
-        The branches must not show it any more. Where the store has no way to remove content, it gives the addresses at
-        which it still lies, and what has to be done is done there. Otherwise: reading any commit gives the replacement
-        or, without one, has no such path, and the same content is not taken again.
-
-        Raises: `Conflict` naming a branch that shows it.
+        Where the store can: reading any ref gives the replacement or, without one, has no such path, and the same
+        content is not taken again. Where it cannot remove what commits name, nothing changes, and it gives the
+        addresses of the content: branches are then to be changed by commits, and the store's own garbage collection
+        removes what no branch shows.
         """
+        ...
+
+    @property
+    def collects(self) -> bool:
+        """Whether the store's garbage is collected by `collect`, and not by rules of its own."""
         ...
 
     def collect(self, grace: timedelta) -> Collected:
         """Remove commits and content that nothing reaches and that are older than the grace.
 
         The grace must be longer than a write takes from its first object to its commit, and than a reader needs a
-        commit whose branch is dropped. Raises: `Misconfigured` where the store does that by itself.
+        commit whose branch is dropped. Raises: `Misconfigured` unless `collects`.
         """
         ...
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from infra.errors import InfraError, NotFound
+from infra.errors import InfraError
 from infra.lake.protocol import Commit, Entry, Lake
 
 PRIVATE = "tx-"
@@ -70,5 +70,5 @@ def sweep(lake: Lake) -> None:
     oldest = f"{PRIVATE}{datetime.now(UTC) - _ABANDONED_AFTER:%Y%m%d%H%M%S}"
     for name in lake.branches():
         if name.startswith(PRIVATE) and name < oldest:
-            with suppress(NotFound):
+            with suppress(InfraError):  # somebody else was quicker, or may and will
                 lake.delete_branch(name)

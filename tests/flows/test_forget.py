@@ -132,11 +132,12 @@ def test_leaves_a_record_that_does_not_say_what_was_asked_for(filled: Lake) -> N
     content = filled.get(MAIN, done.record)
     record = json.loads(content)
     assert {name: record[name] for name in STAYS} == STAYS
-    assert (record["columns"], record["selected"]) == (["customer", "age"], 1)
+    assert (record["columns"], record["lines"]) == (["customer", "age"], 1)
+    assert set(record) == {"at", "by", "why", "objects", "columns", "lines", "erased"}
+    assert all(set(one) == {"path", "digest", "rows"} for one in record["erased"])
     assert sum(one["rows"] for one in record["erased"]) == done.rows == 2
     assert b"ada" not in content
-    newest = next(filled.log(MAIN))
-    assert newest.metadata == {"kind": "forget", "record": done.record}
+    assert {"kind": "forget", "record": done.record} in [commit.metadata for commit in filled.log(MAIN)]
 
 
 def test_erases_objects_by_path(filled: Lake, store: LakeFSServer | Path) -> None:
@@ -164,7 +165,6 @@ def test_erases_objects_by_path(filled: Lake, store: LakeFSServer | Path) -> Non
     ("where", "rows"),
     [
         (["age=39"], 1),
-        (["age=39.0"], 1),
         (["at=2020-06-01"], 4),
         (["at=2020-06-01T00:00:00Z", "customer=eva"], 1),
         (["customer=ada", "age=31"], 0),
@@ -235,8 +235,9 @@ def test_refuses_uncommitted_changes_of_what_shall_be_gone(filled: Lake) -> None
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        (lambda: ask(["colour=red"]), "no table has columns"),
+        (lambda: ask(["colour=red"]), "no table has all of the columns colour; there are age, at, customer"),
         (lambda: ask(["age=old"]), "column age holds int64"),
+        (lambda: ask(["age=39.5"]), "column age holds int64"),
         (lambda: ask(["customer"]), "COLUMN=VALUE"),
         (lambda: ask(objects=["data/absent"]), "no commit has data/absent"),
         (lambda: ask(["customer=ada"], by=" "), "signed off"),

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from infra.errors import InfraError, Misconfigured
+from infra.errors import Corrupt, InfraError, Misconfigured
 from infra.lake.embedded.content import sync_folder
 from infra.lake.embedded.faults import translated
 
@@ -57,6 +57,7 @@ class Database:
         """Create the file, filled, unless it exists. Raises: `Misconfigured` for a newer schema."""
         with translated(self._root):
             if not self._file.exists():
+                self._check_new()
                 self._create(fill)
         with self.reading() as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -116,6 +117,11 @@ class Database:
             return self._idle.pop()
         except IndexError:
             return _connect(self._file)
+
+    def _check_new(self) -> None:
+        """Make no new lake of one that has lost its database. Raises: `Corrupt`."""
+        if any(self._root.glob("objects/*")) and not self._file.exists():
+            raise Corrupt(f"lake {self._root} has content and no {self._file}: restore the folder from a backup")
 
     def _create(self, fill: Callable[[sqlite3.Connection], None]) -> None:
         aside = self._root / "tmp" / secrets.token_hex(16)

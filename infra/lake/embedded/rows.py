@@ -207,8 +207,8 @@ def erased(connection: sqlite3.Connection) -> dict[str, str | None]:
 
 def erase(connection: sqlite3.Connection, digest: str, replacement: str | None) -> None:
     """Note that content is gone, and what is read instead; also instead of what it replaced itself."""
-    connection.execute("INSERT OR REPLACE INTO erased VALUES (?, ?)", (digest, replacement))
     connection.execute("UPDATE erased SET replacement = ? WHERE replacement = ?", (replacement, digest))
+    connection.execute("INSERT OR REPLACE INTO erased VALUES (?, ?)", (digest, replacement))
     connection.execute("DELETE FROM objects WHERE digest = ?", (digest,))
 
 

@@ -60,23 +60,33 @@ class EmbeddedLake:
         except Corrupt as error:
             return [str(error)]
 
+    @property
+    def collects(self) -> bool:
+        """Yes."""
+        return True
+
     def collect(self, grace: timedelta) -> Collected:
         """Remove old commits and content that nothing reaches any more. Raises: `Corrupt`."""
         return collect(self._database, self._manifests, self._files, grace)
 
     def erase(self, erasures: Sequence[Erasure]) -> Sequence[str]:
-        """Remove content for good, from every commit. Raises: `Conflict` naming a branch that shows it."""
-        with self._database.writing() as connection:
-            gone = {one.digest for one in erasures}
-            for branch in rows.branches(connection):
-                if shown := [
-                    entry.path for entry in self._visible(connection, branch).entries() if entry.digest in gone
-                ]:
-                    raise Conflict(f"branch {branch!r} shows what shall be erased: {some(shown)}")
-            for one in erasures:
-                rows.erase(connection, one.digest, one.replacement)
-            # With those that a process noted, and was killed before it removed them
-            noted = list(rows.erased(connection))
+        """Remove content for good, wherever it is named; what is read instead is kept beside the commits."""
+        erasures = list({one.digest: one for one in erasures}.values())
+        replaced = [one for one in erasures if one.replacement is not None]
+        while True:
+            stored = self._files.store_all([one.replacement for one in replaced if one.replacement is not None])
+            with self._database.writing() as connection:
+                if not all(self._files.holds(one.digest) for one in stored):
+                    continue  # a collection was quicker
+                instead = {one.digest: content for one, content in zip(replaced, stored, strict=True)}
+                for content in stored:
+                    rows.add_content(connection, content)
+                for one in erasures:
+                    content_instead = instead.get(one.digest)
+                    rows.erase(connection, one.digest, content_instead.digest if content_instead else None)
+                noted = list(rows.erased(connection))
+            break
+        # With those that a process noted, and was killed before it removed them
         for digest in noted:
             self._files.erase(digest)
         return []
@@ -208,8 +218,8 @@ class EmbeddedLake:
             parents = rows.record_of(connection, undone).parents
             if not parents:
                 raise Conflict(f"nothing to undo: {ref!r} is the start of the lake")
-            after, before = self._committed(connection, undone), self._committed(connection, parents[0])
-            reverted = three_way(after, self._committed(connection, head), before)
+            after, before = self._shown(connection, undone), self._shown(connection, parents[0])
+            reverted = three_way(after, self._shown(connection, head), before)
             if reverted.clashes:
                 raise Conflict(f"{branch!r} has changed since {ref!r}: {some(reverted.clashes)}")
             if not reverted.taken:
@@ -223,7 +233,7 @@ class EmbeddedLake:
             head = rows.head_of(connection, into)
             theirs, _ = rows.locate(connection, source)
             _check_clean(connection, into)
-            lookup, manifest_of = partial(rows.record_of, connection), partial(self._committed, connection)
+            lookup, manifest_of = partial(rows.record_of, connection), partial(self._shown, connection)
             base = ancestor_manifest([head], [theirs], lookup, manifest_of)
             if manifest_of(theirs) == base:
                 raise Conflict(f"nothing to merge: {source!r} has no changes that {into!r} lacks")
@@ -273,7 +283,10 @@ class EmbeddedLake:
         for path, content in stored.items():
             if content.digest in erased:
                 self._files.erase(content.digest)
-                raise Misconfigured(f"{path} has content that was erased from the lake, which does not take it again")
+                raise Misconfigured(
+                    f"{path} has content that was erased from the lake, which does not take it again: "
+                    "take out of its source what was erased"
+                )
         committed = self._committed(connection, rows.writable_head_of(connection, branch))
         entries = [Entry(path, content.digest, content.size) for path, content in stored.items()]
         for entry in entries:
@@ -308,14 +321,21 @@ class EmbeddedLake:
     def _committed(self, connection: sqlite3.Connection, commit_id: str) -> Manifest:
         return self._manifests.load(connection, rows.record_of(connection, commit_id).manifest)
 
+    def _shown(self, connection: sqlite3.Connection, commit_id: str) -> Manifest:
+        return self._without_erased(connection, self._committed(connection, commit_id))
+
     def _visible(self, connection: sqlite3.Connection, ref: str) -> Manifest:
         commit_id, branch = rows.locate(connection, ref)
         changes = rows.staged(connection, branch) if branch else {}
         committed = self._committed(connection, commit_id)
-        if erased := rows.erased(connection):
-            old = (entry for entry in committed.entries() if entry.digest in erased)
-            changes = {entry.path: self._instead(connection, entry, erased) for entry in old} | changes
-        return committed.with_changes(changes) if changes else committed
+        return self._without_erased(connection, committed.with_changes(changes) if changes else committed)
+
+    def _without_erased(self, connection: sqlite3.Connection, manifest: Manifest) -> Manifest:
+        """Give what is read of a manifest."""
+        if not (erased := rows.erased(connection)):
+            return manifest
+        gone = (entry for entry in manifest.entries() if entry.digest in erased)
+        return manifest.with_changes({entry.path: self._instead(connection, entry, erased) for entry in gone})
 
     def _instead(self, connection: sqlite3.Connection, entry: Entry, erased: Mapping[str, str | None]) -> Entry | None:
         """Give what is read instead of content that may have been erased."""

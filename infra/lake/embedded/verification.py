@@ -19,6 +19,8 @@ def problems(connection: sqlite3.Connection, manifests: Manifests, files: Conten
             _collect(manifests.read(connection, digest).entries, entries)
         except Corrupt as error:
             found.append(str(error))
+    for branch in rows.branches(connection):
+        _collect((entry for entry in rows.staged(connection, branch).values() if entry), entries)
     erased = rows.erased(connection)
     entries = {(digest, size): path for (digest, size), path in entries.items() if digest not in erased}
     for digest, replacement in erased.items():
@@ -29,8 +31,6 @@ def problems(connection: sqlite3.Connection, manifests: Manifests, files: Conten
             entries.setdefault((recorded.digest, recorded.size), f"what is read instead of {digest}")
         elif replacement:
             found.append(f"content {replacement}, which is read instead of {digest}, is not recorded")
-    for branch in rows.branches(connection):
-        _collect((entry for entry in rows.staged(connection, branch).values() if entry), entries)
     found += _orphans(connection)
     return found + list(_content_problems(connection, files, entries))
 

@@ -8,6 +8,7 @@ The client's own up- and downloads hold whole objects in memory; `send` streams 
 """
 
 import json
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,12 +25,16 @@ from urllib3 import exceptions
 from urllib3.exceptions import HTTPError
 
 from infra.errors import Conflict, Corrupt, InfraError, Misconfigured, NotFound, Unavailable
+from infra.lake.blocks import Content
 
 CONNECT_S = 10.0
 """How long a connection may take to come about."""
 
 PAGE = 1000
 """Most entries that a page may have."""
+
+# It would write a URL with its signature to the log where an answer's headers are not well formed
+logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
 
 _TRIES = 6
 _LONGEST_PAUSE_S = 8.0
@@ -50,7 +55,7 @@ class Refusal(Exception):
     @property
     def asks_for_patience(self) -> bool:
         """Whether nothing was done, and trying again may help."""
-        locked = self.status == HTTPStatus.INTERNAL_SERVER_ERROR and "lock" in self.message
+        locked = self.status == HTTPStatus.INTERNAL_SERVER_ERROR and "currently locked" in self.message
         return locked or self.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -72,7 +77,7 @@ class Server:
         access_key_id: str,
         secret_access_key: str,
         first_pause_s: float = 0.25,
-        answer_s: float = 120.0,
+        answer_s: float = 60.0,
     ) -> None:
         self.host = urlsplit(address).netloc
         self._base = f"{address}/api/v1"
@@ -84,7 +89,7 @@ class Server:
         configuration.connection_pool_maxsize = _CONNECTIONS
         self.client = LakeFSClient(configuration)
         self._authorization = configuration.get_basic_auth_token()
-        self.digests: dict[str, str] = {}
+        self.described: dict[str, Content] = {}
         """What is known of content that somebody else stored, by its address in the object store."""
         self._pool: urllib3.PoolManager = self.client._api.rest_client.pool_manager
 
@@ -111,7 +116,7 @@ class Server:
             try:
                 return operation(*args, _request_timeout=(CONNECT_S, self._answer_s), **kwargs)
             except ApiException as error:
-                raise Refusal(error.status, _message(error.body, error.reason)) from error
+                raise self._refusal(error.status, error.body, error.reason) from error
             except OpenApiException as error:
                 said = str(error).splitlines()[0]
                 raise Unavailable(f"{self.host} answers what lakefs-client does not understand: {said}") from error
@@ -140,7 +145,10 @@ class Server:
         url = f"{self._base}{quote(path)}?{urlencode(query, quote_via=quote)}"
         own = {"Authorization": self._authorization, "Content-Type": "application/octet-stream"}
         response = self._stream(method, url, {**own, **headers}, body, size, self.host)
-        return json.loads(response.data)
+        try:
+            return json.loads(response.data)
+        except ValueError as error:
+            raise self._no_lakefs() from error
 
     def put_outside(self, url: str, headers: Mapping[str, str], body: Body, size: int) -> str:
         """Send content to the object store, by a URL that the server has signed, and give its ETag.
@@ -214,8 +222,10 @@ class Server:
                     response.read(cache_content=True)
             except HTTPError as error:
                 raise self._silence(error, host) from None  # the error of a signed URL shows its signature
+            if failed and host == self.host:
+                raise self._refusal(response.status, response.data, response.reason)
             if failed:
-                raise Refusal(response.status, _message(response.data, response.reason))
+                raise Refusal(response.status, str(response.reason))
             return response
 
         answer: urllib3.BaseHTTPResponse = self._patiently(attempt)
@@ -230,6 +240,18 @@ class Server:
                     raise
             time.sleep(random.uniform(0, min(pause, _LONGEST_PAUSE_S)))  # noqa: S311
         return attempt()
+
+    def _refusal(self, status: int, body: str | bytes | None, reason: str | None) -> Refusal:
+        """Read an answer that is no success. Raises: `Misconfigured` where something else than lakeFS answers."""
+        try:
+            return Refusal(status, str(json.loads(body or b"")["message"]))
+        except (ValueError, KeyError, TypeError) as error:
+            if status == HTTPStatus.NOT_FOUND:
+                raise self._no_lakefs() from error
+            return Refusal(status, str(reason))
+
+    def _no_lakefs(self) -> Misconfigured:
+        return Misconfigured(f"what answers at {self.host} is no lakeFS server: check OKRUH_LAKE")
 
     def _silence(self, error: HTTPError, host: str | None = None) -> Unavailable:
         # An error's own text may show a URL and with it a signature: only its kind is told
@@ -246,11 +268,3 @@ _SILENCES: dict[type[Exception], str] = {
     exceptions.SSLError: "its TLS certificate is not trusted, or it speaks no TLS",
     exceptions.ProtocolError: "the connection broke",
 }
-
-
-def _message(body: str | bytes | None, reason: str | None) -> str:
-    try:
-        message = json.loads(body or b"")["message"]
-    except (ValueError, KeyError, TypeError):
-        message = reason
-    return str(message)

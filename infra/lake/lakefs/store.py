@@ -23,12 +23,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from infra.errors import Conflict, Corrupt, InfraError, Misconfigured, NotFound
+from infra.errors import Conflict, Corrupt, InfraError, Misconfigured, NotFound, Unavailable
 from infra.lake.blocks import VerifiedFile
 from infra.lake.lakefs.server import Refusal, Server
 from infra.lake.lakefs.transfer import Outgoing, Stored, content_of, upload
 from infra.lake.names import check_name, check_note, check_path, check_prefix, is_commit_id, is_name, some
 from infra.lake.protocol import MAIN, Change, Collected, Commit, Entry, Erasure
+from infra.lake.transaction import PRIVATE
 
 _AT_A_TIME = 16
 _PLACE = re.compile(r"(s3|gs|https?|mem|local|transient)://")
@@ -121,7 +122,8 @@ class LakeFSLake:
         if name == MAIN:
             raise Misconfigured(f"branch {MAIN!r} is the truth and cannot be deleted")
         self._branch_head(name)
-        self._change_rules(lambda patterns: [one for one in patterns if one != name])
+        if not name.startswith(PRIVATE):  # nobody protects those, and a writer may not see the rules
+            self._change_rules(lambda patterns: [one for one in patterns if one != name])
         self._call(f"branch {name!r}", self._client.branches_api.delete_branch, name)
 
     def protect(self, branch: str) -> None:
@@ -299,17 +301,18 @@ class LakeFSLake:
         return found
 
     def erase(self, erasures: Sequence[Erasure]) -> Sequence[str]:
-        """Give the addresses of content that the server's garbage collection, or its administrators, have to remove.
+        """Give the addresses of content: the API has no way to remove what commits name.
 
-        The API has no way to remove what a commit names. Garbage collection removes what no branch shows any more, once
-        the repository's rules let it; reading a commit that named it is then a `Corrupt`.
+        The server's garbage collection removes what no branch shows any more, once the repository's rules let it;
+        reading a commit that names it is then a `Corrupt`.
         """
-        gone = {one.digest for one in erasures}
-        for branch in self.branches() if gone else ():
-            if shown := [entry.path for entry in self.list(branch) if entry.digest in gone]:
-                raise Conflict(f"branch {branch!r} shows what shall be erased: {some(shown)}")
         stored = (self._stored(one.ref, one.path, presign=False) for one in erasures)
         return list(dict.fromkeys(one.address for one in stored))
+
+    @property
+    def collects(self) -> bool:
+        """No: the server does, by the rules of the repository."""
+        return False
 
     def collect(self, grace: timedelta) -> Collected:  # noqa: ARG002
         """Raises: `Misconfigured`, for lakeFS collects garbage by rules of its own."""
@@ -394,8 +397,10 @@ class LakeFSLake:
     def _commit_at(self, ref: str) -> Commit:
         _check_ref(ref)
         ask = self._client.refs_api.log_commits
-        (newest,) = self._call(f"ref {ref!r}", ask, ref, amount=1, limit=True).results
-        return _described(newest)
+        found = self._call(f"ref {ref!r}", ask, ref, amount=1, limit=True).results
+        if not found:
+            raise Unavailable(f"lakeFS at {self.server.host} names no commit of {ref!r}: try again")
+        return _described(found[0])
 
     def _walk(self, commit_id: str) -> Iterator[Commit]:
         found = self._pages(f"commit {commit_id}", self._client.refs_api.log_commits, commit_id)

@@ -9,6 +9,7 @@ Content comes from the object store itself wherever the server signs URLs.
 """
 
 import base64
+import binascii
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -186,20 +187,27 @@ class Stored:
         """None where somebody else stored it, without our digests."""
 
     @property
+    def size(self) -> int:
+        """Bytes."""
+        size: int = self._stats.size_bytes
+        return size
+
+    @property
     def address(self) -> str:
-        """Where its content lies in the object store."""
-        address: str = self._stats.physical_address
-        return address
+        """Where its content lies in the object store, without a signature."""
+        return str(self._stats.physical_address).partition("?")[0]
 
     def entry(self) -> Entry:
         """Describe it; what somebody else stored is read, once, to be digested. Raises: `Unavailable`, `Conflict`."""
-        path, size = self._stats.path, self._stats.size_bytes
-        if self.content is not None:
-            return Entry(path, self.content.digest, size)
-        known = self._server.digests
-        if self.address not in known:
-            known[self.address] = self.verify()
-        return Entry(path, known[self.address], size)
+        content = self.content or self._described()
+        return Entry(self._stats.path, content.digest, content.size)
+
+    def _described(self) -> Content:
+        """Digest what somebody else stored; read once, and known from then on by its address."""
+        address = self.address
+        if address not in self._server.described:
+            self._server.described[address] = digested(_Arriving(self), self._stats.size_bytes)
+        return self._server.described[address]
 
     def verify(self) -> str:
         """Read it, keeping nothing, and give its digest. Raises: `Corrupt`, `Unavailable`, `Conflict`."""
@@ -229,11 +237,7 @@ class Stored:
 
     def open(self) -> VerifiedFile:
         """Open it for reading in parts. Raises, and so does reading: `Corrupt`, `Unavailable`, `Conflict`."""
-        if self.content is None:
-            # Without digests by block the whole is verified, once
-            content = self.read()
-            return _FileInParts(digested(BytesIO(content), len(content)), self)
-        return _FileInParts(self.content, self)
+        return _FileInParts(self.content or self._described(), self)
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]:
         """Read a part of it, not verified. Raises: `Unavailable`, `Conflict` where it was replaced meanwhile."""
@@ -293,6 +297,21 @@ class Stored:
             raise Corrupt(f"{self.name} differs from its digest {self.content.digest}: store the same content again")
 
 
+class _Arriving:
+    """An object as a source that is read in order."""
+
+    def __init__(self, stored: Stored) -> None:
+        self._pieces = stored.pieces(0, stored.size)
+        self._piece = b""
+
+    def readinto(self, buffer: Any, /) -> int:
+        self._piece = self._piece or next(self._pieces, b"")
+        part = self._piece[: len(buffer)]
+        buffer[: len(part)] = part
+        self._piece = self._piece[len(part) :]
+        return len(part)
+
+
 class _FileInParts(VerifiedFile):
     """Reads whole blocks, as many as a read touches, and keeps those of the last read."""
 
@@ -322,7 +341,10 @@ def content_of(stats: Any) -> Content | None:
         return None
     lines = (metadata.get(f"{_BLOCKS}{number}") for number in count())
     text = "".join(iter(lambda: next(lines) or "", ""))
-    return Content(digest, stats.size_bytes, base64.b64decode(text))
+    try:
+        return Content(digest, stats.size_bytes, base64.b64decode(text, validate=True))
+    except binascii.Error:
+        return None
 
 
 def _metadata(content: Content) -> dict[str, str]:
