@@ -185,7 +185,7 @@ def _note(lake: Lake, ref: str, paths: list[str], found: dict[Entry, list[str]])
         try:
             found.setdefault(lake.stat(ref, path), []).append(ref)
         except (NotFound, Corrupt):
-            continue  # it was erased
+            continue  # it was erased, here or by a server's garbage collection
 
 
 def _all(lake: Lake, commit_id: str) -> list[str]:

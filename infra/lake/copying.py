@@ -190,6 +190,8 @@ class _Copying:
             made = self._target.merge(self._copies[theirs], branch, commit.message, note).id
         except Conflict:
             return None
+        if self._erased:
+            return made if self._shown(self._source, commit.id) == self._shown(self._target, made) else None
         wanted, found = (
             self._states(self._source, ours, commit.id),
             self._states(self._target, self._copies[ours], made),
@@ -244,7 +246,7 @@ class _Copying:
         present = erasures.recorded(self._target)
         wanted = []
         for origin, copied in self._copies.items() if self._erased - present else ():
-            shown = {entry.path: entry for entry in self._source.list(origin)}
+            shown = {entry.path: entry for entry in self._shown(self._source, origin)}
             for entry in self._target.list(copied):
                 if (entry.path, entry.digest) in self._erased and shown.get(entry.path) != entry:
                     instead = self._source.get(origin, entry.path) if entry.path in shown else None

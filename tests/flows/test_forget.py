@@ -4,11 +4,13 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from flows.forget import Forgotten, forget, read_selection
@@ -20,6 +22,7 @@ from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.protocol import MAIN, Lake
 from infra.lake.transaction import transaction
 from models.catalog.taxi_eta import MODEL
+from models.errors import ContractError
 from tests.flows.conftest import lake
 from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
 
@@ -195,6 +198,143 @@ def test_a_dry_run_changes_nothing(filled: Lake) -> None:
     assert (done.rows, done.record) == (3, None)
     assert filled.branches() == before
     assert "ada" in list(tables.read(filled, "first", JUNE)["customer"])
+
+
+def test_forgets_one_person_after_the_other(filled: Lake, store: LakeFSServer | Path, tmp_path: Path) -> None:
+    ada = ask(["customer=ada"])
+    if isinstance(store, LakeFSServer):
+        collect_garbage(store, ada.still_at)
+
+    eva = ask(["customer=eva"])
+
+    if isinstance(store, LakeFSServer):
+        collect_garbage(store, [address for address in eva.still_at if address not in ada.still_at])
+    for name in ("ada", "eva"):
+        tables_shown = [tables.read(filled, MAIN, entry.path) for entry in filled.list(MAIN, "data/")]
+        assert not any((table["customer"] == name).any() for table in tables_shown)
+        assert name.encode() not in b"".join(filled.get(MAIN, entry.path) for entry in filled.list(MAIN, "erasures/"))
+    assert len(filled.list(MAIN, "erasures/")) == 2
+    assert filled.verify() == []
+    again = ask(["customer=ada"])
+    assert (again.rows, again.record, again.paths) == (0, None, [])
+    with closing(EmbeddedLake(tmp_path / "copy")) as target:
+        copying.copy(filled, target, tmp_path)
+        assert "jan" in everywhere(target)
+        assert not any(name in everywhere(target).replace("<p>ada</p>", "") for name in ("ada", "eva"))
+        assert target.verify() == []
+
+
+def test_erases_what_only_a_writer_or_nobody_reaches(filled: Lake, store: LakeFSServer | Path) -> None:
+    if isinstance(store, LakeFSServer):
+        pytest.skip("a server drops what nobody reaches by itself")
+    filled.create_branch("gone", MAIN)
+    filled.put("gone", "data/trips/2020-08.parquet", people("ada", "ida"))
+    gone = filled.commit("gone", "never merged", {}).id
+    filled.put("gone", "data/trips/2020-09.parquet", people("ada", "ina"))
+    filled.put("gone", "data/trips/2020-09.parquet", people("ina"))
+    filled.delete_branch("gone")
+    dead = f"tx-{datetime.now(UTC):%Y%m%d%H%M%S}-dead"
+    filled.create_branch(dead, MAIN)
+    filled.put(dead, "data/trips/2020-10.parquet", people("ada", "uma"))
+    filled.commit(dead, "never merged", {})
+
+    done = ask(["customer=ada"])
+
+    assert done.rows == 4
+    assert list(tables.read(filled, dead, "data/trips/2020-10.parquet")["customer"]) == ["uma"]
+    with pytest.raises(NotFound):
+        filled.get(gone, "data/trips/2020-08.parquet")
+    assert not any(b"ada" in file.read_bytes() for file in (store / "objects").rglob("*/*") if is_table(file))
+    assert filled.verify() == []
+
+
+def test_branches_go_on_after_an_erasure(filled: Lake) -> None:
+    ask(["customer=ada"])
+    filled.create_branch("fix", MAIN)
+    filled.put("fix", JULY, people("jan"))
+    wrong = filled.commit("fix", "wrong", {}).id
+    filled.revert("fix", wrong, "undo", {})
+    filled.put("fix", "data/trips/2020-08.parquet", people("jan"))
+    filled.commit("fix", "August", {})
+
+    filled.merge("fix", MAIN, "merge", {})
+
+    assert list(tables.read(filled, MAIN, JULY)["customer"]) == ["eva"]
+    assert list(tables.read(filled, MAIN, JUNE)["customer"]) == ["eva", "jan"]
+
+
+def test_refuses_an_object_whose_content_another_has(filled: Lake) -> None:
+    with transaction(filled, MAIN, "publish", {}) as work:
+        work.put("public/a.html", b"<p>ada</p>")
+    before = filled.branches()
+
+    with pytest.raises(Conflict, match=r"public/a\.html has the same content as reports/a\.html: name it as well"):
+        ask(objects=["reports/a.html"])
+
+    assert filled.branches() == before
+    assert ask(objects=["reports/a.html", "public/a.html"]).objects == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "left"),
+    [
+        ("id=9007199254740993", [0, 2, 3]),
+        ("born=1980-01-02", [1, 2, 3]),
+        ("vip=true", [1, 2, 3]),
+        ("kind=car", [1, 3]),
+        ("at=2020-01-01T05:00:00+05:00", [1, 2, 3]),
+        ("paid=12.50", [0, 1, 3]),
+    ],
+)
+def test_compares_in_the_types_of_the_table(filled: Lake, where: str, left: list[int]) -> None:
+    table = pa.table(
+        {
+            "number": [0, 1, 2, 3],
+            "id": pa.array([9007199254740992, 9007199254740993, None, 5], pa.int64()),
+            "born": pa.array([date(1980, 1, 2), date(1980, 1, 3), None, date(1990, 1, 2)]),
+            "vip": [True, False, False, None],
+            "kind": pa.array(["car", "bike", "car", None]).dictionary_encode(),
+            "at": pa.array([datetime(2020, 1, 1, tzinfo=UTC), *[datetime(2020, 1, 2, tzinfo=UTC)] * 3]),
+            "paid": pa.array([Decimal("1.00"), Decimal("2.00"), Decimal("12.50"), None], pa.decimal128(8, 2)),
+        }
+    )
+    with transaction(filled, MAIN, "put", {}) as work:
+        work.put("data/typed.parquet", tables.encode_arrow(table))
+
+    ask([where])
+
+    kept = tables.read_arrow(filled, MAIN, "data/typed.parquet")
+    assert kept["number"].to_pylist() == left
+    assert kept.schema == table.schema
+
+
+def test_names_a_table_that_is_none(filled: Lake) -> None:
+    with transaction(filled, MAIN, "put", {}) as work:
+        work.put("data/trips/2020-08.parquet", b"no table")
+
+    with pytest.raises(ContractError, match=r"data/trips/2020-08\.parquet at .* is no Parquet file"):
+        ask(["customer=ada"])
+
+
+def test_an_erasure_reaches_an_earlier_copy(filled: Lake, store: LakeFSServer | Path, tmp_path: Path) -> None:
+    with closing(EmbeddedLake(tmp_path / "copy")) as target:
+        copying.copy(filled, target, tmp_path)
+        before = target.resolve("first")
+        ask(["customer=ada"])
+
+        copying.copy(filled, target, tmp_path)
+
+        assert list(tables.read(target, MAIN, JULY)["customer"]) == ["eva"]
+        if isinstance(store, LakeFSServer):
+            assert JUNE not in {
+                entry.path for entry in target.list("first")
+            }  # there it cannot be read any more, either
+        else:
+            assert list(tables.read(target, "first", JUNE)["customer"]) == ["eva"]
+        assert target.resolve("first") == before
+        assert len(target.list(MAIN, "erasures/")) == 1
+        assert target.verify() == []
+        assert copying.copy(filled, target, tmp_path).commits == 0
 
 
 def test_goes_on_where_it_was_cut_off(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from infra.errors import Conflict, Corrupt, InfraError, Misconfigured, NotFound, Unavailable
 from infra.lake.blocks import VerifiedFile
+from infra.lake.erasures import recorded
 from infra.lake.lakefs.server import Refusal, Server
 from infra.lake.lakefs.transfer import Outgoing, Stored, content_of, upload
 from infra.lake.names import check_name, check_note, check_path, check_prefix, is_commit_id, is_name, some
@@ -286,18 +287,19 @@ class LakeFSLake:
     def verify(self) -> list[str]:
         """Read every object that a commit of a branch or tag has, or a branch shows, and compare it with its digest.
 
+        What was erased, and removed by the server's garbage collection, is no problem.
         Costs a difference of each commit from its first parent, and one read of each content.
         """
-        branches, found = self.branches(), list[str]()
+        branches, found, erased = self.branches(), list[str](), recorded(self)
         seen, verified = set[str](), set[str]()
         for name in [*branches, *self.tags()]:
             for commit in self._walk(self.resolve(name)):
                 if commit.id not in seen:
                     seen.add(commit.id)
-                    found += self._problems(commit.id, self._brought(commit), verified)
+                    found += self._problems(commit.id, self._brought(commit), verified, erased)
         for name in branches:
             brought = [one.path for one in self._uncommitted(name, "").values() if one.kind != "removed"]
-            found += self._problems(name, brought, verified)
+            found += self._problems(name, brought, verified, erased)
         return found
 
     def erase(self, erasures: Sequence[Erasure]) -> Sequence[str]:
@@ -452,14 +454,17 @@ class LakeFSLake:
             changed &= {change.path for change in self._committed_changes(state, head)}
         return sorted(changed)
 
-    def _problems(self, ref: str, paths: Iterable[str], verified: set[str]) -> Iterator[str]:
+    def _problems(
+        self, ref: str, paths: Iterable[str], verified: set[str], erased: set[tuple[str, str]]
+    ) -> Iterator[str]:
         for path in paths:
             try:
                 stored = self._stored(ref, path)
                 if stored.content is None or stored.content.digest not in verified:
                     verified.add(stored.verify())
             except (Corrupt, NotFound) as error:
-                yield str(error)
+                if not any((entry.path, entry.digest) in erased for entry in self.list(ref, path)):
+                    yield str(error)
 
     def _rules(self) -> tuple[Sequence[str], str]:
         ask = self._client.repositories_api.get_branch_protection_rules

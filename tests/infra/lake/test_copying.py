@@ -139,7 +139,6 @@ def test_goes_on_where_it_was_cut_off(
     source, target = lakes
     fill(source)
     real, calls = getattr(target, operation), 0
-    made: list[int] = []
     for allowed in range(100):
         calls = 0
 
@@ -152,7 +151,7 @@ def test_goes_on_where_it_was_cut_off(
 
         monkeypatch.setattr(target, operation, cut)
         try:
-            made.append(copy(source, target).commits)
+            copy(source, target)
             break
         except Unavailable:
             continue
@@ -161,6 +160,8 @@ def test_goes_on_where_it_was_cut_off(
 
     assert_copied(source, target)
     assert target.verify() == []
+    made = {one.id for ref in [*target.branches(), *target.tags()] for one in target.log(ref)}
+    assert len(made) == len({one.id for ref in [*source.branches(), *source.tags()] for one in source.log(ref)})
 
 
 def test_copies_merges_that_paths_do_not_explain(lakes: tuple[Lake, Lake], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +209,77 @@ def test_does_not_drop_work_on_a_copy(lakes: tuple[Lake, Lake]) -> None:
         copy(source, target)
 
     assert target.resolve("work") == own
+
+
+def test_goes_there_and_back_and_on(lakes: tuple[Lake, Lake]) -> None:
+    laptop, server = lakes
+    fill(laptop)
+    laptop.commit("work", "was uncommitted", {})
+    old = laptop.resolve("v1")
+    copy(laptop, server)
+    with transaction(server, MAIN, "on the server", {}) as work:
+        work.put("data/server", b"1")
+
+    back = copy(server, laptop)
+    with transaction(laptop, MAIN, "on the laptop", {}) as work:
+        work.put("data/laptop", b"1")
+    there = copy(laptop, server)
+
+    assert (back.commits, there.commits) == (2, 2)
+    assert_copied(laptop, server)
+    assert laptop.resolve("v1") == old
+    assert laptop.get(MAIN, "data/server") == server.get(MAIN, "data/laptop") == b"1"
+
+
+def test_finds_a_commit_after_two_moves(lakes: tuple[Lake, Lake], tmp_path: Path) -> None:
+    source, target = lakes
+    fill(source)
+    copy(source, target)
+    with closing(EmbeddedLake(tmp_path / "third")) as third:
+        copy(target, third)
+
+        assert third.list(copying.at(third, source.resolve("v1"))) == source.list("v1")
+
+
+def test_refuses_the_copy_of_another_lake_and_leaves_it_alone(lakes: tuple[Lake, Lake], tmp_path: Path) -> None:
+    source, target = lakes
+    fill(source)
+    copy(source, target)
+    with closing(EmbeddedLake(tmp_path / "other")) as other:
+        fill(other)
+        before = target.branches()
+
+        with pytest.raises(Conflict, match="history of its own"):
+            copy(other, target)
+
+        assert target.branches() == before
+    assert copy(source, target).commits == 0
+
+
+@pytest.mark.parametrize("branch", [MAIN, "work"])
+def test_drops_no_uncommitted_changes_of_the_target(lakes: tuple[Lake, Lake], branch: str) -> None:
+    source, target = lakes
+    fill(source)
+    copy(source, target)
+    target.put(branch, "mine", b"1")
+
+    with pytest.raises(Conflict, match=f"branch '{branch}' of the target has uncommitted changes"):
+        copy(source, target)
+
+    assert target.get(branch, "mine") == b"1"
+
+
+def test_keeps_what_is_protected_in_the_target(lakes: tuple[Lake, Lake]) -> None:
+    source, target = lakes
+    fill(source)
+    copy(source, target)
+    target.protect("work")
+    source.commit("work", "was uncommitted", {})
+
+    copy(source, target)
+
+    assert target.protected() == {"work"}
+    assert_copied(source, target)
 
 
 def test_tells_how_far_it_is(lakes: tuple[Lake, Lake]) -> None:

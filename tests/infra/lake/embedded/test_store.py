@@ -3,6 +3,7 @@
 import os
 import pickle
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -309,3 +310,14 @@ def test_refused_operations_leave_no_transaction_open(embedded: EmbeddedLake) ->
     with closing(EmbeddedLake(embedded.root)) as other:
         other.put(MAIN, "a", b"1")
     assert embedded.get(MAIN, "a") == b"1"
+
+
+def test_makes_no_new_lake_of_one_that_has_lost_its_database(embedded: EmbeddedLake) -> None:
+    embedded.put(MAIN, "a", b"1")
+    embedded.close()
+    shutil.rmtree(embedded.root / "metadata")
+
+    with pytest.raises(Corrupt, match=r"has content and no .*: restore the folder from a backup"):
+        EmbeddedLake(embedded.root)
+
+    assert not (embedded.root / "metadata").exists()

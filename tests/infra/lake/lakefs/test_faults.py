@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from infra.errors import Conflict, Corrupt, InfraError, Misconfigured, NotFound, Unavailable
 from infra.lake.lakefs.server import Server
@@ -18,7 +20,7 @@ from infra.lake.protocol import MAIN, Lake
 from infra.lake.transaction import transaction
 from tests.infra.lake.lakefs.conftest import Broken
 from tests.infra.lake.lakefs.faults import Fault, answer, cut_answer, cut_request, hold
-from tests.infra.lake.lakefs.server import KEY_ID, SECRET
+from tests.infra.lake.lakefs.server import KEY_ID, SECRET, running
 
 PATIENCE = [(429, "too many requests"), (503, "slow down"), (500, "branch is currently locked, try again later")]
 LARGE = random.Random(0).randbytes(20 * 2**20)
@@ -357,6 +359,29 @@ def test_a_server_that_speaks_no_tls_is_an_error(broken: Broken) -> None:
     lake = LakeFSLake(Server(broken.server.address.replace("http:", "https:"), KEY_ID, SECRET), "absent")
     with pytest.raises(Unavailable, match="TLS"):
         lake.branches()
+
+
+@pytest.mark.parametrize("content", [b"Not Found", b'{"detail": "Not Found"}', b"<html>log in</html>"])
+def test_another_server_is_no_empty_lake(content: bytes) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(content, 404)(scope, receive, send)
+
+    with running(app) as address:
+        lake = LakeFSLake(Server(address, KEY_ID, SECRET), "absent")
+        for ask in (lake.exists, lake.branches, lambda: lake.put(MAIN, "a", b"1")):
+            with pytest.raises(
+                Misconfigured, match=r"what answers at 127\.0\.0\.1:\d+ is no lakeFS server: check OKRUH_LAKE"
+            ):
+                ask()
+
+
+def test_a_failure_of_the_block_adapter_is_not_tried_again(filled: Broken) -> None:
+    filled.network.plan("POST", "/branches/work/commits", answer(500, "block adapter: write metarange failed"))
+
+    with pytest.raises(Unavailable, match="block adapter"):
+        filled.lake.commit("work", "change", {})
+
+    assert filled.network.asked("POST", "/branches/work/commits") == 1
 
 
 def test_needs_a_place_for_a_new_repository(broken: Broken) -> None:
