@@ -117,12 +117,12 @@ def _write(found: DataDifference, states: "list[pd.DataFrame]", page: Path) -> N
         f"<h1>{escape(title)}</h1>",
         f"<p>{found.rows_before:,} rows before, {found.rows_after:,} after: {rows.added:,} added, "
         f"{rows.removed:,} removed, {rows.changed:,} changed.</p>",
-        "<h2>Partitions</h2>",
-        table_html(["path", "is"], [[change.path, change.kind] for change in found.partitions]),
-        "<h2>Changed rows</h2>",
-        table_html(["some of them"], [[example] for example in rows.examples]),
         "<h2>Columns</h2>",
         table_html(list(HEADS), [line for column in found.columns for line in lines_of(column)], NUMBERS),
+        "<h2>Changed rows</h2>",
+        table_html(["some of them"], [[example] for example in rows.examples]),
+        "<h2>Partitions</h2>",
+        table_html(["path", "is"], [[change.path, change.kind] for change in found.partitions]),
     ]
     for place, column in enumerate(found.columns):
         body += [f"<h2>{escape(column.name)}</h2>", figure_html(_figure(column, states), first=place == 0)]

@@ -13,6 +13,7 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#1f2933}
 h1{margin-bottom:0}h2{margin-top:2.2rem}table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #e4e7eb;vertical-align:top}
+td:last-child{min-width:14rem}
 td:not(:last-child),th{white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 small{color:#616e7c}
 """
@@ -26,7 +27,9 @@ def write_page(path: Path, title: str, body: Sequence[str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise Unavailable(f"{path} cannot be written: {error.strerror}; free some disk space") from error
+        raise Unavailable(
+            f"{path} cannot be written: {error.strerror}; free some space, or name another place"
+        ) from error
     return path
 
 

@@ -10,7 +10,9 @@ source is erased from the target as well.
 While it is at work, the target has private branches which hold what is done.
 """
 
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +32,7 @@ _WORK = f"{PRIVATE}copy-"
 _AT_A_TIME = 500
 _IN_MEMORY = 4 * 2**20
 _BATCH_BYTES = 32 * 2**20
+_ABANDONED_AFTER_S = 3600.0
 
 
 class Copied(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +81,9 @@ def copy(source: Lake, target: Lake, scratch: Path, tell: Callable[[int, int], N
 
     Raises: `Conflict` where the target has history of its own, `Corrupt` where a branch or tag differs afterwards.
     """
+    for left in scratch.glob("copy-*"):
+        if time.time() - left.stat().st_mtime > _ABANDONED_AFTER_S:
+            shutil.rmtree(left, ignore_errors=True)  # a copy was killed here
     return _Copying(source, target, scratch).run(tell)
 
 

@@ -254,7 +254,7 @@ def test_forgets_rows_for_a_reason(ingested: tuple[Desk, Any], tmp_path: Path) -
 
     assert "name what to forget: --object PATH" in only_line(nothing)
     assert nothing.returncode == WRONG_USE
-    assert would.stdout.startswith(f"would erase {done['rows']:,} rows in ")
+    assert would.stdout.startswith(f"would erase {done['rows']:,} rows: data/trips/2018-01.parquet, ")
     assert done["rows"] > 100
     assert again.stdout == "nothing in the lake of taxi_eta is what was asked for\n"
     assert desk.okruh("lake", "verify", "taxi_eta").returncode == DONE
