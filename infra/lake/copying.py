@@ -21,7 +21,7 @@ import msgspec
 
 from infra.errors import Conflict, Corrupt, NotFound
 from infra.lake import erasures
-from infra.lake.names import some
+from infra.lake.names import check_name, some
 from infra.lake.protocol import MAIN, Change, Commit, Entry, Erasure, Lake
 from infra.lake.transaction import PRIVATE
 
@@ -101,6 +101,9 @@ class _Copying:
         self._erased = erasures.recorded(source)
         """Path and digest of what is gone from the source, or will be."""
 
+        for name in [*self._branches, *self._tags]:
+            check_name(name)  # a server may have others; before anything is written
+
     def run(self, tell: Callable[[int, int], None] | None) -> Copied:
         self._find_copies()
         already = len(self._copies)
@@ -165,14 +168,13 @@ class _Copying:
         note = {**commit.metadata, CREATED_AT: commit.metadata.get(CREATED_AT, commit.created_at.isoformat())}
         note[ORIGIN] = f"{commit.id} {known}" if known else commit.id
         branch, made = self._work_branch(commit, parent), None
-        if on_main and self._target.resolve(MAIN) != parent:
-            raise Conflict("somebody else changed the target's main meanwhile: its history is its own now")
         if len(commit.parents) > 1:
             # On a branch beside main first, and then not as the copy: what it comes to is known afterwards only
             made = self._merge(commit, branch, commit.metadata if on_main else note)
             if made is None:
                 branch, note = self._work_branch(commit, parent), {**note, MERGED: commit.parents[1]}
             elif on_main:
+                self._check_main(parent)
                 made = self._target.merge(self._copies[commit.parents[1]], MAIN, commit.message, note).id
         if made is None:
             made = self._commit(commit, parent, MAIN if on_main else branch, note)
@@ -181,6 +183,10 @@ class _Copying:
                 self._target.delete_branch(_work_name(done))
         self._made += made != parent
         return made
+
+    def _check_main(self, parent: str) -> None:
+        if self._target.resolve(MAIN) != parent:
+            raise Conflict("somebody else changed the target's main meanwhile: its history is its own now")
 
     def _work_branch(self, commit: Commit, parent: str) -> str:
         name = _work_name(commit.id)
@@ -212,9 +218,11 @@ class _Copying:
         changes = self._changes(commit, parent)
         if not changes:
             return parent
-        if branch == MAIN and _work_name(MAIN) not in self._target.branches():
-            # Says that uncommitted changes of main are a copy's
-            self._target.create_branch(_work_name(MAIN), parent)
+        if branch == MAIN:
+            self._check_main(parent)
+            if _work_name(MAIN) not in self._target.branches():
+                # Says that uncommitted changes of main are a copy's
+                self._target.create_branch(_work_name(MAIN), parent)
         for change in changes:
             if change.kind == "removed":
                 self._target.delete(branch, change.path)

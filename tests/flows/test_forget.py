@@ -337,6 +337,22 @@ def test_an_erasure_reaches_an_earlier_copy(filled: Lake, store: LakeFSServer | 
         assert copying.copy(filled, target, tmp_path).commits == 0
 
 
+def test_copies_again_what_nothing_is_left_of(filled: Lake, tmp_path: Path) -> None:
+    with transaction(filled, MAIN, "only this", {}) as work:
+        work.put("only.html", b"<p>only ada</p>")
+    with transaction(filled, MAIN, "later", {}) as work:
+        work.put("later.html", b"<p>later</p>")
+    ask(objects=["only.html"])
+
+    with closing(EmbeddedLake(tmp_path / "copy")) as target:
+        copying.copy(filled, target, tmp_path)
+        again = copying.copy(filled, target, tmp_path)
+
+        assert (again.commits, again.objects) == (0, 0)
+        assert "only.html" not in {entry.path for entry in target.list(MAIN)}
+        assert target.get(MAIN, "later.html") == b"<p>later</p>"
+
+
 def test_goes_on_where_it_was_cut_off(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut(*_: object) -> None:
         raise KeyboardInterrupt
