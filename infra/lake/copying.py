@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +34,7 @@ _AT_A_TIME = 500
 _IN_MEMORY = 4 * 2**20
 _BATCH_BYTES = 32 * 2**20
 _ABANDONED_AFTER_S = 3600.0
+_THREADS = 8
 
 
 class Copied(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,18 +229,19 @@ class _Copying:
             if change.kind == "removed":
                 self._target.delete(branch, change.path)
         brought = [change.path for change in changes if change.kind != "removed"]
-        for paths in self._batches(commit.id, brought):
-            self._bring(commit.id, paths, branch)
+        for entries in self._batches(commit.id, brought):
+            self._bring(commit.id, entries, branch)
         return self._target.commit(branch, commit.message, note).id
 
-    def _batches(self, commit_id: str, paths: list[str]) -> Iterator[list[str]]:
-        batch, size = list[str](), 0
-        for path in paths:
-            batch.append(path)
-            size += self._source.stat(commit_id, path).size
-            if size >= _BATCH_BYTES or len(batch) == _AT_A_TIME:
-                yield batch
-                batch, size = [], 0
+    def _batches(self, commit_id: str, paths: list[str]) -> Iterator[list[Entry]]:
+        batch, size = list[Entry](), 0
+        with ThreadPoolExecutor(_THREADS) as threads:
+            for entry in threads.map(lambda path: self._source.stat(commit_id, path), paths):
+                batch.append(entry)
+                size += entry.size
+                if size >= _BATCH_BYTES or len(batch) == _AT_A_TIME:
+                    yield batch
+                    batch, size = [], 0
         if batch:
             yield batch
 
@@ -267,17 +270,18 @@ class _Copying:
                     wanted.append(Erasure(ref=copied, path=entry.path, digest=entry.digest, replacement=instead))
         return list(self._target.erase(wanted))
 
-    def _bring(self, commit_id: str, paths: list[str], branch: str) -> None:
+    def _bring(self, commit_id: str, entries: list[Entry], branch: str) -> None:
         with tempfile.TemporaryDirectory(prefix="copy-", dir=self._scratch) as folder:
-            contents: dict[str, bytes | Path] = {}
-            for number, path in enumerate(paths):
-                entry = self._source.stat(commit_id, path)
+
+            def read(number: int, entry: Entry) -> bytes | Path:
                 if entry.size <= _IN_MEMORY:
-                    contents[path] = self._source.get(commit_id, path)
-                else:
-                    contents[path] = Path(folder) / str(number)
-                    self._source.fetch(commit_id, path, Path(folder) / str(number))
-            stored = self._target.put_all(branch, contents)
+                    return self._source.get(commit_id, entry.path)
+                self._source.fetch(commit_id, entry.path, Path(folder) / str(number))
+                return Path(folder) / str(number)
+
+            with ThreadPoolExecutor(_THREADS) as threads:
+                contents = list(threads.map(read, range(len(entries)), entries))
+            stored = self._target.put_all(branch, dict(zip((entry.path for entry in entries), contents, strict=True)))
         self._objects += len(stored)
         self._bytes += sum(entry.size for entry in stored)
 
