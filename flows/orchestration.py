@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import signal
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -170,9 +171,16 @@ def _start_server() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             server = SubprocessASGIServer()
+            run = server._run_uvicorn_command
+
+            def run_guarded() -> subprocess.Popen[Any]:
+                process = run()
+                guards.append(Guard.of_process(process.pid))
+                return process
+
+            # From its first moment: it takes seconds to come up, and a command may be killed in them
+            server._run_uvicorn_command = run_guarded  # type: ignore[method-assign]
             server.start()
-            assert server.server_process is not None
-            guards.append(Guard.of_process(server.server_process.pid))
         except Exception as error:  # noqa: BLE001 (raised again by who waits)
             failures.append(error)
 
