@@ -8,9 +8,11 @@ goes on.
 Bundles are left alone: weights hold no rows. Those trained on what was erased are named, for somebody to decide.
 """
 
+import secrets
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pandas as pd
@@ -77,6 +79,8 @@ def forget(
     """
     if not (by.strip() and why.strip()):
         raise Misconfigured("an erasure is signed off: say who does it and why")
+    if kept := [path for path in objects if path.startswith(erasures.FOLDER)]:
+        raise Misconfigured(f"{kept[0]} is a record of what was erased, and stays")
     lake = assemble(load_settings()).existing_lake(model)
     known = erasures.recorded(lake)
     hits = _search(lake, objects, selection, known, strict=True)
@@ -90,8 +94,8 @@ def forget(
     erased = [hit for hit in hits if lake.collects or hit in fresh or hit.entry in shown]
     records, still_at = list[str](), dict[str, None]()
     for _ in range(_ROUNDS):
-        if fresh:
-            records.append(_record(lake, by, why, objects, selection, fresh))
+        if fresh or (hits and lake.collects):
+            records.append(_record(lake, by, why, objects, selection, fresh or hits))
         # Also where nothing is new: to end what an earlier run was killed in
         still_at.update(dict.fromkeys(lake.erase([one for hit in hits for one in _erasures(hit)])))
         _rewrite(lake, hits)
@@ -139,20 +143,37 @@ def _search(
     for entry in versions:
         if entry.digest in gone and entry.path not in objects:
             raise Conflict(f"{entry.path} has the same content as {gone[entry.digest]}: name it as well")
-    if selection is None:
-        return hits
-    seen, asked = list[set[str]](), set(selection.columns)
+    others = {entry: refs for entry, refs in versions.items() if entry.path not in objects}
+    return hits if selection is None else hits + _search_tables(lake, others, selection, known, strict)
+
+
+def _search_tables(
+    lake: Lake, versions: dict[Entry, list[str]], selection: pd.DataFrame, known: set[tuple[str, str]], strict: bool
+) -> list[_Hit]:
+    hits, columns, asked, has_columns, fits = list[_Hit](), set[str](), set(selection.columns), False, False
     for entry, refs in versions.items():
-        if entry.path in objects or not entry.path.endswith(".parquet"):
+        if not entry.path.endswith(".parquet"):
             continue
         table = _table(lake, refs[0], entry, known)
-        seen.append(set(table.column_names))
-        if asked <= seen[-1] and (rows := pc.sum(named := _named(table, selection)).as_py()):
-            hits.append(_Hit(entry, refs, tables.encode_arrow(table.filter(pc.invert(named))), rows))
-    if strict and not any(asked <= columns for columns in seen):
-        there = ", ".join(sorted(set().union(*seen)))
-        raise NotFound(f"no table has all of the columns {', '.join(sorted(asked))}; there are {there}")
+        columns |= set(table.column_names)
+        if not asked <= set(table.column_names):
+            continue
+        lines = _lines(table.schema, selection)
+        has_columns, fits = True, fits or any(lines.values())
+        named = _named(table, lines)
+        if rows := pc.sum(named).as_py():
+            hits.append(_Hit(entry, refs, tables.encode_arrow(_marked(table.filter(pc.invert(named)))), rows))
+    names = ", ".join(sorted(asked))
+    if strict and not has_columns:
+        raise NotFound(f"no table has all of the columns {names}; there are {', '.join(sorted(columns))}")
+    if strict and not fits:
+        raise Misconfigured(f"in no table can {names} have the values that were asked for")
     return hits
+
+
+def _marked(table: pa.Table) -> pa.Table:
+    """Have a table's bytes be its own: equal ones may have been erased, or may be later."""
+    return table.replace_schema_metadata({"okruh.erasure": secrets.token_hex(16)})
 
 
 def _table(lake: Lake, ref: str, entry: Entry, known: set[tuple[str, str]]) -> pa.Table:
@@ -196,17 +217,17 @@ def _brought(lake: Lake, before: str, after: str) -> list[str]:
     return [change.path for change in lake.diff(before, after) if change.kind != "removed"]
 
 
-def _named(table: pa.Table, selection: pd.DataFrame) -> pa.ChunkedArray:
-    """Say which rows equal a line of the selection, compared in the types of the table."""
-    wanted = {name: _as_in(table.schema.field(name), selection[name]) for name in selection.columns}
+def _named(table: pa.Table, lines: "dict[str, list[Any]]") -> pa.ChunkedArray:
+    """Say which rows equal one of the lines, given by column in the types of the table."""
     mask = pa.chunked_array([pa.array([True] * len(table), pa.bool_())])
-    for name, values in wanted.items():
-        mask = pc.and_(mask, pc.is_in(_plain(table[name]), value_set=values))
-    if len(selection) == 1 or len(wanted) == 1:
+    for name, values in lines.items():
+        column = _plain(table[name])
+        mask = pc.and_(mask, pc.is_in(column, value_set=pa.array(values, column.type)))
+    if len(lines) == 1:
         return mask
-    lines = set(zip(*(values.to_pylist() for values in wanted.values()), strict=True))
-    columns = [_plain(table[name]).to_pylist() for name in wanted]
-    exact = pa.array([line in lines for line in zip(*columns, strict=True)], pa.bool_())
+    wanted = set(zip(*lines.values(), strict=True))
+    columns = [_plain(table[name]).to_pylist() for name in lines]
+    exact = pa.array([line in wanted for line in zip(*columns, strict=True)], pa.bool_())
     return pc.and_(mask, pa.chunked_array([exact]))
 
 
@@ -214,23 +235,38 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
-def _as_in(field: pa.Field, values: pd.Series) -> pa.Array:
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+def _lines(schema: pa.Schema, selection: pd.DataFrame) -> "dict[str, list[Any]]":
+    """Give the lines of a selection of which the columns can have every value, in the types of the columns."""
+    values = {name: _as_in(schema.field(name).type, selection[name].tolist()) for name in selection.columns}
+    fit = [place for place in range(len(selection)) if all(column[place] is not None for column in values.values())]
+    return {name: [column[place] for place in fit] for name, column in values.items()}
+
+
+def _as_in(kind: pa.DataType, values: list[str]) -> list[Any]:
+    """Read text as values of a type; None where it cannot be one."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     try:
         if pa.types.is_timestamp(kind):
-            moments = pd.to_datetime(values, utc=kind.tz is not None, format="ISO8601")
-            return pa.array(moments, kind)
-        return pa.array(values.tolist(), pa.string()).cast(kind)
-    except (ValueError, pa.ArrowNotImplementedError) as error:
-        raise Misconfigured(f"column {field.name} holds {kind}, and cannot have a value that was asked for") from error
+            moments = pd.to_datetime(pd.Series(values), utc=kind.tz is not None, format="ISO8601")
+            return pa.array(moments, kind).to_pylist()  # type: ignore[no-any-return]
+        return pa.array(values, pa.string()).cast(kind).to_pylist()  # type: ignore[no-any-return]
+    except (ValueError, TypeError, pa.ArrowNotImplementedError):
+        return [None] if len(values) == 1 else [one for value in values for one in _as_in(kind, [value])]
 
 
 def _check_uncommitted(lake: Lake, hits: list[_Hit]) -> None:
     branches = lake.branches()
+    if not lake.collects:
+        gone = {hit.entry for hit in hits}
+        for name, head in branches.items():
+            if gone & set(lake.list(name)) and (pending := lake.diff(head, name)):
+                raise Conflict(
+                    f"branch {name!r} has uncommitted changes of {pending[0].path}: commit or reset them first"
+                )
     for hit in hits:
-        if pending := [ref for ref in hit.refs if ref in branches]:
+        if names := [ref for ref in hit.refs if ref in branches]:
             raise Conflict(
-                f"branch {pending[0]!r} has uncommitted changes of {hit.entry.path}: commit or reset them, "
+                f"branch {names[0]!r} has uncommitted changes of {hit.entry.path}: commit or reset them, "
                 "or wait for the writer whose branch it is"
             )
 
@@ -249,6 +285,9 @@ def _rewrite(lake: Lake, hits: list[_Hit]) -> None:
                     work.delete(entry.path)
                 else:
                     work.put(entry.path, replacement)
+    for name in lake.branches():
+        if name.startswith(PRIVATE) and any(entry in replacements for entry in lake.list(name)):
+            raise Conflict(f"branch {name!r} of a writer still has it: wait until that has ended, and do this again")
 
 
 def _drop_unnamed(lake: Lake) -> None:

@@ -163,8 +163,6 @@ def copied(result: "Copied") -> None:
     if result.already:
         _print(f"{result.already:,} commits had been copied before")
     _print(f"branches {', '.join(result.branches)}; tags {', '.join(result.tags) or 'none'}")
-    for address in result.still_at:
-        _print(f"erased from the source; the server keeps it until its garbage collection has run: {address}")
     for branch in result.left_out:
         _print(f"uncommitted changes of branch {branch} stayed behind")
 

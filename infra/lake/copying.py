@@ -51,8 +51,6 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
     tags: list[str]
     left_out: list[str]
     """Branches with uncommitted changes, which stay behind."""
-    still_at: list[str]
-    """Addresses at which a server keeps content that was erased since the last copy."""
 
 
 def at(lake: Lake, commit_id: str) -> str:
@@ -109,7 +107,7 @@ class _Copying:
     def run(self, tell: Callable[[int, int], None] | None) -> Copied:
         self._find_copies()
         already = len(self._copies)
-        still_at = self._erase()
+        self._erase()
         main_line = set(_first_parents(self._commits, self._branches[MAIN]))
         for done, commit in enumerate(self._commits.values(), start=1):
             if commit.id not in self._copies:
@@ -125,7 +123,6 @@ class _Copying:
             bytes=self._bytes,
             branches=sorted(self._branches),
             tags=sorted(self._tags),
-            still_at=still_at,
             left_out=[name for name, head in self._branches.items() if self._source.diff(head, name)],
         )
 
@@ -178,7 +175,15 @@ class _Copying:
             elif on_main:
                 self._check_main(parent)
                 made = self._target.merge(self._copies[commit.parents[1]], MAIN, commit.message, note).id
-        if made is None:
+        if made is None and on_main and MAIN in self._target.protected():
+            # Beside main, and merged: the merge is the copy
+            own = {name: value for name, value in note.items() if name != ORIGIN}
+            beside = self._commit(commit, parent, branch, own)
+            if beside != parent:
+                self._check_main(parent)
+                beside = self._target.merge(beside, MAIN, commit.message, note).id
+            made = beside
+        elif made is None:
             made = self._commit(commit, parent, MAIN if on_main else branch, note)
         for done in [*commit.parents, *([commit.id] if on_main else [])]:
             with suppress(NotFound):
@@ -256,19 +261,24 @@ class _Copying:
 
     def _shown(self, lake: Lake, ref: str) -> list[Entry]:
         """List what is to be copied: not what was erased and a server has not removed yet, or has."""
-        return [entry for entry in lake.list(ref) if (entry.path, entry.digest) not in self._erased]
+        hidden = self._erased if not self._source.collects else set()
+        return [entry for entry in lake.list(ref) if (entry.path, entry.digest) not in hidden]
 
-    def _erase(self) -> list[str]:
+    def _erase(self) -> None:
         """Erase from the target what was erased from the source since it was copied."""
-        present = erasures.recorded(self._target)
         wanted = []
-        for origin, copied in self._copies.items() if self._erased - present else ():
+        for origin, copied in self._copies.items() if self._erased else ():
             shown = {entry.path: entry for entry in self._shown(self._source, origin)}
             for entry in self._target.list(copied):
                 if (entry.path, entry.digest) in self._erased and shown.get(entry.path) != entry:
                     instead = self._source.get(origin, entry.path) if entry.path in shown else None
                     wanted.append(Erasure(ref=copied, path=entry.path, digest=entry.digest, replacement=instead))
-        return list(self._target.erase(wanted))
+        if wanted and not self._target.collects:
+            raise Conflict(
+                f"{wanted[0].path} was erased from the source since it was copied, and a server cannot erase it from "
+                "its commits: copy into a new repository, and delete this one"
+            )
+        self._target.erase(wanted)
 
     def _bring(self, commit_id: str, entries: list[Entry], branch: str) -> None:
         with tempfile.TemporaryDirectory(prefix="copy-", dir=self._scratch) as folder:

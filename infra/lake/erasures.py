@@ -8,6 +8,7 @@ from datetime import datetime
 
 import msgspec
 
+from infra.errors import Corrupt
 from infra.lake.protocol import MAIN, Lake
 
 FOLDER = "erasures/"
@@ -47,6 +48,13 @@ def encode(record: Record) -> bytes:
 
 
 def recorded(lake: Lake) -> set[tuple[str, str]]:
-    """Give path and digest of all that was erased."""
-    found = (msgspec.json.decode(lake.get(MAIN, entry.path), type=Record) for entry in lake.list(MAIN, FOLDER))
+    """Give path and digest of all that was erased. Raises: `Corrupt` naming what is no record."""
+    found = (_read(lake, entry.path) for entry in lake.list(MAIN, FOLDER))
     return {(one.path, one.digest) for record in found for one in record.erased}
+
+
+def _read(lake: Lake, path: str) -> Record:
+    try:
+        return msgspec.json.decode(lake.get(MAIN, path), type=Record)
+    except msgspec.DecodeError as error:
+        raise Corrupt(f"{path} is no record of an erasure ({error}): nothing else belongs there") from error

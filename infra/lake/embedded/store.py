@@ -78,6 +78,9 @@ class EmbeddedLake:
             with self._database.writing() as connection:
                 if not all(self._files.holds(one.digest) for one in stored):
                     continue  # a collection was quicker
+                gone = rows.erased(connection).keys() | {one.digest for one in erasures}
+                if lost := [one.path for one, content in zip(replaced, stored, strict=True) if content.digest in gone]:
+                    raise Conflict(f"what would be read instead of {some(lost)} is erased itself")
                 instead = {one.digest: content for one, content in zip(replaced, stored, strict=True)}
                 for content in stored:
                     rows.add_content(connection, content)

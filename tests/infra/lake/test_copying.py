@@ -231,6 +231,22 @@ def test_goes_there_and_back_and_on(lakes: tuple[Lake, Lake]) -> None:
     assert laptop.get(MAIN, "data/server") == server.get(MAIN, "data/laptop") == b"1"
 
 
+def test_brings_plain_commits_into_a_protected_main(lakes: tuple[Lake, Lake]) -> None:
+    source, target = lakes
+    fill(source)
+    copy(source, target)
+    target.protect(MAIN)
+    source.put(MAIN, "plain", b"1")
+    source.commit(MAIN, "plain", {"kind": "by hand"})
+
+    copy(source, target)
+    again = copy(source, target)
+
+    assert again.commits == 0
+    assert target.list(MAIN) == source.list(MAIN)
+    assert next(target.log(MAIN)).metadata["kind"] == "by hand"
+
+
 def test_finds_a_commit_after_two_moves(lakes: tuple[Lake, Lake], tmp_path: Path) -> None:
     source, target = lakes
     fill(source)
