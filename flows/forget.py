@@ -90,7 +90,7 @@ def forget(
         return _report(model, None, fresh, versions, [])
     _check_uncommitted(lake, fresh)
     # What the store, or a branch, still shows of what is recorded, an earlier run was killed in erasing
-    shown = {entry for name in lake.branches() for entry in lake.list(name)}
+    shown = set() if lake.collects else {entry for name in lake.branches() for entry in lake.list(name)}
     erased = [hit for hit in hits if lake.collects or hit in fresh or hit.entry in shown]
     records, still_at = list[str](), dict[str, None]()
     for _ in range(_ROUNDS):
@@ -291,7 +291,10 @@ def _rewrite(lake: Lake, hits: list[_Hit]) -> None:
 
 
 def _drop_unnamed(lake: Lake) -> None:
-    """Remove what no branch or tag reaches, at once: it may have what shall be gone."""
+    """Remove what no branch or tag reaches, at once, whoever may read it: it may have what shall be gone.
+
+    Writers are in no danger without a grace: who stores content looks, when naming it, whether it is there still.
+    """
     sweep(lake)
     if lake.collects:
         lake.collect(timedelta(0))

@@ -47,10 +47,12 @@ Body = Callable[[], Iterable[bytes]]
 class Refusal(Exception):
     """An answer that is no success."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, outside: bool = False) -> None:
         super().__init__(f"{status}: {message}")
         self.status = status
         self.message = message
+        self.outside = outside
+        """Whether the object store gave it, and not the server."""
 
     @property
     def asks_for_patience(self) -> bool:
@@ -144,7 +146,7 @@ class Server:
         """
         url = f"{self._base}{quote(path)}?{urlencode(query, quote_via=quote)}"
         own = {"Authorization": self._authorization, "Content-Type": "application/octet-stream"}
-        response = self._stream(method, url, {**own, **headers}, body, size, self.host)
+        response = self._stream(method, url, {**own, **headers}, body, size, outside=False)
         try:
             return json.loads(response.data)
         except ValueError as error:
@@ -155,14 +157,14 @@ class Server:
 
         Raises: `Refusal`, `Unavailable`, and what `body` raises.
         """
-        response = self._stream("PUT", url, dict(headers), body, size, urlsplit(url).netloc)
+        response = self._stream("PUT", url, dict(headers), body, size)
         if not (etag := response.headers.get("ETag")):
             raise Unavailable(f"the object store at {urlsplit(url).netloc} names no ETag of what it stored")
         return etag.strip('"')
 
     def get_outside(self, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         """Open content of the object store, by a URL that the server has signed. Raises: `Refusal`, `Unavailable`."""
-        return self._stream("GET", url, dict(headers), None, 0, urlsplit(url).netloc, read=False)
+        return self._stream("GET", url, dict(headers), None, 0, read=False)
 
     def read(self, response: urllib3.BaseHTTPResponse, most: int) -> bytes:
         """Read on in an answer. Raises: `Unavailable` where the connection breaks."""
@@ -177,7 +179,8 @@ class Server:
         Args:
             what: what was asked for, as in "there is no ...".
         """
-        said = f"lakeFS at {self.host} says: {refusal.message}"
+        who = "the object store" if refusal.outside else f"lakeFS at {self.host}"
+        said = f"{who} says: {refusal.message}"
         match refusal.status:
             case HTTPStatus.UNAUTHORIZED:
                 return Misconfigured(
@@ -200,7 +203,14 @@ class Server:
                 return Unavailable(f"{what} cannot be had ({refusal.status}; {said}): try again")
 
     def _stream(
-        self, method: str, url: str, headers: dict[str, str], body: Body | None, size: int, host: str, read: bool = True
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Body | None,
+        size: int,
+        outside: bool = True,
+        read: bool = True,
     ) -> urllib3.BaseHTTPResponse:
         if body is not None:
             headers["Content-Length"] = str(size)
@@ -221,11 +231,13 @@ class Server:
                 if failed or read:
                     response.read(cache_content=True)
             except HTTPError as error:
-                raise self._silence(error, host) from None  # the error of a signed URL shows its signature
-            if failed and host == self.host:
-                raise self._refusal(response.status, response.data, response.reason)
+                raise self._silence(
+                    error, urlsplit(url).netloc
+                ) from None  # the error of a signed URL shows its signature
+            if failed and outside:
+                raise Refusal(response.status, str(response.reason), outside=True)
             if failed:
-                raise Refusal(response.status, str(response.reason))
+                raise self._refusal(response.status, response.data, response.reason)
             return response
 
         answer: urllib3.BaseHTTPResponse = self._patiently(attempt)

@@ -151,9 +151,10 @@ class LakeFSLake:
         head = self._branch_head(branch)
         with ThreadPoolExecutor(_AT_A_TIME) as threads:
             outgoing = list(threads.map(Outgoing, contents.values()))
+            pending = self._uncommitted(branch, next(iter(contents)) if len(contents) == 1 else "")
 
             def put(path: str, one: Outgoing) -> Entry:
-                return self._put(branch, head, path, one)
+                return self._put(branch, head if path in pending else None, path, one)
 
             return list(threads.map(put, contents, outgoing))
 
@@ -207,7 +208,6 @@ class LakeFSLake:
         note = check_note(message, metadata)
         models, head = self.server.models, self._branch_head(branch)
         undone = self._commit_at(ref)
-        self._check_clean(branch)
         if not undone.parents:
             raise Conflict(f"nothing to undo: {ref!r} is the start of the lake")
         wanted = models.RevertCreation(
@@ -229,7 +229,6 @@ class LakeFSLake:
         """Merge a ref's commits into a branch, path by path; always by a merge commit."""
         note = check_note(message, metadata)
         head, theirs = self._branch_head(into), self.resolve(source)
-        self._check_clean(into)
         wanted = self.server.models.Merge(message=message, metadata=note)
         merge = self._client.refs_api.merge_into_branch
         try:
@@ -298,7 +297,7 @@ class LakeFSLake:
                     seen.add(commit.id)
                     found += self._problems(commit.id, self._brought(commit), verified, erased)
         for name in branches:
-            brought = [one.path for one in self._uncommitted(name, "").values() if one.kind != "removed"]
+            brought = [one.path for one in self._uncommitted(name).values() if one.kind != "removed"]
             found += self._problems(name, brought, verified, erased)
         return found
 
@@ -334,11 +333,12 @@ class LakeFSLake:
         content = content_of(stats)
         return Entry(stats.path, content.digest, content.size) if content else self.stat(ref, stats.path)
 
-    def _put(self, branch: str, head: str, path: str, outgoing: Outgoing) -> Entry:
+    def _put(self, branch: str, head: str | None, path: str, outgoing: Outgoing) -> Entry:
+        """Store content; `head` where the path has an uncommitted change, which may have to be taken back."""
         entry = Entry(path, outgoing.content.digest, outgoing.content.size)
         if self._known(branch, path) == entry:
             return entry
-        if self._known(head, path) == entry:
+        if head is not None and self._known(head, path) == entry:
             self._unstage(branch, path)
         else:
             try:
@@ -501,7 +501,7 @@ class LakeFSLake:
         if refusal.status == HTTPStatus.BAD_REQUEST and "no changes" in refusal.message:
             return Conflict(nothing)
         if refusal.status == HTTPStatus.BAD_REQUEST and "uncommitted changes" in refusal.message:
-            return Conflict(f"branch {branch!r} has uncommitted changes")
+            return Conflict(f"branch {branch!r} has uncommitted changes: {some(sorted(self._uncommitted(branch)))}")
         return self._error(refusal, f"branch {branch!r}")
 
 

@@ -27,8 +27,8 @@ from infra.lake.lakefs.server import Body, Refusal, Server
 from infra.lake.protocol import Entry
 from infra.lake.targets import aside
 
-PIECE_BYTES = 2**20
-"""What is sent or received at once."""
+_PIECE_BYTES = 2**18
+"""What is sent or received at once; as many times as there are transfers, and parts of them, at a time."""
 
 _DIGEST = "okruh-sha256"
 _BLOCKS = "okruh-blocks-"
@@ -73,7 +73,7 @@ class Outgoing:
     def _block(self, file: IO[bytes], number: int, missing: int) -> Iterator[bytes]:
         hasher = self.content.hasher()
         while missing:
-            piece = file.read(min(PIECE_BYTES, missing))
+            piece = file.read(min(_PIECE_BYTES, missing))
             hasher.update(piece)
             missing -= len(piece)
             if not piece or (not missing and hasher.digest() != self.content.block_digest(number)):
@@ -161,7 +161,7 @@ def _again_if_expired(attempt: Callable[[], Any], renew: Callable[[], None] = la
     try:
         return attempt()
     except Refusal as refusal:
-        if refusal.status != HTTPStatus.FORBIDDEN:
+        if not refusal.outside or refusal.status != HTTPStatus.FORBIDDEN:
             raise
     renew()
     return attempt()
@@ -206,34 +206,37 @@ class Stored:
         """Digest what somebody else stored; read once, and known from then on by its address."""
         address = self.address
         if address not in self._server.described:
-            self._server.described[address] = digested(_Arriving(self), self._stats.size_bytes)
+            self._server.described[address] = digested(_Arriving(self), self.size)
         return self._server.described[address]
 
     def verify(self) -> str:
         """Read it, keeping nothing, and give its digest. Raises: `Corrupt`, `Unavailable`, `Conflict`."""
-        whole = sha256()
-        for piece in self.pieces(0, self._stats.size_bytes):
-            whole.update(piece)
-        self._compare(whole.hexdigest())
-        return whole.hexdigest()
+        return self._each(lambda _: None)
 
     def read(self) -> bytes:
         """Read it whole, verified. Raises: `Corrupt`, `Unavailable`, `Conflict`."""
-        content = b"".join(self.pieces(0, self._stats.size_bytes))
-        self._compare(sha256(content).hexdigest())
-        return content
+        content = bytearray()
+        self._each(content.extend)
+        return bytes(content)
 
     def fetch(self, target: Path) -> Entry:
         """Copy it into a file, verified. Raises: `Corrupt`, `Unavailable`, `Conflict`."""
-        whole, size = sha256(), self._stats.size_bytes
         with aside(target) as temporary:
             with temporary.open("xb") as file:
-                for piece in self.pieces(0, size):
-                    whole.update(piece)
-                    file.write(piece)
-            self._compare(whole.hexdigest())
+                digest = self._each(file.write)
             temporary.replace(target)
-        return Entry(self._stats.path, whole.hexdigest(), size)
+        return Entry(self._stats.path, digest, self.size)
+
+    def _each(self, take: Callable[[bytes], object]) -> str:
+        """Hand on all of it, piece by piece, and give its digest, compared."""
+        whole = sha256()
+        for piece in self.pieces(0, self.size):
+            whole.update(piece)
+            take(piece)
+        digest = whole.hexdigest()
+        if self.content is not None and digest != self.content.digest:
+            raise Corrupt(f"{self.name} differs from its digest {self.content.digest}: store the same content again")
+        return digest
 
     def open(self) -> VerifiedFile:
         """Open it for reading in parts. Raises, and so does reading: `Corrupt`, `Unavailable`, `Conflict`."""
@@ -243,13 +246,13 @@ class Stored:
         """Read a part of it, not verified. Raises: `Unavailable`, `Conflict` where it was replaced meanwhile."""
         if start == end:
             return
-        response = self._request({"Range": f"bytes={start}-{end - 1}"})
+        response = self._request(f"bytes={start}-{end - 1}")
         missing = end - start
         try:
-            if response.status == HTTPStatus.OK and missing != self._stats.size_bytes:
+            if response.status == HTTPStatus.OK and missing != self.size:
                 raise Unavailable(f"{self._server.host} sends the whole of {self.name} where a part was asked for")
             while missing:
-                piece = self._server.read(response, min(PIECE_BYTES, missing))
+                piece = self._server.read(response, min(_PIECE_BYTES, missing))
                 if not piece:
                     raise Unavailable(f"{self._server.host} ended {missing} bytes before the end of {self.name}")
                 missing -= len(piece)
@@ -258,16 +261,16 @@ class Stored:
             # Read to its end it goes back to the others; else its connection is of no use any more
             response.release_conn() if not missing else response.close()
 
-    def _request(self, headers: dict[str, str]) -> Any:
+    def _request(self, part: str) -> Any:
         if not self._server.storage.pre_sign_support:
-            ask, wanted = self._server.client.objects_api.get_object, headers["Range"]
-            response = self._server.call(self.name, ask, *self._place, range=wanted, _preload_content=False)
+            ask = self._server.client.objects_api.get_object
+            response = self._server.call(self.name, ask, *self._place, range=part, _preload_content=False)
             if response.headers.get("ETag", "").strip('"') not in ("", self._stats.checksum):
                 response.close()
                 raise self._replaced()
             return response
         try:
-            return _again_if_expired(lambda: self._server.get_outside(self._address(), headers), self._forget)
+            return _again_if_expired(lambda: self._server.get_outside(self._address(), {"Range": part}), self._forget)
         except Refusal as refusal:
             raise self._server.error(refusal, self.name) from refusal
 
@@ -291,10 +294,6 @@ class Stored:
 
     def _replaced(self) -> Conflict:
         return Conflict(f"{self.name} was replaced while it was read: read a commit instead of a branch")
-
-    def _compare(self, digest: str) -> None:
-        if self.content is not None and digest != self.content.digest:
-            raise Corrupt(f"{self.name} differs from its digest {self.content.digest}: store the same content again")
 
 
 class _Arriving:

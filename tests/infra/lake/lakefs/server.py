@@ -324,7 +324,11 @@ class LakeFSServer:
         lake, branch = self._repository(request).lake, request.path_params["branch"]
         if branch not in lake.branches():
             raise Refused(404, "branch not found")
-        return self._diff_page(request, lake, lake.resolve(branch), branch)
+        while True:
+            head = lake.resolve(branch)
+            page = self._diff_page(request, lake, head, branch)
+            if lake.resolve(branch) == head:  # else it moved, and what was merged would look uncommitted
+                return page
 
     def diff(self, request: Request) -> Any:
         lake = self._repository(request).lake

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from infra.errors import Conflict, Corrupt, InfraError, Misconfigured, NotFound, Unavailable
+from infra.lake.lakefs import server as lakefs_server
 from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.lakefs.transfer import Outgoing, upload
@@ -313,6 +314,35 @@ def test_changes_of_the_protection_by_somebody_else_are_kept(broken: Broken) -> 
 
     assert repository.patterns == ["release-*", MAIN]
     assert broken.lake.protected() == {MAIN, "release-1"}
+
+
+def test_a_protected_branch_is_not_sent_content_twice(broken: Broken) -> None:
+    broken.sign()
+    broken.lake.protect(MAIN)
+
+    with pytest.raises(Misconfigured, match="'main' is protected"):
+        broken.lake.put(MAIN, "large", LARGE)
+
+    assert len([one for one in broken.network.seen if one.startswith("PUT /store/")]) == 1
+
+
+def test_reads_all_pages(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lakefs_server, "PAGE", 3)
+    paths = [f"data/{number:02}" for number in range(10)]
+    broken.lake.put_all(MAIN, dict.fromkeys(paths, b"1"))
+    assert [change.path for change in broken.lake.diff(broken.lake.resolve(MAIN), MAIN)] == paths
+    head = broken.lake.commit(MAIN, "ten", {}).id
+    for number in range(7):
+        broken.lake.put(MAIN, f"more/{number}", b"1")
+        broken.lake.commit(MAIN, str(number), {})
+        broken.lake.create_branch(f"b{number}", MAIN)
+        broken.lake.tag(f"t{number}", MAIN)
+
+    assert [entry.path for entry in broken.lake.list(head)] == paths
+    assert [commit.message for commit in broken.lake.log(MAIN)][:-1] == ["6", "5", "4", "3", "2", "1", "0", "ten"]
+    assert len(broken.lake.branches()) == 8
+    assert len(broken.lake.tags()) == 7
+    assert [change.path for change in broken.lake.diff(head, MAIN)] == [f"more/{number}" for number in range(7)]
 
 
 def test_names_a_repository_that_is_not_there(broken: Broken) -> None:
