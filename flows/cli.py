@@ -268,9 +268,9 @@ def lake_forget(
 ) -> None:
     """Erase rows or objects from every commit, with a record of what and why."""
     from flows.forget import forget as run
-    from flows.forget import read_selection
+    from infra.selection import Selection
 
-    selection = read_selection(where or [], rows)
+    selection = Selection.read(where or [], rows)
     if not objects and selection is None:
         raise Misconfigured("name what to forget: --object PATH, --where COLUMN=VALUE or --rows FILE")
     with waiting(f"looking through every commit of {model}"):

@@ -11,11 +11,10 @@ Bundles are left alone: weights hold no rows. Those trained on what was erased a
 import secrets
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,7 +24,10 @@ from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
 from infra.lake import copying, erasures
 from infra.lake.erasures import Erased, Record
 from infra.lake.protocol import MAIN, Entry, Erasure, Lake
+from infra.lake.reach import reachable
+from infra.lake.targets import workspace
 from infra.lake.transaction import PRIVATE, sweep, transaction
+from infra.selection import Selection
 from infra.settings import load_settings
 
 _ROUNDS = 5
@@ -55,22 +57,21 @@ class _Hit(msgspec.Struct, frozen=True):
     entry: Entry
     refs: list[str]
     """Commits that brought it, or branches on which it is uncommitted."""
-    replacement: bytes | None
+    replacement: Path | None
     rows: int
+
+    @property
+    def version(self) -> tuple[str, str]:
+        """What it is known by in records."""
+        return self.entry.path, self.entry.digest
 
 
 def forget(
-    model: str,
-    objects: Sequence[str],
-    selection: pd.DataFrame | None,
-    by: str,
-    why: str,
-    dry_run: bool = False,
+    model: str, objects: Sequence[str], selection: Selection | None, by: str, why: str, dry_run: bool = False
 ) -> Forgotten:
-    """Erase objects by path, and rows of all tables that equal a line of a selection in all its columns.
+    """Erase objects by path, and from all tables the rows of a selection.
 
     Args:
-        selection: text, by column; None for no rows.
         by: who signs it off.
         dry_run: say what would be erased, and change nothing.
 
@@ -81,13 +82,21 @@ def forget(
         raise Misconfigured("an erasure is signed off: say who does it and why")
     if kept := [path for path in objects if path.startswith(erasures.FOLDER)]:
         raise Misconfigured(f"{kept[0]} is a record of what was erased, and stays")
-    lake = assemble(load_settings()).existing_lake(model)
-    known = erasures.recorded(lake)
-    hits = _search(lake, objects, selection, known, strict=True)
-    fresh = [hit for hit in hits if (hit.entry.path, hit.entry.digest) not in known]
-    versions = _trained_on(lake, hits)
-    if dry_run:
-        return _report(model, None, fresh, versions, [])
+    settings = load_settings()
+    lake = assemble(settings).existing_lake(model)
+    with workspace(settings.home / "tmp", "forget") as folder:
+        search = _Search(lake, objects, selection, folder)
+        hits = search.run(strict=True)
+        versions = _trained_on(lake, hits)
+        if dry_run:
+            return _report(model, None, search.fresh(hits), versions, [])
+        return _erase(model, lake, search, hits, versions, by, why)
+
+
+def _erase(
+    model: str, lake: Lake, search: "_Search", hits: list[_Hit], versions: list[str], by: str, why: str
+) -> Forgotten:
+    fresh = search.fresh(hits)
     _check_uncommitted(lake, fresh)
     # What the store, or a branch, still shows of what is recorded, an earlier run was killed in erasing
     shown = set() if lake.collects else {entry for name in lake.branches() for entry in lake.list(name)}
@@ -95,108 +104,92 @@ def forget(
     records, still_at = list[str](), dict[str, None]()
     for _ in range(_ROUNDS):
         if fresh or (hits and lake.collects):
-            records.append(_record(lake, by, why, objects, selection, fresh or hits))
+            records.append(_record(lake, by, why, search, fresh or hits))
         # Also where nothing is new: to end what an earlier run was killed in
         still_at.update(dict.fromkeys(lake.erase([one for hit in hits for one in _erasures(hit)])))
         _rewrite(lake, hits)
         _drop_unnamed(lake)
-        known |= {(hit.entry.path, hit.entry.digest) for hit in hits}
-        hits = _search(lake, objects, selection, known, strict=False)
-        fresh = [hit for hit in hits if (hit.entry.path, hit.entry.digest) not in known]
+        search.known |= {hit.version for hit in hits}
+        hits = search.run(strict=False)
+        fresh = search.fresh(hits)
         if not fresh:
             return _report(model, records[0] if records else None, erased, versions, list(still_at))
         erased += fresh
     raise Conflict(f"others keep writing what shall be gone to the lake of {model}: stop them and try again")
 
 
-def read_selection(where: Sequence[str], rows: Path | None) -> pd.DataFrame | None:
-    """Read which rows are meant: one line of `COLUMN=VALUE`, or the lines of a CSV file. Raises: `Misconfigured`."""
-    if where and rows:
-        raise Misconfigured("name rows by --where or by --rows, not by both")
-    if rows:
+class _Search:
+    """Looks through every version of every object for what shall be gone."""
+
+    def __init__(self, lake: Lake, objects: Sequence[str], selection: Selection | None, folder: Path) -> None:
+        self._lake = lake
+        self.objects = objects
+        self.selection = selection
+        self._folder = folder
+        self._numbers = count()
+        self.known = erasures.recorded(lake)
+        """Path and digest of what records say."""
+
+    def fresh(self, hits: list[_Hit]) -> list[_Hit]:
+        """Give those that no record has."""
+        return [hit for hit in hits if hit.version not in self.known]
+
+    def run(self, strict: bool) -> list[_Hit]:
+        """Find what shall be gone, and write what shall be read instead; `strict`: unknown names are errors."""
+        versions = _versions(self._lake)
+        hits = [_Hit(entry, refs, None, 0) for entry, refs in versions.items() if entry.path in self.objects]
+        if strict and (missing := sorted(set(self.objects) - {hit.entry.path for hit in hits})):
+            raise NotFound(f"no commit has {', '.join(missing)}")
+        gone = {hit.entry.digest: hit.entry.path for hit in hits}
+        for entry in versions:
+            if entry.digest in gone and entry.path not in self.objects:
+                raise Conflict(f"{entry.path} has the same content as {gone[entry.digest]}: name it as well")
+        others = {entry: refs for entry, refs in versions.items() if entry.path not in self.objects}
+        return hits if self.selection is None else hits + self._in_tables(others, self.selection, strict)
+
+    def _in_tables(self, versions: dict[Entry, list[str]], selection: Selection, strict: bool) -> list[_Hit]:
+        hits, columns, asked, has_columns, fits = list[_Hit](), set[str](), set(selection.columns), False, False
+        for entry, refs in versions.items():
+            if not entry.path.endswith(".parquet"):
+                continue
+            table = self._table(refs[0], entry)
+            columns |= set(table.column_names)
+            if not asked <= set(table.column_names):
+                continue
+            has_columns, fits = True, fits or selection.fits(table.schema)
+            named = selection.mask(table)
+            if rows := pc.sum(named).as_py():
+                hits.append(_Hit(entry, refs, self._written(table.filter(pc.invert(named))), rows))
+        names = ", ".join(sorted(asked))
+        if strict and not has_columns:
+            raise NotFound(f"no table has all of the columns {names}; there are {', '.join(sorted(columns))}")
+        if strict and not fits:
+            raise Misconfigured(f"in no table can {names} have the values that were asked for")
+        return hits
+
+    def _table(self, ref: str, entry: Entry) -> pa.Table:
         try:
-            found = pd.read_csv(rows, dtype=str, keep_default_na=False)
-        except OSError as error:
-            raise Misconfigured(f"{rows} cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise Misconfigured(f"{rows} cannot be read as CSV: {error}") from error
-        if found.empty or found.isna().any(axis=None):
-            raise Misconfigured(
-                f"{rows} names no rows, or a line of it has too few values: a head of columns, then lines"
-            )
-        return found
-    pairs = [one.partition("=") for one in where]
-    if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
-        raise Misconfigured(f"--where {wrong[0]}: rows are named by COLUMN=VALUE")
-    return pd.DataFrame({name: [value] for name, _, value in pairs}) if pairs else None
+            return tables.read_arrow(self._lake, ref, entry.path)
+        except Corrupt:
+            if (entry.path, entry.digest) not in self.known:
+                raise
+            return pa.table({})  # it was erased before, and a server's garbage collection has removed it
 
-
-def _search(
-    lake: Lake, objects: Sequence[str], selection: pd.DataFrame | None, known: set[tuple[str, str]], strict: bool
-) -> list[_Hit]:
-    """Find what shall be gone; `strict`: names that nothing bears are errors."""
-    versions = _versions(lake)
-    hits = [_Hit(entry, refs, None, 0) for entry, refs in versions.items() if entry.path in objects]
-    if strict and (missing := sorted(set(objects) - {hit.entry.path for hit in hits})):
-        raise NotFound(f"no commit has {', '.join(missing)}")
-    gone = {hit.entry.digest: hit.entry.path for hit in hits}
-    for entry in versions:
-        if entry.digest in gone and entry.path not in objects:
-            raise Conflict(f"{entry.path} has the same content as {gone[entry.digest]}: name it as well")
-    others = {entry: refs for entry, refs in versions.items() if entry.path not in objects}
-    return hits if selection is None else hits + _search_tables(lake, others, selection, known, strict)
-
-
-def _search_tables(
-    lake: Lake, versions: dict[Entry, list[str]], selection: pd.DataFrame, known: set[tuple[str, str]], strict: bool
-) -> list[_Hit]:
-    hits, columns, asked, has_columns, fits = list[_Hit](), set[str](), set(selection.columns), False, False
-    for entry, refs in versions.items():
-        if not entry.path.endswith(".parquet"):
-            continue
-        table = _table(lake, refs[0], entry, known)
-        columns |= set(table.column_names)
-        if not asked <= set(table.column_names):
-            continue
-        lines = _lines(table.schema, selection)
-        has_columns, fits = True, fits or any(lines.values())
-        named = _named(table, lines)
-        if rows := pc.sum(named).as_py():
-            hits.append(_Hit(entry, refs, tables.encode_arrow(_marked(table.filter(pc.invert(named)))), rows))
-    names = ", ".join(sorted(asked))
-    if strict and not has_columns:
-        raise NotFound(f"no table has all of the columns {names}; there are {', '.join(sorted(columns))}")
-    if strict and not fits:
-        raise Misconfigured(f"in no table can {names} have the values that were asked for")
-    return hits
-
-
-def _marked(table: pa.Table) -> pa.Table:
-    """Have a table's bytes be its own: equal ones may have been erased, or may be later."""
-    return table.replace_schema_metadata({"okruh.erasure": secrets.token_hex(16)})
-
-
-def _table(lake: Lake, ref: str, entry: Entry, known: set[tuple[str, str]]) -> pa.Table:
-    try:
-        return tables.read_arrow(lake, ref, entry.path)
-    except Corrupt:
-        if (entry.path, entry.digest) not in known:
-            raise
-        return pa.table({})  # it was erased before, and a server's garbage collection has removed it
+    def _written(self, table: pa.Table) -> Path:
+        # Its bytes must be its own: equal ones may have been erased, or may be later
+        marked = table.replace_schema_metadata({"okruh.erasure": secrets.token_hex(16)})
+        file = self._folder / str(next(self._numbers))
+        file.write_bytes(tables.encode_arrow(marked))
+        return file
 
 
 def _versions(lake: Lake) -> dict[Entry, list[str]]:
     """Give each content of each path, with the commits that brought it and the branches that have it uncommitted."""
     found: dict[Entry, list[str]] = {}
-    seen = set[str]()
-    branches = lake.branches()
-    for head in {*branches.values(), *lake.tags().values()}:
-        for commit in lake.log(head):
-            if commit.id not in seen:
-                seen.add(commit.id)
-                paths = _brought(lake, commit.parents[0], commit.id) if commit.parents else _all(lake, commit.id)
-                _note(lake, commit.id, paths, found)
-    for name, head in branches.items():
+    for commit in reachable(lake):
+        paths = _brought(lake, commit.parents[0], commit.id) if commit.parents else _all(lake, commit.id)
+        _note(lake, commit.id, paths, found)
+    for name, head in lake.branches().items():
         _note(lake, name, _brought(lake, head, name), found)
     return found
 
@@ -215,43 +208,6 @@ def _all(lake: Lake, commit_id: str) -> list[str]:
 
 def _brought(lake: Lake, before: str, after: str) -> list[str]:
     return [change.path for change in lake.diff(before, after) if change.kind != "removed"]
-
-
-def _named(table: pa.Table, lines: "dict[str, list[Any]]") -> pa.ChunkedArray:
-    """Say which rows equal one of the lines, given by column in the types of the table."""
-    mask = pa.chunked_array([pa.array([True] * len(table), pa.bool_())])
-    for name, values in lines.items():
-        column = _plain(table[name])
-        mask = pc.and_(mask, pc.is_in(column, value_set=pa.array(values, column.type)))
-    if len(lines) == 1:
-        return mask
-    wanted = set(zip(*lines.values(), strict=True))
-    columns = [_plain(table[name]).to_pylist() for name in lines]
-    exact = pa.array([line in wanted for line in zip(*columns, strict=True)], pa.bool_())
-    return pc.and_(mask, pa.chunked_array([exact]))
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-
-
-def _lines(schema: pa.Schema, selection: pd.DataFrame) -> "dict[str, list[Any]]":
-    """Give the lines of a selection of which the columns can have every value, in the types of the columns."""
-    values = {name: _as_in(schema.field(name).type, selection[name].tolist()) for name in selection.columns}
-    fit = [place for place in range(len(selection)) if all(column[place] is not None for column in values.values())]
-    return {name: [column[place] for place in fit] for name, column in values.items()}
-
-
-def _as_in(kind: pa.DataType, values: list[str]) -> list[Any]:
-    """Read text as values of a type; None where it cannot be one."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    try:
-        if pa.types.is_timestamp(kind):
-            moments = pd.to_datetime(pd.Series(values), utc=kind.tz is not None, format="ISO8601")
-            return pa.array(moments, kind).to_pylist()  # type: ignore[no-any-return]
-        return pa.array(values, pa.string()).cast(kind).to_pylist()  # type: ignore[no-any-return]
-    except (ValueError, TypeError, pa.ArrowNotImplementedError):
-        return [None] if len(values) == 1 else [one for value in values for one in _as_in(kind, [value])]
 
 
 def _check_uncommitted(lake: Lake, hits: list[_Hit]) -> None:
@@ -300,16 +256,14 @@ def _drop_unnamed(lake: Lake) -> None:
         lake.collect(timedelta(0))
 
 
-def _record(
-    lake: Lake, by: str, why: str, objects: Sequence[str], selection: pd.DataFrame | None, hits: list[_Hit]
-) -> str:
+def _record(lake: Lake, by: str, why: str, search: _Search, hits: list[_Hit]) -> str:
     record = Record(
         at=datetime.now(UTC),
         by=by,
         why=why,
-        objects=tuple(objects),
-        columns=tuple(selection.columns) if selection is not None else (),
-        lines=len(selection) if selection is not None else 0,
+        objects=tuple(search.objects),
+        columns=search.selection.columns if search.selection else (),
+        lines=len(search.selection) if search.selection else 0,
         erased=tuple(Erased(path=hit.entry.path, digest=hit.entry.digest, rows=hit.rows) for hit in hits),
     )
     path = erasures.path_of(record)

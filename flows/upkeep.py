@@ -49,9 +49,7 @@ def copy(source: str, target: str, tell: Callable[[int, int], None] | None = Non
     if source == target:
         raise Misconfigured("a lake cannot be copied onto itself: name another lake, or another model")
     lake = destination.unprotected_lake(name) if origin.has_lake(model) else origin.existing_lake(model)
-    scratch = origin.settings.home / "tmp"
-    scratch.mkdir(parents=True, exist_ok=True)
-    done = copying.copy(origin.existing_lake(model), lake, scratch, tell)
+    done = copying.copy(origin.existing_lake(model), lake, origin.settings.home / "tmp", tell)
     if MAIN in origin.existing_lake(model).protected():
         lake.protect(MAIN)
     return done

@@ -10,9 +10,6 @@ source is erased from the target as well.
 While it is at work, the target has private branches which hold what is done.
 """
 
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,16 +21,20 @@ from infra.errors import Conflict, Corrupt, NotFound
 from infra.lake import erasures
 from infra.lake.names import check_name, some
 from infra.lake.protocol import MAIN, Change, Commit, Entry, Erasure, Lake
-from infra.lake.transaction import PRIVATE
+from infra.lake.reach import reachable
+from infra.lake.targets import workspace
+from infra.lake.transaction import PRIVATE, private_name
 
 ORIGIN, CREATED_AT, MERGED = "copied-from", "copied-created-at", "copied-merge-of"
 """Names in a copied commit's metadata."""
 
-_WORK = f"{PRIVATE}copy-"
+_WORK = "-copy-"
+_MARK = f"{_WORK}{MAIN}"
+"""Ends the name of a branch that says: uncommitted changes of main are a copy's."""
+
 _AT_A_TIME = 500
 _IN_MEMORY = 4 * 2**20
 _BATCH_BYTES = 32 * 2**20
-_ABANDONED_AFTER_S = 3600.0
 _THREADS = 8
 
 
@@ -57,10 +58,9 @@ def at(lake: Lake, commit_id: str) -> str:
     """Give the id that a commit has here: its own, or that of its copy, or its copy's. Raises: `NotFound`."""
     with suppress(NotFound):
         return lake.resolve(commit_id)
-    for head in {*lake.branches().values(), *lake.tags().values()}:
-        for commit in lake.log(head):
-            if commit_id in _origins(commit):
-                return commit.id
+    for commit in reachable(lake):
+        if commit_id in _origins(commit):
+            return commit.id
     raise NotFound(f"no commit {commit_id}, nor a copy of it")
 
 
@@ -81,9 +81,6 @@ def copy(source: Lake, target: Lake, scratch: Path, tell: Callable[[int, int], N
 
     Raises: `Conflict` where the target has history of its own, `Corrupt` where a branch or tag differs afterwards.
     """
-    for left in scratch.glob("copy-*"):
-        if time.time() - left.stat().st_mtime > _ABANDONED_AFTER_S:
-            shutil.rmtree(left, ignore_errors=True)  # a copy was killed here
     return _Copying(source, target, scratch).run(tell)
 
 
@@ -97,6 +94,10 @@ class _Copying:
         self._commits = _oldest_first(source, [*self._branches.values(), *self._tags.values()])
         self._copies: dict[str, str] = {}
         """The id of each copy, by what it is a copy of."""
+        self._work: dict[str, str] = {}
+        """The branch that holds a copy until its children are made, by what it is a copy of."""
+        self._left = [name for name in target.branches() if _is_work(name)]
+        """Branches of that kind that killed copies left."""
         self._made = self._objects = self._bytes = 0
         self._erased = erasures.recorded(source)
         """Path and digest of what is gone from the source, or will be."""
@@ -128,9 +129,7 @@ class _Copying:
 
     def _find_copies(self) -> None:
         heads = self._target.branches()
-        there = {
-            one.id: one for head in {*heads.values(), *self._target.tags().values()} for one in self._target.log(head)
-        }
+        there = {one.id: one for one in reachable(self._target)}
         for commit in there.values():
             for origin in _origins(commit):
                 if origin in self._commits:
@@ -148,7 +147,7 @@ class _Copying:
             raise Conflict(
                 f"the target has a history of its own, on {some(sorted(own))}: copy into an empty repository"
             )
-        marked = _work_name(MAIN) in heads
+        marked = any(name.endswith(_MARK) for name in self._left)
         for name in self._branches.keys() & heads.keys():
             if self._target.diff(heads[name], name):
                 if name != MAIN or not marked:
@@ -186,8 +185,7 @@ class _Copying:
         elif made is None:
             made = self._commit(commit, parent, MAIN if on_main else branch, note)
         for done in [*commit.parents, *([commit.id] if on_main else [])]:
-            with suppress(NotFound):
-                self._target.delete_branch(_work_name(done))
+            self._drop_work_branch(done)
         self._made += made != parent
         return made
 
@@ -196,11 +194,14 @@ class _Copying:
             raise Conflict("somebody else changed the target's main meanwhile: its history is its own now")
 
     def _work_branch(self, commit: Commit, parent: str) -> str:
-        name = _work_name(commit.id)
-        with suppress(NotFound):
+        self._drop_work_branch(commit.id)
+        self._work[commit.id] = private_name(f"{_WORK}{commit.id[:12]}")
+        self._target.create_branch(self._work[commit.id], parent)
+        return self._work[commit.id]
+
+    def _drop_work_branch(self, commit_id: str) -> None:
+        if name := self._work.pop(commit_id, None):
             self._target.delete_branch(name)
-        self._target.create_branch(name, parent)
-        return name
 
     def _merge(self, commit: Commit, branch: str, note: Mapping[str, str]) -> str | None:
         """Make a merge; None where the paths do not merge, or to something else."""
@@ -227,9 +228,9 @@ class _Copying:
             return parent
         if branch == MAIN:
             self._check_main(parent)
-            if _work_name(MAIN) not in self._target.branches():
-                # Says that uncommitted changes of main are a copy's
-                self._target.create_branch(_work_name(MAIN), parent)
+            if MAIN not in self._work:
+                self._work[MAIN] = private_name(_MARK)
+                self._target.create_branch(self._work[MAIN], parent)
         for change in changes:
             if change.kind == "removed":
                 self._target.delete(branch, change.path)
@@ -266,28 +267,37 @@ class _Copying:
 
     def _erase(self) -> None:
         """Erase from the target what was erased from the source since it was copied."""
-        wanted = []
-        for origin, copied in self._copies.items() if self._erased else ():
+        with workspace(self._scratch, "copy") as folder:
+            wanted = list(self._erasures(folder)) if self._erased else []
+            self._target.erase(wanted)
+
+    def _erasures(self, folder: Path) -> Iterator[Erasure]:
+        asked = set[str]()
+        for origin, copied in self._copies.items():
             shown = {entry.path: entry for entry in self._shown(self._source, origin)}
             for entry in self._target.list(copied):
-                if (entry.path, entry.digest) in self._erased and shown.get(entry.path) != entry:
-                    instead = self._source.get(origin, entry.path) if entry.path in shown else None
-                    wanted.append(Erasure(ref=copied, path=entry.path, digest=entry.digest, replacement=instead))
-        if wanted and not self._target.collects:
-            raise Conflict(
-                f"{wanted[0].path} was erased from the source since it was copied, and a server cannot erase it from "
-                "its commits: copy into a new repository, and delete this one"
-            )
-        self._target.erase(wanted)
+                instead = shown.get(entry.path)
+                if (entry.path, entry.digest) not in self._erased or instead == entry or entry.digest in asked:
+                    continue
+                if not self._target.collects:
+                    raise Conflict(
+                        f"{entry.path} was erased from the source since it was copied, and a server cannot erase it "
+                        "from its commits: copy into a new repository, and delete this one"
+                    )
+                asked.add(entry.digest)
+                file = folder / entry.digest
+                if instead:
+                    self._source.fetch(origin, entry.path, file)
+                yield Erasure(ref=copied, path=entry.path, digest=entry.digest, replacement=file if instead else None)
 
     def _bring(self, commit_id: str, entries: list[Entry], branch: str) -> None:
-        with tempfile.TemporaryDirectory(prefix="copy-", dir=self._scratch) as folder:
+        with workspace(self._scratch, "copy") as folder:
 
             def read(number: int, entry: Entry) -> bytes | Path:
                 if entry.size <= _IN_MEMORY:
                     return self._source.get(commit_id, entry.path)
-                self._source.fetch(commit_id, entry.path, Path(folder) / str(number))
-                return Path(folder) / str(number)
+                self._source.fetch(commit_id, entry.path, folder / str(number))
+                return folder / str(number)
 
             with ThreadPoolExecutor(_THREADS) as threads:
                 contents = list(threads.map(read, range(len(entries)), entries))
@@ -309,8 +319,8 @@ class _Copying:
         for name, commit_id in self._tags.items():
             if tagged.get(name) != self._copies[commit_id]:
                 self._target.tag(name, self._copies[commit_id])
-        for name in self._target.branches():
-            if name.startswith(_WORK):
+        for name in [*self._left, *self._work.values()]:
+            with suppress(NotFound):  # as old as they may be, somebody's sweep was quicker
                 self._target.delete_branch(name)
 
     def _compare(self) -> None:
@@ -325,15 +335,13 @@ def _origins(commit: Commit) -> list[str]:
     return commit.metadata.get(ORIGIN, "").split()
 
 
-def _work_name(commit_id: str) -> str:
-    return f"{_WORK}{commit_id[:40]}"
+def _is_work(name: str) -> bool:
+    return name.startswith(PRIVATE) and _WORK in name
 
 
 def _oldest_first(lake: Lake, heads: Iterable[str]) -> dict[str, Commit]:
     """Give all commits that heads reach, each after its parents, by id."""
-    found: dict[str, Commit] = {}
-    for head in dict.fromkeys(heads):
-        found.update((commit.id, commit) for commit in lake.log(head) if commit.id not in found)
+    found = {commit.id: commit for commit in reachable(lake, heads)}
     ordered: dict[str, Commit] = {}
     waiting = list(dict.fromkeys(heads))
     while waiting:

@@ -8,8 +8,8 @@ from datetime import datetime
 
 import msgspec
 
-from infra.errors import Corrupt
-from infra.lake.protocol import MAIN, Lake
+from infra.errors import Corrupt, Misconfigured
+from infra.lake.protocol import MAIN, Entry, Lake
 
 FOLDER = "erasures/"
 
@@ -47,10 +47,26 @@ def encode(record: Record) -> bytes:
     return msgspec.json.format(msgspec.json.encode(record), indent=1)
 
 
-def recorded(lake: Lake) -> set[tuple[str, str]]:
-    """Give path and digest of all that was erased. Raises: `Corrupt` naming what is no record."""
-    found = (_read(lake, entry.path) for entry in lake.list(MAIN, FOLDER))
-    return {(one.path, one.digest) for record in found for one in record.erased}
+def recorded(lake: Lake, known: dict[Entry, Record] | None = None) -> set[tuple[str, str]]:
+    """Give path and digest of all that was erased.
+
+    Args:
+        known: the records that were read before, which are not read again; those that are new are added.
+
+    Raises: `Corrupt` naming what is no record.
+    """
+    known = {} if known is None else known
+    entries = lake.list(MAIN, FOLDER)
+    known.update({entry: _read(lake, entry.path) for entry in entries if entry not in known})
+    return {(one.path, one.digest) for entry in entries for one in known[entry].erased}
+
+
+def refused(path: str) -> Misconfigured:
+    """Say that a lake does not take content that was erased from it."""
+    return Misconfigured(
+        f"{path} has content that was erased from the lake, which does not take it again: "
+        "take out of its source what was erased"
+    )
 
 
 def _read(lake: Lake, path: str) -> Record:

@@ -71,8 +71,8 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     """Where."""
     digest: str
     """Of what shall be gone."""
-    replacement: bytes | None
-    """What is read instead of it; None where nothing is."""
+    replacement: bytes | Path | None
+    """What is read instead of it, in memory or a file; None where nothing is."""
 
 
 class Lake(Protocol):
@@ -117,6 +117,7 @@ class Lake(Protocol):
         """Store content under a path of a branch, uncommitted; durable when it returns.
 
         A `Path` is read in constant memory; `NotFound` if it is no file. Storing what the head has is no change.
+        Raises: `Misconfigured` for content that was erased from the lake.
         """
         ...
 
@@ -201,10 +202,10 @@ class Lake(Protocol):
     def erase(self, erasures: Sequence[Erasure]) -> Sequence[str]:
         """Remove content for good, wherever it is named; ids of commits stay.
 
-        Where the store can: reading any ref gives the replacement or, without one, has no such path, and the same
-        content is not taken again. Where it cannot remove what commits name, nothing changes, and it gives the
-        addresses of the content: branches are then to be changed by commits, and the store's own garbage collection
-        removes what no branch shows.
+        Where the store can: reading any ref gives the replacement or, without one, has no such path. Where it cannot
+        remove what commits name, nothing changes, and it gives the addresses of the content: branches are then to be
+        changed by commits, and the store's own garbage collection removes what no branch shows. Either store refuses
+        the same content from then on, by what it has erased or by the records in `erasures/` on main.
         """
         ...
 

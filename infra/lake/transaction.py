@@ -16,6 +16,7 @@ from infra.lake.protocol import Commit, Entry, Lake
 PRIVATE = "tx-"
 """What the names of private branches begin with."""
 
+_MOMENT = "%Y%m%d%H%M%S"
 _ABANDONED_AFTER = timedelta(days=1)
 
 
@@ -51,7 +52,7 @@ def transaction(lake: Lake, into: str, message: str, metadata: Mapping[str, str]
     """
     sweep(lake)
     base = lake.resolve(into)
-    branch = f"{PRIVATE}{datetime.now(UTC):%Y%m%d%H%M%S}-{secrets.token_hex(4)}"
+    branch = private_name()
     lake.create_branch(branch, base)
     work = Transaction(lake, base, branch)
     try:
@@ -65,9 +66,14 @@ def transaction(lake: Lake, into: str, message: str, metadata: Mapping[str, str]
             lake.delete_branch(branch)
 
 
+def private_name(purpose: str = "") -> str:
+    """Name a new private branch, by the moment and so that no other has the name."""
+    return f"{PRIVATE}{datetime.now(UTC):{_MOMENT}}-{secrets.token_hex(4)}{purpose}"
+
+
 def sweep(lake: Lake) -> None:
     """Drop the private branches that killed processes left more than a day ago."""
-    oldest = f"{PRIVATE}{datetime.now(UTC) - _ABANDONED_AFTER:%Y%m%d%H%M%S}"
+    oldest = f"{PRIVATE}{datetime.now(UTC) - _ABANDONED_AFTER:{_MOMENT}}"
     for name in lake.branches():
         if name.startswith(PRIVATE) and name < oldest:
             with suppress(InfraError):  # somebody else was quicker, or may and will

@@ -12,8 +12,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
+from lakefs_sdk.client import LakeFSClient
+from lakefs_sdk.configuration import Configuration
 
-from flows.forget import Forgotten, forget, read_selection
+from flows.forget import Forgotten, forget
 from infra import tables
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
 from infra.lake import copying
@@ -22,6 +24,7 @@ from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.protocol import MAIN, Lake
 from infra.lake.transaction import transaction
+from infra.selection import Selection
 from models.catalog.taxi_eta import MODEL
 from models.errors import ContractError
 from tests.flows.conftest import lake
@@ -77,7 +80,7 @@ def filled(store: object) -> Iterator[Lake]:
 
 
 def ask(where: list[str] | None = None, objects: list[str] | None = None, **changes: Any) -> Forgotten:
-    return forget(MODEL.name, objects or [], read_selection(where or [], None), **(STAYS | changes))
+    return forget(MODEL.name, objects or [], Selection.read(where or [], None), **(STAYS | changes))
 
 
 def everywhere(found: Lake) -> str:
@@ -185,7 +188,7 @@ def test_reads_many_rows_from_a_file(filled: Lake, tmp_path: Path) -> None:
     file = tmp_path / "people.csv"
     file.write_text("customer,age\nolga,30\njan,32\nolga,40\n")
 
-    done = forget(MODEL.name, [], read_selection([], file), **STAYS)  # type: ignore[arg-type]
+    done = forget(MODEL.name, [], Selection.read([], file), **STAYS)  # type: ignore[arg-type]
 
     assert done.rows == 4
     assert list(tables.read(filled, MAIN, JUNE)["customer"]) == ["eva"]
@@ -352,6 +355,55 @@ def test_loses_nobody_elses_rows(filled: Lake) -> None:
     assert list(tables.read(filled, MAIN, "data/trips/2020-08.parquet")["customer"]) == ["eva"]
 
 
+def test_does_not_take_again_what_was_erased(filled: Lake) -> None:
+    ask(["customer=olga"])
+    before = filled.resolve(MAIN)
+
+    with (
+        pytest.raises(Misconfigured, match=f"{JULY} has content that was erased from the lake"),
+        transaction(filled, MAIN, "ingest", {}) as work,
+    ):
+        work.put(JULY, people("eva", "olga", start=9))
+
+    assert filled.resolve(MAIN) == before
+    assert list(tables.read(filled, MAIN, JULY)["customer"]) == ["eva"]
+
+
+def test_objects_of_others_can_be_erased_and_collected(
+    filled: Lake, store: LakeFSServer | Path, tmp_path: Path
+) -> None:
+    if not isinstance(store, LakeFSServer) or not isinstance(filled, LakeFSLake):
+        pytest.skip("nobody else writes to an embedded lake")
+    other = LakeFSClient(Configuration(host=f"{store.address}/api/v1", username=KEY_ID, password=SECRET))
+    filled.create_branch("theirs", MAIN)
+    for path in ("data/trips/2020-09.parquet", "reports/b.html"):
+        other.objects_api.upload_object(filled.repository, "theirs", path, content=people("eva", "olga", start=40))
+    filled.commit("theirs", "as others do", {})
+    filled.merge("theirs", MAIN, "merge", {})
+    before = filled.resolve(MAIN)
+    done = ask(["customer=olga"], ["reports/b.html", "reports/a.html", "data/trips/2020-09.parquet"])
+    collect_garbage(store, done.still_at)
+
+    with closing(LakeFSLake(Server(store.address, KEY_ID, SECRET), filled.repository)) as fresh:
+        listed = {entry.path for entry in fresh.list(before)}
+        assert "data/trips/2020-09.parquet" not in listed  # of which there is no digest
+        assert {JUNE, JULY, "quarantine/trips/2020-07.parquet"} <= listed
+        assert fresh.verify() == []
+        with closing(EmbeddedLake(tmp_path / "copy")) as target:
+            copying.copy(fresh, target, tmp_path)
+            assert target.verify() == []
+        other.objects_api.upload_object(filled.repository, "theirs", "lost.html", content=b"<p>lost</p>")
+        lost = other.objects_api.stat_object(filled.repository, "theirs", "lost.html").physical_address
+        collect_garbage(store, [lost])
+        assert len(fresh.verify()) == 1  # what nobody erased is missed
+    other._api.rest_client.pool_manager.clear()
+
+
+def test_a_row_has_one_value_of_a_column() -> None:
+    with pytest.raises(Misconfigured, match="--where customer: one row has one value of it"):
+        Selection.read(["customer=olga", "customer=eva"], None)
+
+
 def test_tables_whose_columns_cannot_have_a_value_are_in_nobodys_way(filled: Lake) -> None:
     with transaction(filled, MAIN, "put", {}) as work:
         work.put("data/trips/2020-08.parquet", tables.encode_arrow(pa.table({"customer": pa.nulls(2)})))
@@ -456,8 +508,8 @@ def test_refuses_uncommitted_changes_of_what_shall_be_gone(filled: Lake) -> None
         (lambda: ask(objects=["erasures/20200703.json"]), "is a record of what was erased, and stays"),
         (lambda: ask(["customer=olga"], by=" "), "signed off"),
         (lambda: ask(["customer=olga"], why=""), "signed off"),
-        (lambda: read_selection(["a=b"], Path("rows.csv")), "not by both"),
-        (lambda: read_selection([], Path("absent.csv")), "absent.csv cannot be read"),
+        (lambda: Selection.read(["a=b"], Path("rows.csv")), "not by both"),
+        (lambda: Selection.read([], Path("absent.csv")), "absent.csv cannot be read"),
     ],
 )
 def test_says_what_is_wrong_and_changes_nothing(filled: Lake, wrong: Callable[[], object], reason: str) -> None:

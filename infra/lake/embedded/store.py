@@ -26,6 +26,7 @@ from infra.lake.embedded.database import Database
 from infra.lake.embedded.manifests import Manifest, Manifests
 from infra.lake.embedded.merge import ancestor_manifest, compare, three_way
 from infra.lake.embedded.verification import problems
+from infra.lake.erasures import refused
 from infra.lake.names import check_name, check_note, check_path, check_prefix, some
 from infra.lake.protocol import MAIN, Change, Collected, Commit, Entry, Erasure
 
@@ -286,10 +287,7 @@ class EmbeddedLake:
         for path, content in stored.items():
             if content.digest in erased:
                 self._files.erase(content.digest)
-                raise Misconfigured(
-                    f"{path} has content that was erased from the lake, which does not take it again: "
-                    "take out of its source what was erased"
-                )
+                raise refused(path)
         committed = self._committed(connection, rows.writable_head_of(connection, branch))
         entries = [Entry(path, content.digest, content.size) for path, content in stored.items()]
         for entry in entries:

@@ -25,11 +25,12 @@ from typing import Any, Literal
 
 from infra.errors import Conflict, Corrupt, InfraError, Misconfigured, NotFound, Unavailable
 from infra.lake.blocks import VerifiedFile
-from infra.lake.erasures import recorded
+from infra.lake.erasures import Record, recorded, refused
 from infra.lake.lakefs.server import Refusal, Server
 from infra.lake.lakefs.transfer import Outgoing, Stored, content_of, upload
 from infra.lake.names import check_name, check_note, check_path, check_prefix, is_commit_id, is_name, some
 from infra.lake.protocol import MAIN, Change, Collected, Commit, Entry, Erasure
+from infra.lake.reach import reachable
 from infra.lake.transaction import PRIVATE
 
 _AT_A_TIME = 16
@@ -50,6 +51,8 @@ class LakeFSLake:
         self.server = server
         self._client = server.client
         self.repository = repository
+        self._records: dict[Entry, Record] = {}
+        """Of what was erased, as far as they were read."""
 
     def close(self) -> None:
         """Close the connections; using the lake again opens them again."""
@@ -151,6 +154,7 @@ class LakeFSLake:
         head = self._branch_head(branch)
         with ThreadPoolExecutor(_AT_A_TIME) as threads:
             outgoing = list(threads.map(Outgoing, contents.values()))
+            self._check_not_erased({path: one.content.digest for path, one in zip(contents, outgoing, strict=True)})
             pending = self._uncommitted(branch, next(iter(contents)) if len(contents) == 1 else "")
 
             def put(path: str, one: Outgoing) -> Entry:
@@ -289,16 +293,12 @@ class LakeFSLake:
         What was erased, and removed by the server's garbage collection, is no problem.
         Costs a difference of each commit from its first parent, and one read of each content.
         """
-        branches, found, erased = self.branches(), list[str](), recorded(self)
-        seen, verified = set[str](), set[str]()
-        for name in [*branches, *self.tags()]:
-            for commit in self._walk(self.resolve(name)):
-                if commit.id not in seen:
-                    seen.add(commit.id)
-                    found += self._problems(commit.id, self._brought(commit), verified, erased)
-        for name in branches:
+        found, verified = list[str](), set[str]()
+        for commit in reachable(self):
+            found += self._problems(commit.id, self._brought(commit), verified)
+        for name in self.branches():
             brought = [one.path for one in self._uncommitted(name).values() if one.kind != "removed"]
-            found += self._problems(name, brought, verified, erased)
+            found += self._problems(name, brought, verified)
         return found
 
     def erase(self, erasures: Sequence[Erasure]) -> Sequence[str]:
@@ -327,11 +327,29 @@ class LakeFSLake:
         check_prefix(prefix)
         _check_ref(ref)
         found = self._pages(f"ref {ref!r}", self._client.objects_api.list_objects, ref, prefix=prefix)
-        return [self._entry(ref, stats) for stats in found]
+        return [entry for stats in found if (entry := self._entry(ref, stats))]
 
-    def _entry(self, ref: str, stats: Any) -> Entry:
-        content = content_of(stats)
-        return Entry(stats.path, content.digest, content.size) if content else self.stat(ref, stats.path)
+    def _entry(self, ref: str, stats: Any) -> Entry | None:
+        """Describe what a listing has; None where it was erased, and somebody else had stored it: nothing is known."""
+        if content := content_of(stats):
+            return Entry(stats.path, content.digest, content.size)
+        try:
+            return self.stat(ref, stats.path)
+        except Corrupt:
+            if not self._was_erased(stats):
+                raise
+            return None
+
+    def _was_erased(self, stats: Any) -> bool:
+        content, erased = content_of(stats), recorded(self, self._records)
+        return any(stats.path == path and (content is None or content.digest == digest) for path, digest in erased)
+
+    def _check_not_erased(self, digests: Mapping[str, str]) -> None:
+        """Refuse content that was erased. Raises: `Misconfigured`."""
+        erased = {digest for _, digest in recorded(self, self._records)}
+        for path, digest in digests.items():
+            if digest in erased:
+                raise refused(path)
 
     def _put(self, branch: str, head: str | None, path: str, outgoing: Outgoing) -> Entry:
         """Store content; `head` where the path has an uncommitted change, which may have to be taken back."""
@@ -454,16 +472,15 @@ class LakeFSLake:
             changed &= {change.path for change in self._committed_changes(state, head)}
         return sorted(changed)
 
-    def _problems(
-        self, ref: str, paths: Iterable[str], verified: set[str], erased: set[tuple[str, str]]
-    ) -> Iterator[str]:
+    def _problems(self, ref: str, paths: Iterable[str], verified: set[str]) -> Iterator[str]:
         for path in paths:
             try:
                 stored = self._stored(ref, path)
                 if stored.content is None or stored.content.digest not in verified:
                     verified.add(stored.verify())
             except (Corrupt, NotFound) as error:
-                if not any((entry.path, entry.digest) in erased for entry in self.list(ref, path)):
+                found = self._pages(f"ref {ref!r}", self._client.objects_api.list_objects, ref, prefix=path)
+                if not any(stats.path == path and self._was_erased(stats) for stats in found):
                     yield str(error)
 
     def _rules(self) -> tuple[Sequence[str], str]:

@@ -4,18 +4,20 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from infra.errors import Conflict, NotFound, Unavailable
 from infra.lake import copying
+from infra.lake import transaction as transactions
 from infra.lake.copying import Copied
 from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.protocol import MAIN, Commit, Lake
-from infra.lake.transaction import transaction
+from infra.lake.transaction import sweep, transaction
 from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
 
 LARGE = secrets.token_bytes(5 * 2**20)
@@ -162,6 +164,29 @@ def test_goes_on_where_it_was_cut_off(
     assert target.verify() == []
     made = {one.id for ref in [*target.branches(), *target.tags()] for one in target.log(ref)}
     assert len(made) == len({one.id for ref in [*source.branches(), *source.tags()] for one in source.log(ref)})
+
+
+def test_what_a_killed_copy_left_is_swept(lakes: tuple[Lake, Lake], monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = lakes
+    fill(source)
+
+    def cut(*_: object) -> None:
+        raise Unavailable("cut off")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(target, "merge", cut)
+        with pytest.raises(Unavailable):
+            copy(source, target)
+    assert [name for name in target.branches() if "-copy-" in name]
+    sweep(target)
+    assert [name for name in target.branches() if "-copy-" in name]  # it may be at work still
+    monkeypatch.setattr(transactions, "_ABANDONED_AFTER", timedelta(seconds=-1))
+
+    sweep(target)
+
+    assert set(target.branches()) == {MAIN}
+    copy(source, target)
+    assert_copied(source, target)
 
 
 def test_copies_merges_that_paths_do_not_explain(lakes: tuple[Lake, Lake], monkeypatch: pytest.MonkeyPatch) -> None:
