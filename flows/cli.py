@@ -225,6 +225,22 @@ lake = typer.Typer(cls=_Verbs, help="Look after the lake of a model.", no_args_i
 app.add_typer(lake, name="lake")
 
 
+@lake.command("log")
+def lake_log(
+    model: ModelName,
+    ref: Annotated[str | None, typer.Option(help="A branch, tag or commit; without it, OKRUH_BRANCH.")] = None,
+    under: Annotated[str | None, typer.Option(metavar="PATH", help="Only what changed this, or below it.")] = None,
+    most: Annotated[int, typer.Option(help="How many, the newest first.", min=1)] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the commits of a model, newest first; times are UTC."""
+    from flows.upkeep import log as run
+
+    with waiting(f"reading the history of {model}"):
+        found = run(model, ref, under, most)
+    _show(found, screens.history, as_json)
+
+
 @lake.command("verify")
 def lake_verify(model: ModelName, as_json: Json = False) -> None:
     """Read everything in the lake and compare it with its digests."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from flows.story import Story
     from flows.sync import Ingested
     from flows.train import Registered
-    from flows.upkeep import Verified
+    from flows.upkeep import History, Verified
     from infra.bentos import Built
     from infra.lake.copying import Copied
     from infra.lake.protocol import Collected
@@ -150,6 +150,18 @@ def verified(result: "Verified") -> None:
         _print(problem)
     if not result.problems:
         _print(f"the lake of {result.model} is whole")
+    else:
+        _print_prose(
+            "", "what to do: restore the files from a backup, or store the same content again; then verify again"
+        )
+
+
+def history(result: "History") -> None:
+    """Show a commit a line."""
+    for commit in result.commits:
+        _print(f"{commit.id}  {commit.created_at:%Y-%m-%d %H:%M}  {commit.message}")
+    if not result.commits:
+        _print(f"no commit of {result.ref} changed it")
 
 
 def collected(result: "Collected") -> None:

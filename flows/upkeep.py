@@ -1,7 +1,8 @@
-"""Upkeep of a lake: is everything there and whole, what may go, moving house. No flows: they make nothing new."""
+"""Upkeep of a lake: its history, is everything there and whole, what may go, moving house. No flows: nothing new."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from itertools import islice
 
 import msgspec
 
@@ -10,9 +11,18 @@ from infra.errors import Misconfigured
 from infra.lake import copying
 from infra.lake.copying import Copied
 from infra.lake.lakefs import address
-from infra.lake.protocol import MAIN, Collected
+from infra.lake.protocol import MAIN, Collected, Commit, Lake
 from infra.lake.transaction import sweep
 from infra.settings import EMBEDDED, load_settings
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest states of a branch."""
+
+    model: str
+    ref: str
+    commits: list[Commit]
+    """From newest to oldest."""
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +31,21 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     problems: list[str]
     """A line each, naming paths and digests; none where all is well."""
+
+
+def log(model: str, ref: str | None, prefix: str | None, most: int) -> History:
+    """Give the newest commits of a branch's own line: merges, and not what they merge.
+
+    Args:
+        ref: a branch, tag or commit; without it, the branch of the settings.
+        prefix: only commits that changed a path under it relative to their first parent.
+
+    Raises: `NotFound`, `Misconfigured` for a prefix that is no part of a path.
+    """
+    settings = load_settings()
+    start = ref or settings.branch
+    lake = assemble(settings).existing_lake(model)
+    return History(model=model, ref=start, commits=list(islice(_own_line(lake, start, prefix), most)))
 
 
 def verify(model: str) -> Verified:
@@ -53,6 +78,20 @@ def copy(source: str, target: str, tell: Callable[[int, int], None] | None = Non
     if MAIN in origin.existing_lake(model).protected():
         lake.protect(MAIN)
     return done
+
+
+def _own_line(lake: Lake, ref: str, prefix: str | None) -> Iterator[Commit]:
+    head = lake.resolve(ref)
+    expected: str | None = head
+    everything, on_line = lake.log(head), False
+    for touching in lake.log(head, prefix):
+        for commit in everything:  # in the same order
+            if on_line := commit.id == expected:
+                expected = next(iter(commit.parents), None)
+            if commit.id == touching.id:
+                break
+        if on_line:
+            yield touching
 
 
 def _place(text: str) -> tuple[Platform, str]:

@@ -209,6 +209,20 @@ def test_names_a_wrong_setting(ingested: tuple[Desk, Any], changes: dict[str, st
     assert done.returncode == WRONG_USE
 
 
+def test_lists_commits_for_a_comparison(ingested: tuple[Desk, Any]) -> None:
+    desk, _ = ingested
+    found = only_object(desk.okruh("lake", "log", "taxi_eta", "--under", "data/trips/2018-01.parquet", "--json"))
+    everything = desk.okruh("lake", "log", "taxi_eta", "--most", "2")
+
+    (january,) = found["commits"]
+    assert january["metadata"]["kind"] == "ingest"
+    assert len(everything.stdout.splitlines()) == 2
+    (start,) = january["parents"][:1]
+    compared = only_object(desk.okruh("data-diff", "taxi_eta", start, january["id"], "--json"))
+    assert compared["rows_before"] < compared["rows_after"]
+    assert "no branch, tag or commit 'nothing'" in only_line(desk.okruh("lake", "log", "taxi_eta", "--ref", "nothing"))
+
+
 def test_names_what_is_damaged_in_a_lake(ingested: tuple[Desk, Any], tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     shutil.copytree(ingested[0].place / "okruh", tmp_path / "okruh")
