@@ -1,12 +1,13 @@
 """The training loop: one gather of all rows an epoch, then slices; the best epoch's weights are kept.
 
-Given rows, settings, seed, thread count and torch build, the weights are the same bit by bit on a CPU. Progress goes to
-a callback; the loop knows neither tracker nor lake. A table of N rows is held on the device twice (rows and their
-shuffled copy).
+Given rows, settings, seed, thread count, torch build and kind of processor, the weights are the same bit by bit.
+Progress goes to a callback; the loop knows neither tracker nor lake. A table of N rows is held on the device twice (as
+it is, and shuffled).
 """
 
 import copy
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +64,10 @@ def unheard(figures: dict[str, float]) -> None:
 def repeatable(seed: int, threads: int) -> Iterator[None]:
     """Seed torch and fix its thread count inside the block; both are as before after it."""
     threads_before, strict_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[]):
+    # Without a workspace of fixed size cuBLAS may add up in any order, and torch refuses it then (NVIDIA, "cuBLAS
+    # Library", section 2.1.4); it is read when the first matrices are multiplied
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(mode=True)

@@ -29,17 +29,36 @@ def few(examples: Examples, rows: int) -> Examples:
     return Examples(examples.inputs[:rows], examples.target_N[:rows])
 
 
-def train(model: Model, examples: Examples, validation: Examples | None = None, **changes: float) -> Fitted:
+def train(
+    model: Model,
+    examples: Examples,
+    validation: Examples | None = None,
+    device: torch.device = CPU,
+    **changes: float,
+) -> Fitted:
     settings = SETTINGS.with_changes(**changes)
     with repeatable(settings.seed, threads=1):
-        return fit(model.network(examples), examples, validation or few(examples, 0), settings, CPU)
+        return fit(model.network(examples), examples, validation or few(examples, 0), settings, device)
+
+
+class WithDropout(nn.Module):
+    """Draws random numbers on the device, which has a state of its own."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, numbers: torch.Tensor, categories: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.inner(self.dropout(numbers), categories, parts)
+        return answer
 
 
 def weights(fitted: Fitted) -> bytes:
     return b"".join(value.numpy().tobytes() for value in fitted.network.state_dict().values())
 
 
-def test_twenty_steps_reach_the_golden_loss(ride_model: Model, examples: Examples) -> None:
+def test_twenty_steps_reach_the_golden_loss(ride_model: Model, examples: Examples, device: torch.device) -> None:
     draw = np.random.default_rng(0)  # unlike torch's normal numbers, the same on every processor
     network = ride_model.network(examples)
     with torch.no_grad():
@@ -47,23 +66,37 @@ def test_twenty_steps_reach_the_golden_loss(ride_model: Model, examples: Example
             parameter.copy_(torch.from_numpy(draw.normal(0, 0.1, parameter.shape)))
 
     with repeatable(0, threads=1):
-        fitted = fit(network, examples, few(examples, 0), SETTINGS.with_changes(learning_rate=0.05), CPU)
+        fitted = fit(network, examples, few(examples, 0), SETTINGS.with_changes(learning_rate=0.05), device)
 
     assert [figures["epoch"] for figures in fitted.epochs] == [1.0, 2.0]
     assert [figures["train_loss"] for figures in fitted.epochs] == pytest.approx([73.87, 66.45], rel=2e-3)
 
 
-def test_a_seed_determines_the_parameterbit_by_bit(ride_model: Model, examples: Examples) -> None:
-    first, again, other = (weights(train(ride_model, examples, seed=seed)) for seed in (0, 0, 1))
+def test_a_seed_determines_the_weights_bit_by_bit(ride_model: Model, examples: Examples, device: torch.device) -> None:
+    first, again, other = (weights(train(ride_model, examples, device=device, seed=seed)) for seed in (0, 0, 1))
 
     assert first == again
     assert first != other
 
 
-def test_what_ran_before_does_not_change_the_weights(ride_model: Model, examples: Examples) -> None:
-    first = weights(train(ride_model, examples))
-    torch.rand(7)
-    assert weights(train(ride_model, examples)) == first
+def test_what_ran_before_does_not_change_the_weights(
+    ride_model: Model, examples: Examples, device: torch.device
+) -> None:
+    noisy = replace(ride_model, network=lambda rows: WithDropout(ride_model.network(rows)))
+    first = weights(train(noisy, examples, device=device))
+    torch.rand(7, device=device)
+    assert weights(train(noisy, examples, device=device)) == first
+
+
+def test_leaves_the_random_numbers_of_a_device_as_they_were(device: torch.device) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3, device=device)
+    torch.manual_seed(5)
+
+    with repeatable(seed=0, threads=1):
+        torch.rand(3, device=device)
+
+    assert torch.equal(torch.rand(3, device=device), expected)
 
 
 def test_leaves_torch_as_it_was() -> None:
@@ -127,8 +160,10 @@ def test_reports_each_epoch_as_it_ends(ride_model: Model, examples: Examples) ->
     assert set(heard[0]) == {"epoch", "train_loss", "validation_error"}
 
 
-def test_hands_back_a_network_that_answers_and_does_not_learn(ride_model: Model, examples: Examples) -> None:
-    fitted = train(ride_model, examples)
+def test_hands_back_a_network_that_answers_and_does_not_learn(
+    ride_model: Model, examples: Examples, device: torch.device
+) -> None:
+    fitted = train(ride_model, examples, few(examples, 9), device)
 
     assert not any(module.training for module in fitted.network.modules())
     assert {parameter.device for parameter in fitted.network.parameters()} == {CPU}

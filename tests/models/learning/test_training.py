@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -34,6 +35,16 @@ def split(make_rides: Callable[..., pd.DataFrame]) -> Split:
 def trained(ride_model: Model, split: Split) -> Trained:
     """A training of three epochs."""
     return train(ride_model, split, SETTINGS, device="cpu", threads=1)
+
+
+def test_every_device_trains_the_same_network(
+    ride_model: Model, split: Split, trained: Trained, device: torch.device
+) -> None:
+    there = [train(ride_model, split, SETTINGS, device=device.type, threads=1) for _ in range(2)]
+
+    assert there[0].state == there[1].state
+    assert there[0].metrics == pytest.approx(trained.metrics, rel=1e-3)
+    assert there[0].parity.largest_difference <= there[0].parity.tolerance
 
 
 def test_the_graph_alone_gives_the_metrics(ride_model: Model, split: Split, trained: Trained) -> None:
