@@ -292,6 +292,7 @@ def lake_forget(
     with waiting(f"looking through every commit of {model}"):
         forgotten = run(model, objects or [], selection, by, why, dry_run)
     _show(forgotten, screens.forgotten, as_json)
+    raise typer.Exit(FAILED if forgotten.still_on else DONE)
 
 
 @lake.command("copy")

@@ -177,6 +177,8 @@ def copied(result: "Copied") -> None:
     _print(f"branches {', '.join(result.branches)}; tags {', '.join(result.tags) or 'none'}")
     for branch in result.left_out:
         _print(f"uncommitted changes of branch {branch} stayed behind")
+    for name in result.only_there:
+        _print(f"{name} is in the target alone, and was left as it is")
 
 
 def forgotten(result: "Forgotten") -> None:
@@ -184,16 +186,19 @@ def forgotten(result: "Forgotten") -> None:
     if not result.paths:
         _print(f"nothing in the lake of {result.model} is what was asked for")
     else:
-        done = "erased" if result.record else "would erase"
         what = [f"{result.rows:,} rows"] if result.rows else []
         what += [f"{result.objects:,} versions of whole objects"] if result.objects else []
-        _print(f"{done} {' and '.join(what)}: {some(result.paths)}")
-    if result.record:
-        _print(f"the record is {result.record} on main")
+        _print(f"{'would erase' if result.dry_run else 'erased'} {' and '.join(what)}: {some(result.paths)}")
+        if result.names_nothing:
+            _print_prose("", f"these name no row: {', '.join(result.names_nothing)}")
+    for record in result.records:
+        _print(f"the record is {record} on main")
     if result.trained_on:
         _print_prose("", f"trained on them, and kept: {', '.join(result.trained_on)}")
     for address in result.still_at:
         _print(f"the server keeps it until its garbage collection has run: {address}")
+    for branch in result.still_on:
+        _print(f"branch {branch} of a writer still has it, and is dropped a day after a kill: do this again then")
 
 
 def data_difference(result: "DataDifference") -> None:

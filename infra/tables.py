@@ -5,7 +5,8 @@ new enough; nothing else is read, verified or, from a server, fetched.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 import pandas as pd
@@ -32,13 +33,47 @@ def encode_arrow(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def read_arrow(lake: Lake, commit: str, path: str) -> pa.Table:
-    """Read one table as it is stored. Raises: `ContractError` where it is no Parquet, `Corrupt`."""
+@contextmanager
+def opened(lake: Lake, commit: str, path: str) -> Iterator[pq.ParquetFile]:
+    """Open one table, to read of it what is wanted. Raises: `ContractError` where it is no Parquet, `Corrupt`."""
     with lake.open(commit, path) as file:
         try:
-            return pq.read_table(pa.PythonFile(file, mode="r"))
+            yield pq.ParquetFile(pa.PythonFile(file, mode="r"))
         except pa.ArrowInvalid as error:
             raise ContractError(f"{path} at {commit} is no Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def read_arrow(lake: Lake, commit: str, path: str) -> pa.Table:
+    """Read one table as it is stored. Raises: `ContractError` where it is no Parquet, `Corrupt`."""
+    with opened(lake, commit, path) as table:
+        return table.read()
+
+
+def without_unused(table: pa.Table) -> pa.Table:
+    """Drop from a table's dictionaries the values that no row has: Parquet would keep them."""
+    columns = {name: table[name] for name in table.column_names}
+    return pa.table(
+        {name: _compact(column) if _has_dictionary(column.type) else column for name, column in columns.items()}
+    )
+
+
+def _has_dictionary(kind: pa.DataType) -> bool:
+    return pa.types.is_dictionary(kind) or any(
+        _has_dictionary(kind.field(place).type) for place in range(kind.num_fields)
+    )
+
+
+def _compact(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if not pa.types.is_dictionary(kind):
+        # Within lists and structures: read back from a file that does not say how it was in memory, it has none
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"": column}), sink, store_schema=False)
+        return pq.read_table(sink)[""]
+    whole = column.unify_dictionaries().combine_chunks()
+    used = pc.unique(whole.indices.drop_null()).sort()
+    places = pc.index_in(whole.indices, value_set=used).cast(kind.index_type)
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(places, whole.dictionary.take(used), ordered=kind.ordered)])
 
 
 def read_all(

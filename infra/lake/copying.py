@@ -23,7 +23,7 @@ from infra.lake.names import check_name, some
 from infra.lake.protocol import MAIN, Change, Commit, Entry, Erasure, Lake
 from infra.lake.reach import reachable
 from infra.lake.targets import workspace
-from infra.lake.transaction import PRIVATE, private_name
+from infra.lake.transaction import is_private, private_name
 
 ORIGIN, CREATED_AT, MERGED = "copied-from", "copied-created-at", "copied-merge-of"
 """Names in a copied commit's metadata."""
@@ -52,6 +52,8 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
     tags: list[str]
     left_out: list[str]
     """Branches with uncommitted changes, which stay behind."""
+    only_there: list[str]
+    """Branches and tags that the target has and the source has not, or no more: they are left alone."""
 
 
 def at(lake: Lake, commit_id: str) -> str:
@@ -89,14 +91,17 @@ class _Copying:
         self._source = source
         self._target = target
         self._scratch = scratch
-        self._branches = {name: head for name, head in source.branches().items() if not name.startswith(PRIVATE)}
+        self._branches = {name: head for name, head in source.branches().items() if not is_private(name)}
+        self._left_out = [name for name, head in self._branches.items() if source.diff(head, name)]
         self._tags = source.tags()
         self._commits = _oldest_first(source, [*self._branches.values(), *self._tags.values()])
         self._copies: dict[str, str] = {}
         """The id of each copy, by what it is a copy of."""
         self._work: dict[str, str] = {}
         """The branch that holds a copy until its children are made, by what it is a copy of."""
-        self._left = [name for name in target.branches() if _is_work(name)]
+        self._heads = target.branches()
+        """As they were."""
+        self._left = [name for name in self._heads if _is_work(name)]
         """Branches of that kind that killed copies left."""
         self._made = self._objects = self._bytes = 0
         self._erased = erasures.recorded(source)
@@ -124,11 +129,11 @@ class _Copying:
             bytes=self._bytes,
             branches=sorted(self._branches),
             tags=sorted(self._tags),
-            left_out=[name for name, head in self._branches.items() if self._source.diff(head, name)],
+            left_out=self._left_out,
+            only_there=self._only_there(),
         )
 
     def _find_copies(self) -> None:
-        heads = self._target.branches()
         there = {one.id: one for one in reachable(self._target)}
         for commit in there.values():
             for origin in _origins(commit):
@@ -139,14 +144,17 @@ class _Copying:
             for origin in _origins(commit):
                 if origin in there:
                     self._copies[commit.id] = origin
-        self._check_branches(heads)
+        self._check_target(self._heads, self._target.tags())
 
-    def _check_branches(self, heads: Mapping[str, str]) -> None:
+    def _check_target(self, heads: Mapping[str, str], tags: Mapping[str, str]) -> None:
         copies = {*self._copies.values(), self._start()}
         if own := [name for name in {MAIN, *self._branches} if name in heads and heads[name] not in copies]:
             raise Conflict(
                 f"the target has a history of its own, on {some(sorted(own))}: copy into an empty repository"
             )
+        for name, commit_id in tags.items():
+            if name in self._tags and commit_id != self._copies.get(self._tags[name]):
+                raise Conflict(f"tag {name!r} of the target names another commit: copy into an empty repository")
         marked = any(name.endswith(_MARK) for name in self._left)
         for name in self._branches.keys() & heads.keys():
             if self._target.diff(heads[name], name):
@@ -191,7 +199,7 @@ class _Copying:
 
     def _check_main(self, parent: str) -> None:
         if self._target.resolve(MAIN) != parent:
-            raise Conflict("somebody else changed the target's main meanwhile: its history is its own now")
+            raise _changed_meanwhile(MAIN)
 
     def _work_branch(self, commit: Commit, parent: str) -> str:
         self._drop_work_branch(commit.id)
@@ -201,7 +209,8 @@ class _Copying:
 
     def _drop_work_branch(self, commit_id: str) -> None:
         if name := self._work.pop(commit_id, None):
-            self._target.delete_branch(name)
+            with suppress(NotFound):  # a sweep was quicker, after a day
+                self._target.delete_branch(name)
 
     def _merge(self, commit: Commit, branch: str, note: Mapping[str, str]) -> str | None:
         """Make a merge; None where the paths do not merge, or to something else."""
@@ -312,7 +321,10 @@ class _Copying:
             if present.get(name) == copied:
                 continue
             if name in present:
-                self._target.delete_branch(name)  # it is behind: its commits have been made beside it
+                # It is behind: its commits have been made beside it
+                if name == MAIN or present[name] != self._heads.get(name) or self._target.diff(present[name], name):
+                    raise _changed_meanwhile(name)
+                self._target.delete_branch(name)
             self._target.create_branch(name, copied)
             if name in protected:
                 self._target.protect(name)
@@ -320,8 +332,12 @@ class _Copying:
             if tagged.get(name) != self._copies[commit_id]:
                 self._target.tag(name, self._copies[commit_id])
         for name in [*self._left, *self._work.values()]:
-            with suppress(NotFound):  # as old as they may be, somebody's sweep was quicker
+            with suppress(NotFound):  # a sweep was quicker
                 self._target.delete_branch(name)
+
+    def _only_there(self) -> list[str]:
+        there = {*self._target.branches(), *self._target.tags()} - {*self._branches, *self._tags}
+        return sorted(name for name in there if not is_private(name))
 
     def _compare(self) -> None:
         for name in [*self._branches, *self._tags]:
@@ -335,8 +351,12 @@ def _origins(commit: Commit) -> list[str]:
     return commit.metadata.get(ORIGIN, "").split()
 
 
+def _changed_meanwhile(branch: str) -> Conflict:
+    return Conflict(f"somebody else changed {branch!r} of the target meanwhile: its history is its own now")
+
+
 def _is_work(name: str) -> bool:
-    return name.startswith(PRIVATE) and _WORK in name
+    return is_private(name) and _WORK in name
 
 
 def _oldest_first(lake: Lake, heads: Iterable[str]) -> dict[str, Commit]:

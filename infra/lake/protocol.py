@@ -71,8 +71,8 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     """Where."""
     digest: str
     """Of what shall be gone."""
-    replacement: bytes | Path | None
-    """What is read instead of it, in memory or a file; None where nothing is."""
+    replacement: Path | None
+    """A file with what is read instead of it; None where nothing is."""
 
 
 class Lake(Protocol):

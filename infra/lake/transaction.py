@@ -4,6 +4,7 @@ Nothing is visible before the merge; a process killed at any moment leaves at mo
 transaction on the same lake sweeps once it is a day old.
 """
 
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,10 +14,8 @@ from pathlib import Path
 from infra.errors import InfraError
 from infra.lake.protocol import Commit, Entry, Lake
 
-PRIVATE = "tx-"
-"""What the names of private branches begin with."""
-
-_MOMENT = "%Y%m%d%H%M%S"
+_PREFIX, _MOMENT = "tx-", "%Y%m%d%H%M%S"
+_PRIVATE = re.compile(rf"{_PREFIX}(\d{{14}})-[0-9a-f]{{8}}[-\w]*")
 _ABANDONED_AFTER = timedelta(days=1)
 
 
@@ -68,13 +67,18 @@ def transaction(lake: Lake, into: str, message: str, metadata: Mapping[str, str]
 
 def private_name(purpose: str = "") -> str:
     """Name a new private branch, by the moment and so that no other has the name."""
-    return f"{PRIVATE}{datetime.now(UTC):{_MOMENT}}-{secrets.token_hex(4)}{purpose}"
+    return f"{_PREFIX}{datetime.now(UTC):{_MOMENT}}-{secrets.token_hex(4)}{purpose}"
+
+
+def is_private(branch: str) -> bool:
+    """Say whether a branch is a writer's own, for as long as it writes."""
+    return _PRIVATE.fullmatch(branch) is not None
 
 
 def sweep(lake: Lake) -> None:
     """Drop the private branches that killed processes left more than a day ago."""
-    oldest = f"{PRIVATE}{datetime.now(UTC) - _ABANDONED_AFTER:{_MOMENT}}"
+    oldest = f"{datetime.now(UTC) - _ABANDONED_AFTER:{_MOMENT}}"
     for name in lake.branches():
-        if name.startswith(PRIVATE) and name < oldest:
+        if (private := _PRIVATE.fullmatch(name)) and private[1] < oldest:
             with suppress(InfraError):  # somebody else was quicker, or may and will
                 lake.delete_branch(name)

@@ -244,8 +244,8 @@ def test_collects_what_an_ended_writer_left(ingested: tuple[Desk, Any], tmp_path
     desk = Desk(tmp_path)
     shutil.copytree(ingested[0].place / "okruh", tmp_path / "okruh")
     lake = EmbeddedLake(tmp_path / "okruh" / "lake" / "taxi-eta")
-    lake.create_branch("tx-20200101000000-abc", "main")
-    left = lake.put("tx-20200101000000-abc", "left", b"7 bytes")
+    lake.create_branch("tx-20200101000000-0123abcd", "main")
+    left = lake.put("tx-20200101000000-0123abcd", "left", b"7 bytes")
     file = lake.root / "objects" / left.digest[:2] / left.digest[2:]
     os.utime(file, (0, 0))
 

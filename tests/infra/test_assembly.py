@@ -50,7 +50,7 @@ def test_makes_a_repository_on_a_lakefs_server_with_main_protected(lakefs: LakeF
         platform.existing_lake("tiny")
     assert platform.lake("tiny").protected() == {MAIN}
     assert platform.has_lake("tiny")
-    assert f"{team}-tiny" in lakefs.repositories
+    assert f"{team}--tiny" in lakefs.repositories
     assert not settings.home.exists()
 
 
@@ -59,7 +59,7 @@ def test_what_administrators_unprotect_stays_so(lakefs: LakeFSServer, settings: 
     platform = assemble(on(lakefs, settings, team))
     platform.lake("tiny")
 
-    lakefs.repositories[f"{team}-tiny"].patterns.clear()
+    lakefs.repositories[f"{team}--tiny"].patterns.clear()
 
     assert platform.lake("tiny").protected() == set()
 

@@ -98,7 +98,7 @@ def test_what_lies_below_home_follows_it(nowhere: Path) -> None:
     [
         ("lakefs+https://lakefs.example.com", "https://lakefs.example.com", "taxi-eta"),
         ("lakefs+https://lakefs.example.com/", "https://lakefs.example.com", "taxi-eta"),
-        ("lakefs+http://127.0.0.1:8000/team-a", "http://127.0.0.1:8000", "team-a-taxi-eta"),
+        ("lakefs+http://127.0.0.1:8000/team-a", "http://127.0.0.1:8000", "team-a--taxi-eta"),
         ("lakefs+https://[::1]:8000", "https://[::1]:8000", "taxi-eta"),
     ],
 )

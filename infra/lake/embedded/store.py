@@ -284,10 +284,10 @@ class EmbeddedLake:
 
     def _stage(self, connection: sqlite3.Connection, branch: str, stored: Mapping[str, Content]) -> Sequence[Entry]:
         erased = rows.erased(connection)
-        for path, content in stored.items():
-            if content.digest in erased:
-                self._files.erase(content.digest)
-                raise refused(path)
+        if refused_paths := [path for path, content in stored.items() if content.digest in erased]:
+            for path in refused_paths:
+                self._files.erase(stored[path].digest)
+            raise refused(refused_paths[0])
         committed = self._committed(connection, rows.writable_head_of(connection, branch))
         entries = [Entry(path, content.digest, content.size) for path, content in stored.items()]
         for entry in entries:

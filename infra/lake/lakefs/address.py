@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-_TEAM = re.compile(r"[a-z0-9][a-z0-9-]{0,20}")
+_TEAM = re.compile(r"(?!.*--|.*-$)[a-z0-9][a-z0-9-]{0,20}")
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -17,8 +17,8 @@ class Address(msgspec.Struct, frozen=True):
     """Empty, or what keeps teams on one server apart."""
 
     def repository(self, name: str) -> str:
-        """Name a repository on the server."""
-        return f"{self.team}-{name}" if self.team else name
+        """Name a repository on the server; no other team and name give the same one."""
+        return f"{self.team}--{name}" if self.team else name
 
 
 def parse(text: str) -> Address:
@@ -35,7 +35,7 @@ def parse(text: str) -> Address:
     team = parts.path.strip("/")
     if not host or parts.query or parts.fragment or (team and not _TEAM.fullmatch(team)):
         raise ValueError(
-            "a server is `lakefs+https://host[:port][/team]`, where `team` is small letters, digits and '-'"
+            "a server is `lakefs+https://host[:port][/team]`, where `team` is small letters, digits and single '-'"
         )
     shown = f"[{host}]" if ":" in host else host
     return Address(f"{parts.scheme.removeprefix('lakefs+')}://{shown}{f':{port}' if port else ''}", team)

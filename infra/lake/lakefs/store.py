@@ -31,7 +31,7 @@ from infra.lake.lakefs.transfer import Outgoing, Stored, content_of, upload
 from infra.lake.names import check_name, check_note, check_path, check_prefix, is_commit_id, is_name, some
 from infra.lake.protocol import MAIN, Change, Collected, Commit, Entry, Erasure
 from infra.lake.reach import reachable
-from infra.lake.transaction import PRIVATE
+from infra.lake.transaction import is_private
 
 _AT_A_TIME = 16
 _PLACE = re.compile(r"(s3|gs|https?|mem|local|transient)://")
@@ -126,7 +126,7 @@ class LakeFSLake:
         if name == MAIN:
             raise Misconfigured(f"branch {MAIN!r} is the truth and cannot be deleted")
         self._branch_head(name)
-        if not name.startswith(PRIVATE):  # nobody protects those, and a writer may not see the rules
+        if not is_private(name):  # nobody protects those, and a writer may not see the rules
             self._change_rules(lambda patterns: [one for one in patterns if one != name])
         self._call(f"branch {name!r}", self._client.branches_api.delete_branch, name)
 
