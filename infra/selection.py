@@ -137,7 +137,7 @@ def _as_in(kind: pa.DataType, value: str) -> Any:
             if kind.tz is None and moment.tzinfo is not None:
                 return None  # a wall time, of a place that the column does not tell
             moment = moment.tz_localize("UTC") if kind.tz and moment.tzinfo is None else moment
-            return pa.array([moment], kind)[0].as_py()
+            return pa.array([moment], pa.timestamp(moment.unit, kind.tz)).cast(kind)[0].as_py()
         if pa.types.is_integer(kind) and (whole := _WHOLE.fullmatch(value)):
             value = whole[1]  # as tables that have gaps are exported
         return pa.array([value], pa.string()).cast(kind)[0].as_py()

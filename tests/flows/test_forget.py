@@ -1,5 +1,6 @@
 """Named rows and objects are erased from every commit; what was asked for is not in the record of it."""
 
+import io
 import json
 import secrets
 from collections.abc import Callable, Iterator
@@ -11,19 +12,24 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from lakefs_sdk.client import LakeFSClient
 from lakefs_sdk.configuration import Configuration
 
+from flows import forget as forgetting
 from flows.forget import Forgotten, forget
 from infra import tables
+from infra.dataset import LABELS, PREDICTIONS
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
 from infra.lake import copying
+from infra.lake.embedded.content import ContentFiles
 from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.protocol import MAIN, Lake
-from infra.lake.transaction import transaction
+from infra.lake.transaction import private_name, transaction
+from infra.search import Hit
 from infra.selection import Selection
 from models.catalog.taxi_eta import MODEL
 from models.errors import ContractError
@@ -398,11 +404,6 @@ def test_objects_of_others_can_be_erased_and_collected(
     other._api.rest_client.pool_manager.clear()
 
 
-def test_a_row_has_one_value_of_a_column() -> None:
-    with pytest.raises(Misconfigured, match="--where customer: one row has one value of it"):
-        Selection.read(["customer=olga", "customer=eva"], None)
-
-
 def test_tables_whose_columns_cannot_have_a_value_are_in_nobodys_way(filled: Lake) -> None:
     with transaction(filled, MAIN, "put", {}) as work:
         work.put("data/trips/2020-08.parquet", tables.encode_arrow(pa.table({"customer": pa.nulls(2)})))
@@ -412,21 +413,106 @@ def test_tables_whose_columns_cannot_have_a_value_are_in_nobodys_way(filled: Lak
     assert ask(["customer=4711"]).rows == 1
 
 
-def test_a_writer_on_a_server_is_waited_for(filled: Lake, store: LakeFSServer | Path) -> None:
-    branch = f"tx-{datetime.now(UTC):%Y%m%d%H%M%S}-0123abcd"
+def test_a_writer_on_a_server_is_named(filled: Lake, store: LakeFSServer | Path) -> None:
+    branch = private_name()
     filled.create_branch(branch, MAIN)
     filled.put(branch, JULY, people("olga", "jan"))
     filled.commit(branch, "July", {})
+
+    done = ask(["customer=olga"])
+
+    assert done.still_on == ([] if isinstance(store, Path) else [branch])
+    assert bool(done.still_at) == isinstance(store, LakeFSServer)
     if isinstance(store, Path):
-        ask(["customer=olga"])
+        filled.merge(branch, MAIN, "merge", {})
     else:
-        with pytest.raises(Conflict, match=f"branch '{branch}' of a writer still has it: wait until that has ended"):
-            ask(["customer=olga"])
-    filled.merge(branch, MAIN, "merge", {}) if isinstance(store, Path) else filled.delete_branch(branch)
+        filled.delete_branch(branch)
+    assert ask(["customer=olga"]).still_on == []
+    assert "olga" not in list(tables.read(filled, MAIN, JULY)["customer"])
+
+
+def test_a_writer_that_comes_between_brings_nothing_back(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not isinstance(filled, LakeFSLake):
+        pytest.skip("an embedded lake shows it nowhere")
+    rewrite, came = forgetting._rewrite, False
+
+    def rewrite_and_write(found: Lake, hits: list[Hit]) -> None:
+        nonlocal came
+        rewrite(found, hits)
+        if not came:
+            came = True
+            with monkeypatch.context() as late, transaction(found, MAIN, "late", {}) as work:
+                late.setattr(
+                    LakeFSLake, "_check_not_erased", lambda *_: None
+                )  # it was asked before the record was there
+                work.put(JULY, people("eva", "olga", start=9))
+
+    monkeypatch.setattr(forgetting, "_rewrite", rewrite_and_write)
 
     ask(["customer=olga"])
 
-    assert "olga" not in list(tables.read(filled, MAIN, JULY)["customer"])
+    assert came
+    assert list(tables.read(filled, MAIN, JULY)["customer"]) == ["eva"]
+
+
+def test_keeps_no_value_in_a_dictionary(filled: Lake) -> None:
+    names = pa.array(["olga-secret", "eva", None]).dictionary_encode()
+    nested = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3]), names)
+    with transaction(filled, MAIN, "put", {}) as work:
+        work.put(JULY, tables.encode_arrow(pa.table({"customer": names, "names": nested, "n": [1, 2, 3]})))
+
+    ask(["customer=olga-secret"])
+
+    left = tables.read_arrow(filled, MAIN, JULY)
+    assert left["customer"].type == names.type
+    assert left.select(["customer", "names", "n"]).to_pylist() == [
+        {"customer": "eva", "names": ["eva"], "n": 2},
+        {"customer": None, "names": [None], "n": 3},
+    ]
+    with tables.opened(filled, MAIN, JULY) as file:
+        plain = io.BytesIO()
+        pq.write_table(file.read(), plain, compression="none")
+    assert b"secret" not in plain.getvalue()
+
+
+def test_erases_labels_with_their_predictions(filled: Lake) -> None:
+    predictions = pd.DataFrame({"id": ["trip-1", "trip-2"], "customer": ["olga", "eva"], "predicted": [1.0, 2.0]})
+    labels = pd.DataFrame({"id": ["trip-1", "trip-2"], "value": [3.0, 4.0]})
+    with transaction(filled, MAIN, "archive", {}) as work:
+        work.put(f"{PREDICTIONS}1.parquet", tables.encode(predictions))
+        work.put(f"{LABELS}1.parquet", tables.encode(labels))
+        work.put("data/other.parquet", tables.encode(labels[["id"]]))
+
+    assert ask(["customer=olga"]).rows == 5
+
+    assert list(tables.read(filled, MAIN, f"{LABELS}1.parquet")["id"]) == ["trip-2"]
+    assert len(tables.read(filled, MAIN, "data/other.parquet")) == 2  # ids of something else
+    assert ask(["id=trip-2"]).rows == 3
+
+
+def test_erases_the_same_content_under_other_names(filled: Lake) -> None:
+    table = people("olga", "eva", start=60)
+    with transaction(filled, MAIN, "put", {}) as work:
+        work.put_all({"raw/a.bin": table, "raw/b.PARQUET": table, "raw/c.pq": people("olga", start=70)})
+
+    done = ask(["customer=olga"])
+
+    assert {"raw/a.bin", "raw/b.PARQUET", "raw/c.pq"} <= set(done.paths)
+    for path in ("raw/a.bin", "raw/b.PARQUET"):
+        assert list(tables.read(filled, MAIN, path)["customer"]) == ["eva"]
+    assert filled.verify() == []
+
+
+def test_leaves_no_content_that_it_refuses(filled: Lake, store: LakeFSServer | Path) -> None:
+    if isinstance(store, LakeFSServer):
+        pytest.skip("nothing is sent to a server before it is refused")
+    ask(["customer=olga"], ["reports/a.html"])
+    before = set(store.rglob("objects/*/*"))
+
+    with pytest.raises(Misconfigured, match="was erased"), transaction(filled, MAIN, "put", {}) as work:
+        work.put_all({"a": b"<p>olga</p>", "b": people("eva", "olga", start=9)})
+
+    assert set(store.rglob("objects/*/*")) == before
 
 
 def test_a_copy_on_a_server_says_that_it_cannot_erase(filled: Lake, lakefs: LakeFSServer, tmp_path: Path) -> None:
@@ -461,19 +547,39 @@ def test_copies_again_what_nothing_is_left_of(filled: Lake, tmp_path: Path) -> N
         assert target.get(MAIN, "later.html") == b"<p>later</p>"
 
 
-def test_goes_on_where_it_was_cut_off(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    def cut(*_: object) -> None:
+@pytest.mark.parametrize("objects", [[], ["reports/a.html"]])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("place", ["record", "erase", "rewrite", "unlink"])
+def test_goes_on_where_it_was_cut_off(
+    filled: Lake, monkeypatch: pytest.MonkeyPatch, place: str, after: bool, objects: list[str]
+) -> None:
+    owner, name = {
+        "record": (forgetting, "_record"),
+        "erase": (type(filled), "erase"),
+        "rewrite": (forgetting, "_rewrite"),
+        "unlink": (ContentFiles, "erase"),
+    }[place]
+    real = getattr(owner, name)
+
+    def cut(*args: Any) -> None:
+        if after:
+            real(*args)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as changed:
-        changed.setattr(type(filled), "erase", cut)
-        with pytest.raises(KeyboardInterrupt):
-            ask(["customer=olga"])
+    if place != "unlink" or isinstance(filled, EmbeddedLake):
+        with monkeypatch.context() as changed:
+            changed.setattr(owner, name, cut)
+            with pytest.raises(KeyboardInterrupt):
+                ask(["customer=olga"], objects)
 
-    done = ask(["customer=olga"])
+    ask(["customer=olga"], objects)
 
-    assert done.rows == 3
     assert list(tables.read(filled, MAIN, JULY)["customer"]) == ["eva"]
+    assert ("reports/a.html" in {entry.path for entry in filled.list(MAIN)}) == (not objects)
+    assert filled.verify() == []
+    if isinstance(filled, EmbeddedLake):
+        assert "olga" not in everywhere(filled).replace("<p>olga</p>", "")
+        assert not any(b"olga" in file.read_bytes() for file in filled.root.rglob("objects/*/*") if objects)
 
 
 def test_a_copy_has_what_is_read_instead(filled: Lake, store: LakeFSServer | Path, tmp_path: Path) -> None:

@@ -87,11 +87,17 @@ class Outgoing:
 def upload(server: Server, repository: str, branch: str, path: str, outgoing: Outgoing) -> None:
     """Store content under a path of a branch. Raises: `Refusal`, `Unavailable`."""
     storage, size, place = server.storage, outgoing.content.size, (repository, branch, path)
-    if size > _DIRECT and storage.pre_sign_support and storage.get("pre_sign_multipart_upload"):
-        _in_parts(server, place, outgoing)
-    elif _DIRECT < size <= _LARGEST_PUT and storage.pre_sign_support:
-        _past_the_server(server, place, outgoing)
-    else:
+    try:
+        if size > _DIRECT and storage.pre_sign_support and storage.get("pre_sign_multipart_upload"):
+            _in_parts(server, place, outgoing)
+        elif _DIRECT < size <= _LARGEST_PUT and storage.pre_sign_support:
+            _past_the_server(server, place, outgoing)
+        else:
+            _through_the_server(server, place, outgoing)
+    except Refusal as refusal:
+        if not _has_expired(refusal):
+            raise
+        # It takes longer than signatures last, which are all made when it begins
         _through_the_server(server, place, outgoing)
 
 
@@ -101,22 +107,17 @@ def _through_the_server(server: Server, place: tuple[str, str, str], outgoing: O
     size = outgoing.content.size
     url = f"/repositories/{repository}/branches/{branch}/objects"
     stored = server.send("POST", url, {"path": path}, headers, outgoing.body(0, size), size)
-    if stored["size_bytes"] != size:
-        raise Unavailable(f"{server.host} stored {stored['size_bytes']} of the {size} bytes of {path}: try again")
+    _check_size(server, path, stored["size_bytes"], size)
 
 
 def _past_the_server(server: Server, place: tuple[str, str, str], outgoing: Outgoing) -> None:
     models, size = server.models, outgoing.content.size
 
-    def put() -> tuple[str, str]:
-        location = server.ask(server.client.staging_api.get_physical_address, *place, presign=True)
-        headers = {"x-ms-blob-type": "BlockBlob"} if server.storage.blockstore_type == "azure" else {}
-        etag = server.put_outside(location.presigned_url, headers, outgoing.body(0, size), size)
-        return location.physical_address, etag
-
-    address, etag = _again_if_expired(put)
+    location = server.ask(server.client.staging_api.get_physical_address, *place, presign=True)
+    headers = {"x-ms-blob-type": "BlockBlob"} if server.storage.blockstore_type == "azure" else {}
+    etag = server.put_outside(location.presigned_url, headers, outgoing.body(0, size), size)
     staged = models.StagingMetadata(
-        staging=models.StagingLocation(physical_address=address),
+        staging=models.StagingLocation(physical_address=location.physical_address),
         checksum=etag,
         size_bytes=size,
         user_metadata=_metadata(outgoing.content),
@@ -130,41 +131,43 @@ def _in_parts(server: Server, place: tuple[str, str, str], outgoing: Outgoing) -
     block = outgoing.content.block_bytes
     part = block * -(-max(_PART_BYTES, -(-size // _MOST_PARTS)) // block)
 
-    def put() -> None:
-        begun = server.ask(api.create_presign_multipart_upload, *place, parts=-(-size // part))
-        upload = (repository, branch, begun.upload_id, path)
+    count = -(-size // part)
+    begun = server.ask(api.create_presign_multipart_upload, *place, parts=count)
+    upload = (repository, branch, begun.upload_id, path)
 
-        def put_part(number: int) -> Any:
-            start, end = number * part, min((number + 1) * part, size)
-            etag = server.put_outside(begun.presigned_urls[number], {}, outgoing.body(start, end), end - start)
-            return models.UploadPart(part_number=number + 1, etag=etag)
+    def put_part(number: int) -> Any:
+        start, end = number * part, min((number + 1) * part, size)
+        etag = server.put_outside(begun.presigned_urls[number], {}, outgoing.body(start, end), end - start)
+        return models.UploadPart(part_number=number + 1, etag=etag)
 
-        try:
-            with ThreadPoolExecutor(_PARTS_AT_A_TIME) as threads:
-                parts = list(threads.map(put_part, range(len(begun.presigned_urls))))
-            done = models.CompletePresignMultipartUpload(
-                physical_address=begun.physical_address, parts=parts, user_metadata=_metadata(outgoing.content)
-            )
-            server.ask(api.complete_presign_multipart_upload, *upload, complete_presign_multipart_upload=done)
-        except BaseException:
-            dropped = models.AbortPresignMultipartUpload(physical_address=begun.physical_address)
-            # Where the parts cannot be dropped now, the object store's own rules for leftovers apply
-            with suppress(Refusal, InfraError):
-                server.ask(api.abort_presign_multipart_upload, *upload, abort_presign_multipart_upload=dropped)
-            raise
-
-    _again_if_expired(put)
-
-
-def _again_if_expired(attempt: Callable[[], Any], renew: Callable[[], None] = lambda: None) -> Any:
-    """Try a second time where the object store answers as it does to a signature that has expired."""
     try:
-        return attempt()
-    except Refusal as refusal:
-        if not refusal.outside or refusal.status != HTTPStatus.FORBIDDEN:
-            raise
-    renew()
-    return attempt()
+        if len(begun.presigned_urls) != count:
+            raise Unavailable(
+                f"{server.host} signs {len(begun.presigned_urls)} parts of {path} where {count} are needed"
+            )
+        with ThreadPoolExecutor(_PARTS_AT_A_TIME) as threads:
+            parts = list(threads.map(put_part, range(count)))
+        done = models.CompletePresignMultipartUpload(
+            physical_address=begun.physical_address, parts=parts, user_metadata=_metadata(outgoing.content)
+        )
+        stored = server.ask(api.complete_presign_multipart_upload, *upload, complete_presign_multipart_upload=done)
+    except BaseException:
+        dropped = models.AbortPresignMultipartUpload(physical_address=begun.physical_address)
+        # Where the parts cannot be dropped now, the object store's own rules for leftovers apply
+        with suppress(Refusal, InfraError):
+            server.ask(api.abort_presign_multipart_upload, *upload, abort_presign_multipart_upload=dropped)
+        raise
+    _check_size(server, path, stored.size_bytes, size)
+
+
+def _check_size(server: Server, path: str, stored: int, size: int) -> None:
+    if stored != size:
+        raise Unavailable(f"{server.host} stored {stored} of the {size} bytes of {path}: try again")
+
+
+def _has_expired(refusal: Refusal) -> bool:
+    """Say whether the object store answers as it does to a signature that has expired."""
+    return refusal.outside and refusal.status == HTTPStatus.FORBIDDEN
 
 
 class Stored:
@@ -270,9 +273,18 @@ class Stored:
                 raise self._replaced()
             return response
         try:
-            return _again_if_expired(lambda: self._server.get_outside(self._address(), {"Range": part}), self._forget)
+            return self._signed_request(part)
         except Refusal as refusal:
             raise self._server.error(refusal, self.name) from refusal
+
+    def _signed_request(self, part: str) -> Any:
+        try:
+            return self._server.get_outside(self._address(), {"Range": part})
+        except Refusal as refusal:
+            if not _has_expired(refusal):
+                raise
+        self._signed = ""
+        return self._server.get_outside(self._address(), {"Range": part})
 
     def _address(self) -> str:
         """Give a signed URL of the content, which nothing can replace under it."""
@@ -281,9 +293,6 @@ class Stored:
             if fresh.checksum != self._stats.checksum:
                 raise self._replaced()
         return self._signed
-
-    def _forget(self) -> None:
-        self._signed = ""
 
     def _look(self, presign: bool) -> Any:
         ask = self._server.client.objects_api.stat_object

@@ -298,6 +298,82 @@ def test_refuses_the_copy_of_another_lake_and_leaves_it_alone(lakes: tuple[Lake,
 
 
 @pytest.mark.parametrize("branch", [MAIN, "work"])
+@pytest.mark.parametrize("committed", [True, False])
+def test_drops_nothing_that_came_into_the_target_meanwhile(
+    lakes: tuple[Lake, Lake], branch: str, committed: bool
+) -> None:
+    source, target = lakes
+    fill(source)
+    copy(source, target)
+    source.commit("work", "was uncommitted", {})
+    source.merge("work", MAIN, "merge work again", {})
+    again = False
+
+    def interfere(done: int, _: int) -> None:
+        nonlocal again
+        if done == 1 and not again:
+            again = True
+            target.put(branch, "mine", b"1")
+            if committed:
+                target.commit(branch, "mine", {})
+
+    with pytest.raises(Conflict, match=f"somebody else changed '{branch}'|branch '{branch}' has uncommitted changes"):
+        copy(source, target, interfere)
+
+    assert target.get(branch, "mine") == b"1"
+
+
+def test_names_what_the_target_alone_has(lakes: tuple[Lake, Lake]) -> None:
+    source, target = lakes
+    fill(source)
+    copy(source, target)
+    source.delete_branch("behind")
+    target.tag("theirs", MAIN)
+
+    done = copy(source, target)
+
+    assert done.only_there == ["behind", "theirs"]
+    assert {"behind"} <= target.branches().keys()
+
+
+def test_branches_of_people_are_no_writers(lakes: tuple[Lake, Lake]) -> None:
+    source, target = lakes
+    fill(source)
+    for name in ("tx-1", "tx-2025-tariffs"):
+        source.create_branch(name, "work")
+    sweep(source)
+
+    copy(source, target)
+
+    assert {"tx-1", "tx-2025-tariffs"} <= target.branches().keys()
+
+
+def test_finds_another_tag_before_it_begins(lakes: tuple[Lake, Lake]) -> None:
+    source, target = lakes
+    fill(source)
+    target.tag("v1", MAIN)
+
+    with pytest.raises(Conflict, match="tag 'v1' of the target names another commit"):
+        copy(source, target)
+
+    assert len(list(target.log(MAIN))) == 1
+
+
+def test_copies_a_branch_that_is_dropped_meanwhile(lakes: tuple[Lake, Lake]) -> None:
+    source, target = lakes
+    fill(source)
+    source.reset("work")
+
+    def drop(done: int, total: int) -> None:
+        if done == total:
+            source.delete_branch("behind")
+
+    copy(source, target, drop)
+
+    assert shape(target, "behind") == shape(source, "v1")
+
+
+@pytest.mark.parametrize("branch", [MAIN, "work"])
 def test_drops_no_uncommitted_changes_of_the_target(lakes: tuple[Lake, Lake], branch: str) -> None:
     source, target = lakes
     fill(source)

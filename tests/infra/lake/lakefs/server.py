@@ -117,6 +117,8 @@ class LakeFSServer:
         self.default_namespace: str | None = "local://okruh"
         self.expired = 0
         """How many of the next signed URLs shall have expired when they are given."""
+        self.withheld = 0
+        """How many of the signed URLs of parts are not given."""
         self.sent = 0
         """Bytes of content in answers."""
         self._uploads: dict[str, list[str]] = {}
@@ -424,7 +426,8 @@ class LakeFSServer:
         upload = secrets.token_hex(8)
         self._uploads[upload] = [f"{key}.{number}" for number in range(1, parts + 1)]
         signed = [self._signed(part) for part in self._uploads[upload]]
-        return {"upload_id": upload, "physical_address": f"s3://bucket/{key}", "presigned_urls": signed}, 201
+        urls = signed[self.withheld :]
+        return {"upload_id": upload, "physical_address": f"s3://bucket/{key}", "presigned_urls": urls}, 201
 
     def complete_multipart(self, request: Request, body: dict[str, Any]) -> Any:
         keys, etags = self._uploads.pop(request.path_params["upload"]), [part["etag"] for part in body["parts"]]
