@@ -121,20 +121,20 @@ def _erase(
 
 
 def _check_uncommitted(lake: Lake, hits: list[Hit]) -> None:
-    branches = lake.branches()
-    if not lake.collects:
-        gone = {hit.entry for hit in hits}
-        for name, head in branches.items():
-            if gone & set(lake.list(name)) and (pending := lake.diff(head, name)):
-                raise Conflict(
-                    f"branch {name!r} has uncommitted changes of {pending[0].path}: commit or reset them first"
-                )
-    for hit in hits:
-        if names := [ref for ref in hit.refs if ref in branches]:
-            raise Conflict(
-                f"branch {names[0]!r} has uncommitted changes of {hit.entry.path}: commit or reset them, "
-                "or wait for the writer whose branch it is"
-            )
+    """Refuse to touch what somebody has not committed yet; writers' own branches are not touched."""
+    gone = {hit.entry for hit in hits}
+    for name, head in lake.branches().items():
+        pending = [] if is_private(name) else lake.diff(head, name)
+        # A server's branch is changed by a commit, which would take all of it along
+        shown = gone.intersection(lake.list(name)) if pending else set()
+        if shown and not lake.collects:
+            raise _uncommitted(name, pending[0].path)
+        if named := {change.path for change in pending} & {entry.path for entry in shown}:
+            raise _uncommitted(name, min(named))
+
+
+def _uncommitted(branch: str, path: str) -> Conflict:
+    return Conflict(f"branch {branch!r} has uncommitted changes of {path}: commit or reset them first")
 
 
 def _showing(lake: Lake, hits: list[Hit]) -> list[str]:

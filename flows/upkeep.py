@@ -38,7 +38,7 @@ def log(model: str, ref: str | None, prefix: str | None, most: int) -> History:
 
     Args:
         ref: a branch, tag or commit; without it, the branch of the settings.
-        prefix: only commits that changed a path under it relative to their first parent.
+        prefix: only commits that changed this path or one below it, relative to their first parent.
 
     Raises: `NotFound`, `Misconfigured` for a prefix that is no part of a path.
     """
@@ -90,8 +90,17 @@ def _own_line(lake: Lake, ref: str, prefix: str | None) -> Iterator[Commit]:
                 expected = next(iter(commit.parents), None)
             if commit.id == touching.id:
                 break
-        if on_line:
+        if on_line and (prefix is None or _changes(lake, touching, prefix)):
             yield touching
+
+
+def _changes(lake: Lake, commit: Commit, path: str) -> bool:
+    """Say whether a commit changed a path or what is below it, and not just a longer name."""
+    if not commit.parents:
+        found = [entry.path for entry in lake.list(commit.id, path)]
+    else:
+        found = [change.path for change in lake.diff(commit.parents[0], commit.id, path)]
+    return any(f"{one}/".startswith(f"{path.removesuffix('/')}/") for one in found)
 
 
 def _place(text: str) -> tuple[Platform, str]:

@@ -119,5 +119,7 @@ def assemble(settings: Settings) -> Platform:
 def repository(model: str) -> str:
     """Give the name of a model outside Python, where no underscore is allowed. Raises: `Misconfigured`."""
     if not MODEL_NAME.fullmatch(model):
-        raise Misconfigured(f"model {model!r}: a name is a small letter, then 2 to 39 small letters, digits and '_'")
+        raise Misconfigured(
+            f"model {model!r}: a name is a small letter, then 2 to 39 small letters, digits and single '_'"
+        )
     return model.replace("_", "-")

@@ -22,6 +22,7 @@ from infra.lake.names import some
 from infra.lake.protocol import Commit, Entry, Lake
 from infra.lake.reach import reachable
 from infra.selection import Selection
+from models.errors import ContractError
 
 _AT_A_TIME = 8
 _TABLES = (".parquet", ".parq", ".pq")
@@ -99,11 +100,11 @@ class Search:
         asked = ", ".join(columns)
         if not possible:
             there = sorted({name for looked in self._looked.values() for name in looked.columns})
-            raise NotFound(f"no table has all of the columns {asked}; there are {', '.join(there)}")
+            raise NotFound(f"no table has all of the columns {asked}; there are {', '.join(there) or 'no tables'}")
         if lost := [name for number, name in enumerate(names) if not any(number in one for one in possible)]:
             raise Misconfigured(
                 f"in no table can {asked} have the values of {some(lost)}: write them as the tables have them, "
-                "wall times without an offset; a null cannot be named"
+                "wall times without an offset; nulls, durations and lists cannot be named"
             )
 
     def names_nothing(self) -> list[str]:
@@ -136,6 +137,8 @@ class Search:
         try:
             with tables.opened(self._lake, ref, entry.path) as table:
                 return self._look_into(table, entry.path, selection, labels)
+        except pa.ArrowNotImplementedError as error:
+            raise ContractError(f"{entry.path} at {ref} cannot be searched: {error}") from error
         except Corrupt:
             if (entry.path, entry.digest) not in self.known:
                 raise
@@ -145,7 +148,8 @@ class Search:
         columns = frozenset(table.schema_arrow.names)
         match = selection.match(table.read(list(selection.columns))) if columns.issuperset(selection.columns) else None
         rows = match.rows if match else pa.nulls(table.metadata.num_rows, pa.bool_()).fill_null(False)  # noqa: FBT003
-        ids = table.read(["id"])["id"].combine_chunks() if path.startswith((PREDICTIONS, LABELS)) else None
+        has_ids = path.startswith((PREDICTIONS, LABELS)) and "id" in columns
+        ids = table.read(["id"])["id"].combine_chunks() if has_ids else None
         if labels and ids is not None:
             rows = pc.or_(rows, pc.is_in(ids, pa.array(labels, ids.type)))
         meant = pc.sum(rows).as_py() or 0
@@ -155,7 +159,7 @@ class Search:
             match.found if match else frozenset(),
             meant,
             self._without(table.read(), rows) if meant else None,
-            frozenset(ids.filter(rows).to_pylist())
+            frozenset(ids.filter(rows).drop_null().to_pylist())
             if ids is not None and path.startswith(PREDICTIONS)
             else frozenset(),
         )

@@ -8,6 +8,8 @@ import csv
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ import pyarrow.compute as pc
 
 from infra.errors import Misconfigured
 
-_WHOLE = re.compile(r"([+-]?\d+)\.0*")
+_WHOLE = re.compile(r"([+-]?(?:0|[1-9]\d*))(?:\.0*)?")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +71,7 @@ class Selection:
     def match(self, table: pa.Table) -> Match:
         """Find the rows of a table that has the columns."""
         columns = [_plain(table[name]) for name in self.columns]
-        typed = [self._in_type(name, column.type) for name, column in zip(self.columns, columns, strict=True)]
+        typed = [self._in_type(name, table.schema.field(name).type) for name in self.columns]
         wanted = defaultdict[tuple[Any, ...], list[int]](list)
         for number, line in enumerate(zip(*typed, strict=True)):
             if None not in line:
@@ -124,22 +127,47 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _plain(column.cast(kind.value_type))
+    if pa.types.is_timestamp(kind):
+        return column.cast(pa.int64())  # which asks for no zone's rules
     if pa.types.is_string_view(kind):
         return column.cast(pa.string())
+    if pa.types.is_binary_view(kind):
+        return column.cast(pa.binary())
     return column.cast(pa.float32()) if pa.types.is_float16(kind) else column
 
 
 def _as_in(kind: pa.DataType, value: str) -> Any:
-    """Read text as a value of a type; None where it cannot be one."""
+    """Read text as a value of a type, as `_plain` gives it; None where the type has no such value."""
+    if pa.types.is_dictionary(kind):
+        return _as_in(kind.value_type, value)
     try:
         if pa.types.is_timestamp(kind):
-            moment = pd.to_datetime(value, format="ISO8601")
-            if kind.tz is None and moment.tzinfo is not None:
-                return None  # a wall time, of a place that the column does not tell
-            moment = moment.tz_localize("UTC") if kind.tz and moment.tzinfo is None else moment
-            return pa.array([moment], pa.timestamp(moment.unit, kind.tz)).cast(kind)[0].as_py()
-        if pa.types.is_integer(kind) and (whole := _WHOLE.fullmatch(value)):
-            value = whole[1]  # as tables that have gaps are exported
+            return _moment(kind, value)
+        if pa.types.is_time(kind):
+            return pa.array([time.fromisoformat(value)], kind)[0].as_py()
+        if pa.types.is_floating(kind):
+            return _float(kind, value)
+        if pa.types.is_integer(kind):
+            whole = _WHOLE.fullmatch(value)  # also as tables that have gaps are exported
+            return pa.array([int(whole[1])], kind)[0].as_py() if whole else None
         return pa.array([value], pa.string()).cast(kind)[0].as_py()
-    except (ValueError, TypeError, pa.ArrowNotImplementedError):
+    except (ValueError, ArithmeticError, pa.ArrowNotImplementedError):
         return None
+
+
+def _moment(kind: pa.DataType, value: str) -> int | None:
+    if not _MOMENT.match(value):
+        return None
+    moment = pd.Timestamp(value)
+    if kind.tz is None and moment.tzinfo is not None:
+        return None  # an offset says nothing of a wall time, whose place the column does not tell
+    naive = moment.tz_convert("UTC").tz_localize(None) if moment.tzinfo else moment
+    counted: int = pa.array([naive], pa.timestamp(naive.unit)).cast(pa.timestamp(kind.unit)).cast(pa.int64())[0].as_py()
+    return counted
+
+
+def _float(kind: pa.DataType, value: str) -> float | None:
+    """Read a number that is one of the type's, as digits show it: no neighbour of what was meant."""
+    number = kind.to_pandas_dtype()(value)
+    shown = {str(number), str(float(number)), f"{float(number):.17g}"}
+    return float(number) if np.isfinite(number) and Decimal(value) in map(Decimal, shown) else None

@@ -50,30 +50,40 @@ def read_arrow(lake: Lake, commit: str, path: str) -> pa.Table:
 
 
 def without_unused(table: pa.Table) -> pa.Table:
-    """Drop from a table's dictionaries the values that no row has: Parquet would keep them."""
-    columns = {name: table[name] for name in table.column_names}
-    return pa.table(
-        {name: _compact(column) if _has_dictionary(column.type) else column for name, column in columns.items()}
-    )
-
-
-def _has_dictionary(kind: pa.DataType) -> bool:
-    return pa.types.is_dictionary(kind) or any(
-        _has_dictionary(kind.field(place).type) for place in range(kind.num_fields)
-    )
+    """Drop from a table's dictionaries the values that no row has, which Parquet would keep."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(place, field, _compact(table.column(place)))
+        elif (plain := _without_dictionaries(field.type)) != field.type:
+            table = table.set_column(place, field.with_type(plain), table.column(place).cast(plain))
+    return table
 
 
 def _compact(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
-    if not pa.types.is_dictionary(kind):
-        # Within lists and structures: read back from a file that does not say how it was in memory, it has none
-        sink = io.BytesIO()
-        pq.write_table(pa.table({"": column}), sink, store_schema=False)
-        return pq.read_table(sink)[""]
     whole = column.unify_dictionaries().combine_chunks()
     used = pc.unique(whole.indices.drop_null()).sort()
     places = pc.index_in(whole.indices, value_set=used).cast(kind.index_type)
     return pa.chunked_array([pa.DictionaryArray.from_arrays(places, whole.dictionary.take(used), ordered=kind.ordered)])
+
+
+def _without_dictionaries(kind: pa.DataType) -> pa.DataType:
+    """Give the type of the same values, without dictionaries within lists, maps and structures."""
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_dictionaries(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_without_dictionaries(kind.key_type), _without_dictionaries(kind.item_type))
+    lists = (
+        (pa.types.is_list, pa.list_),
+        (pa.types.is_large_list, pa.large_list),
+        (pa.types.is_fixed_size_list, lambda field: pa.list_(field, kind.list_size)),
+    )
+    for is_kind, make in lists:
+        if is_kind(kind):
+            return make(kind.value_field.with_type(_without_dictionaries(kind.value_type)))
+    return kind
 
 
 def read_all(

@@ -15,7 +15,7 @@ import msgspec
 from models.contract.columns import Contract
 from models.errors import BundleError, DefinitionError
 
-MODEL_NAME = re.compile(r"[a-z][a-z0-9_]{2,39}")
+MODEL_NAME = re.compile(r"[a-z](?!\w*__)[a-z0-9_]{2,39}")
 """What a model may be called: it becomes a folder, a Bento and a repository (lakeFS takes none of fewer letters)."""
 
 FILES = ("model.onnx", "card.json", "profile.json", "state.safetensors")

@@ -90,7 +90,7 @@ class Model:
         """
         if not MODEL_NAME.fullmatch(self.name):
             raise DefinitionError(
-                f"model name {self.name!r}: use a small letter, then 2 to 39 small letters, digits and `_`"
+                f"model name {self.name!r}: use a small letter, then 2 to 39 small letters, digits and single `_`"
             )
         contract = self.contract
         declared = {column.name for column in (*contract.inputs, contract.target, *contract.checks)}

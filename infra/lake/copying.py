@@ -7,12 +7,14 @@ paths say (of another tool, with a strategy of its own) becomes a commit with on
 that changes nothing is not made again. Uncommitted changes stay behind. What was erased from the
 source is erased from the target as well.
 
-While it is at work, the target has private branches which hold what is done.
+While it is at work, the target has private branches which hold what is done. Of two copies into one target at a time,
+one fails.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -29,9 +31,6 @@ ORIGIN, CREATED_AT, MERGED = "copied-from", "copied-created-at", "copied-merge-o
 """Names in a copied commit's metadata."""
 
 _WORK = "-copy-"
-_MARK = f"{_WORK}{MAIN}"
-"""Ends the name of a branch that says: uncommitted changes of main are a copy's."""
-
 _AT_A_TIME = 500
 _IN_MEMORY = 4 * 2**20
 _BATCH_BYTES = 32 * 2**20
@@ -103,6 +102,7 @@ class _Copying:
         """As they were."""
         self._left = [name for name in self._heads if _is_work(name)]
         """Branches of that kind that killed copies left."""
+        self._main_line = set(_first_parents(self._commits, self._branches[MAIN]))
         self._made = self._objects = self._bytes = 0
         self._erased = erasures.recorded(source)
         """Path and digest of what is gone from the source, or will be."""
@@ -114,10 +114,9 @@ class _Copying:
         self._find_copies()
         already = len(self._copies)
         self._erase()
-        main_line = set(_first_parents(self._commits, self._branches[MAIN]))
         for done, commit in enumerate(self._commits.values(), start=1):
             if commit.id not in self._copies:
-                self._copies[commit.id] = self._make(commit, on_main=commit.id in main_line)
+                self._copies[commit.id] = self._make(commit, on_main=commit.id in self._main_line)
             if tell:
                 tell(done, len(self._commits))
         self._set_refs()
@@ -144,7 +143,20 @@ class _Copying:
             for origin in _origins(commit):
                 if origin in there:
                     self._copies[commit.id] = origin
+        self._drop_misplaced(there)
         self._check_target(self._heads, self._target.tags())
+
+    def _drop_misplaced(self, there: Mapping[str, Commit]) -> None:
+        """Take as no copy what has another parent: somebody came between the last look and the commit."""
+        for commit in self._commits.values():
+            copied = there[self._copies[commit.id]] if commit.id in self._copies else None
+            if copied and copied.parents and copied.parents[0] != self._copy_below(commit):
+                del self._copies[commit.id]
+
+    def _copy_below(self, commit: Commit) -> str:
+        """Give the copy of the newest first parent that has one; those that changed nothing have none."""
+        parents = (self._copies.get(one) for one in islice(_first_parents(self._commits, commit.id), 1, None))
+        return next((one for one in parents if one), self._start())
 
     def _check_target(self, heads: Mapping[str, str], tags: Mapping[str, str]) -> None:
         copies = {*self._copies.values(), self._start()}
@@ -155,12 +167,21 @@ class _Copying:
         for name, commit_id in tags.items():
             if name in self._tags and commit_id != self._copies.get(self._tags[name]):
                 raise Conflict(f"tag {name!r} of the target names another commit: copy into an empty repository")
-        marked = any(name.endswith(_MARK) for name in self._left)
         for name in self._branches.keys() & heads.keys():
-            if self._target.diff(heads[name], name):
-                if name != MAIN or not marked:
+            if pending := self._target.diff(heads[name], name):
+                if name != MAIN or not self._are_of_a_copy(pending):
                     raise Conflict(f"branch {name!r} of the target has uncommitted changes: commit or reset them first")
-                self._target.reset(MAIN)  # a copy was killed here
+                self._target.reset(MAIN)
+
+    def _are_of_a_copy(self, pending: Sequence[Change]) -> bool:
+        """Say whether changes of the target's main are what a killed copy left, as the next commit has them."""
+        line = (one.id for one in self._commits.values() if one.id in self._main_line and one.id not in self._copies)
+        states = (self._shown(self._source, commit_id) for commit_id in line)
+        committed = self._target.list(self._heads[MAIN])
+        following = next((state for state in states if state != committed), [])
+        wanted = {entry.path: entry for entry in following}
+        found = {entry.path: entry for entry in self._target.list(MAIN)}
+        return bool(following) and all(found.get(change.path) == wanted.get(change.path) for change in pending)
 
     def _start(self) -> str:
         *_, start = self._target.log(MAIN)
@@ -237,16 +258,19 @@ class _Copying:
             return parent
         if branch == MAIN:
             self._check_main(parent)
-            if MAIN not in self._work:
-                self._work[MAIN] = private_name(_MARK)
-                self._target.create_branch(self._work[MAIN], parent)
         for change in changes:
             if change.kind == "removed":
                 self._target.delete(branch, change.path)
         brought = [change.path for change in changes if change.kind != "removed"]
         for entries in self._batches(commit.id, brought):
             self._bring(commit.id, entries, branch)
-        return self._target.commit(branch, commit.message, note).id
+        staged = {change.path for change in self._target.diff(parent, branch)}
+        if branch == MAIN and staged != {change.path for change in changes}:
+            raise _changed_meanwhile(MAIN)
+        made = self._target.commit(branch, commit.message, note)
+        if made.parents[0] != parent:
+            raise _changed_meanwhile(branch)
+        return made.id
 
     def _batches(self, commit_id: str, paths: list[str]) -> Iterator[list[Entry]]:
         batch, size = list[Entry](), 0

@@ -4,6 +4,7 @@ A record names objects and columns, and how many rows were meant, but no value t
 a number is found by trying.
 """
 
+import re
 from datetime import datetime
 
 import msgspec
@@ -12,6 +13,7 @@ from infra.errors import Corrupt, Misconfigured
 from infra.lake.protocol import MAIN, Entry, Lake
 
 FOLDER = "erasures/"
+_NAME = re.compile(rf"{FOLDER}\d{{8}}T\d{{12}}Z\.json")
 
 
 class Erased(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +58,7 @@ def recorded(lake: Lake, known: dict[Entry, Record] | None = None) -> set[tuple[
     Raises: `Corrupt` naming what is no record.
     """
     known = {} if known is None else known
-    entries = lake.list(MAIN, FOLDER)
+    entries = [entry for entry in lake.list(MAIN, FOLDER) if _NAME.fullmatch(entry.path)]
     known.update({entry: _read(lake, entry.path) for entry in entries if entry not in known})
     return {(one.path, one.digest) for entry in entries for one in known[entry].erased}
 

@@ -1,46 +1,54 @@
 """Writing files outside of a lake: whole, or not at all; and folders for what is on its way."""
 
+import fcntl
 import os
-import re
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from infra.errors import Unavailable
 
-_WORKSPACE = re.compile(r"[a-z]+-(\d+)-\w+")
+_WORKSPACE = ".work"
 
 
 @contextmanager
 def workspace(parent: Path, purpose: str) -> Iterator[Path]:
     """Make a folder that is gone afterwards; those that killed processes left, for whatever purpose, go as well.
 
+    Who works in one holds a lock on it, which the system lets go when the process ends.
+
     Raises: `Unavailable` where no folder can be made.
     """
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=f"{purpose}-{os.getpid()}-", dir=parent)
-    except OSError as error:
-        raise Unavailable(
-            f"no folder can be made in {parent} ({error.strerror}): make room or set its rights"
-        ) from error
-    for left in parent.iterdir():
-        if (named := _WORKSPACE.fullmatch(left.name)) and not _is_alive(int(named[1])):
-            shutil.rmtree(left, ignore_errors=True)  # somebody else may be at it
-    with folder as name:
-        yield Path(name)
-
-
-def _is_alive(process: int) -> bool:
-    with suppress(PermissionError):  # another user's
+    with ExitStack() as held:
         try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return False
-    return True
+            parent.mkdir(parents=True, exist_ok=True)
+            for left in parent.glob(f"*{_WORKSPACE}"):
+                _remove_left(left)
+            made = Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=parent))
+            held.callback(shutil.rmtree, made, ignore_errors=True)
+            _lock(made, held)
+            folder = made.rename(f"{made}{_WORKSPACE}")  # from now on others may look whether it is left
+            held.callback(shutil.rmtree, folder, ignore_errors=True)
+        except OSError as error:
+            raise Unavailable(
+                f"no folder can be made in {parent} ({error.strerror}): make room or set its rights"
+            ) from error
+        yield folder
+
+
+def _remove_left(folder: Path) -> None:
+    with ExitStack() as held, suppress(OSError):  # somebody is at work in it, or at removing it
+        _lock(folder, held)
+        shutil.rmtree(folder)
+
+
+def _lock(folder: Path, held: ExitStack) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    held.callback(os.close, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

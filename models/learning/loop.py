@@ -67,7 +67,8 @@ def repeatable(seed: int, threads: int) -> Iterator[None]:
     # Without a workspace of fixed size cuBLAS may add up in any order, and torch refuses it then (NVIDIA, "cuBLAS
     # Library", section 2.1.4); it is read when the first matrices are multiplied
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    devices = range(torch.cuda.device_count()) if _uses_cuda() else ()
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(mode=True)
@@ -76,6 +77,12 @@ def repeatable(seed: int, threads: int) -> Iterator[None]:
         finally:
             torch.set_num_threads(threads_before)
             torch.use_deterministic_algorithms(strict_before)
+
+
+def _uses_cuda() -> bool:
+    """Say whether CUDA has been started, without starting it."""
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return started
 
 
 def fit(

@@ -213,10 +213,13 @@ def test_lists_commits_for_a_comparison(ingested: tuple[Desk, Any]) -> None:
     desk, _ = ingested
     found = only_object(desk.okruh("lake", "log", "taxi_eta", "--under", "data/trips/2018-01.parquet", "--json"))
     everything = desk.okruh("lake", "log", "taxi_eta", "--most", "2")
+    folder = only_object(desk.okruh("lake", "log", "taxi_eta", "--under", "data/trips/", "--json"))["commits"]
+    part = only_object(desk.okruh("lake", "log", "taxi_eta", "--under", "data/trips/2018-0", "--json"))["commits"]
 
     (january,) = found["commits"]
     assert january["metadata"]["kind"] == "ingest"
     assert len(everything.stdout.splitlines()) == 2
+    assert (len(folder), part) == (2, [])
     (start,) = january["parents"][:1]
     compared = only_object(desk.okruh("data-diff", "taxi_eta", start, january["id"], "--json"))
     assert compared["rows_before"] < compared["rows_after"]

@@ -475,6 +475,63 @@ def test_keeps_no_value_in_a_dictionary(filled: Lake) -> None:
     assert b"secret" not in plain.getvalue()
 
 
+def test_leaves_the_schema_of_a_table(filled: Lake) -> None:
+    d = pa.dictionary(pa.int8(), pa.string(), ordered=True)
+    fields = [
+        pa.field("customer", pa.string(), nullable=False, metadata={"unit": "name"}),
+        pa.field("kind", d),
+        pa.field("lasted", pa.list_(pa.duration("s"))),
+        pa.field("n", pa.int8()),
+        pa.field("n", pa.int16()),
+        pa.field("tags", pa.map_(pa.string(), pa.large_string())),
+    ]
+    values = [["olga", "eva"], ["a", "b"], [[1], None], [1, 2], [3, 4], [[("k", "v")], []]]
+    arrays = [pa.array(column, field.type) for column, field in zip(values, fields, strict=True)]
+    with transaction(filled, MAIN, "put", {}) as work:
+        work.put(JULY, tables.encode_arrow(pa.table(arrays, pa.schema(fields))))
+
+    ask(["customer=olga"])
+
+    left = tables.read_arrow(filled, MAIN, JULY)
+    assert left.schema.remove_metadata().equals(pa.schema(fields))
+    assert left.schema.field("customer").metadata[b"unit"] == b"name"
+    assert [column.to_pylist() for column in left.columns] == [["eva"], ["b"], [None], [2], [4], [[]]]
+
+
+def test_looks_through_tables_of_any_kind(filled: Lake) -> None:
+    with transaction(filled, MAIN, "put", {}) as work:
+        work.put(f"{LABELS}odd.parquet", tables.encode_arrow(pa.table({"customer": ["eva"]})))
+        work.put(
+            f"{PREDICTIONS}odd.parquet", tables.encode_arrow(pa.table({"id": [None, "a"], "customer": ["olga"] * 2}))
+        )
+        work.put(f"{LABELS}none.parquet", tables.encode_arrow(pa.table({"id": [None, "a", "b"]})))
+
+    ask(["customer=olga"])
+
+    assert tables.read_arrow(filled, MAIN, f"{LABELS}none.parquet")["id"].to_pylist() == [None, "b"]
+    assert len(tables.read_arrow(filled, MAIN, f"{LABELS}odd.parquet")) == 1
+
+
+def test_writers_that_have_not_committed_are_in_nobodys_way(filled: Lake, store: LakeFSServer | Path) -> None:
+    branch = private_name()
+    filled.create_branch(branch, MAIN)
+    filled.put(branch, "data/unrelated.bin", b"1")
+    filled.put(branch, JULY, people("olga", "jan"))
+
+    done = ask(["customer=olga"])
+
+    assert done.still_on == ([] if isinstance(store, Path) else [branch])
+    assert "olga" not in list(tables.read(filled, MAIN, JULY)["customer"])
+    assert filled.get(branch, "data/unrelated.bin") == b"1"
+
+
+def test_other_objects_beside_the_records_are_none(filled: Lake) -> None:
+    with transaction(filled, MAIN, "put", {}) as work:
+        work.put("erasures/README.md", b"who may read this?")
+
+    assert ask(["customer=olga"]).rows == 3
+
+
 def test_erases_labels_with_their_predictions(filled: Lake) -> None:
     predictions = pd.DataFrame({"id": ["trip-1", "trip-2"], "customer": ["olga", "eva"], "predicted": [1.0, 2.0]})
     labels = pd.DataFrame({"id": ["trip-1", "trip-2"], "value": [3.0, 4.0]})

@@ -1,7 +1,11 @@
 """A selection names rows by what people wrote, in the types of a table, and refuses what it cannot mean."""
 
+import math
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -43,6 +47,17 @@ def test_names_rows_by_whole_lines(tmp_path: Path) -> None:
         (pa.bool_(), True, "true"),
         (pa.float32(), 0.1, "0.1"),
         (pa.float16(), 1.5, "1.5"),
+        (pa.float16(), np.float16(0.1), "0.1"),
+        (pa.float32(), 0.1, "0.10000000149011612"),
+        (pa.float64(), 0.1, "0.10000000000000001"),
+        (pa.float64(), 4711.0, "4711"),
+        (pa.binary_view(), b"olga", "olga"),
+        (pa.time64("us"), time(5), "05:00:00"),
+        (pa.date32(), date(2020, 3, 1), "2020-03-01"),
+        (pa.decimal128(5, 2), Decimal("1.50"), "1.5"),
+        (pa.timestamp("us"), datetime(2020, 3, 1, 8), "2020-03-01 08:00:00"),
+        (pa.timestamp("ms", "UTC"), datetime(2020, 3, 1, 8, tzinfo=UTC), "2020-03-01T09:00:00+01:00"),
+        (pa.timestamp("s", "Nowhere/Atlantis"), 0, "1970-01-01"),
     ],
 )
 def test_reads_text_in_the_type_of_a_column(kind: pa.DataType, value: object, written: str) -> None:
@@ -56,6 +71,17 @@ def test_reads_text_in_the_type_of_a_column(kind: pa.DataType, value: object, wr
     [
         (pa.int64(), 30, "30.5"),
         (pa.int64(), 30, ""),
+        (pa.int64(), 16, "0x10"),
+        (pa.int64(), 7, "007"),
+        (pa.int8(), 44, "300"),
+        (pa.float64(), 9007199254740992.0, "9007199254740993"),
+        (pa.float32(), 16777216.0, "16777217"),
+        (pa.float32(), math.inf, "1e400"),
+        (pa.float64(), math.nan, "nan"),
+        (pa.timestamp("us", "UTC"), 0, ""),
+        (pa.timestamp("us"), 0, "NaT"),
+        (pa.timestamp("us"), 0, "now"),
+        (pa.timestamp("us"), 0, "1970-01-01T25:00:00"),
         (pa.list_(pa.string()), ["olga"], "olga"),
         (pa.struct([("a", pa.string())]), {"a": "olga"}, "olga"),
         (pa.map_(pa.string(), pa.string()), [("a", "olga")], "olga"),

@@ -2,7 +2,7 @@
 
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
@@ -317,10 +317,66 @@ def test_drops_nothing_that_came_into_the_target_meanwhile(
             if committed:
                 target.commit(branch, "mine", {})
 
-    with pytest.raises(Conflict, match=f"somebody else changed '{branch}'|branch '{branch}' has uncommitted changes"):
+    with pytest.raises(Conflict, match=rf"somebody else changed '{branch}'|branch '{branch}' has uncommitted changes"):
         copy(source, target, interfere)
 
     assert target.get(branch, "mine") == b"1"
+
+
+def test_resets_what_a_killed_copy_had_stored_and_nothing_else(lakes: tuple[Lake, Lake]) -> None:
+    source, target = lakes
+    for number in range(3):
+        source.put(MAIN, f"data/{number}", b"%d" % number)
+    source.commit(MAIN, "three", {})
+    target.put(MAIN, "data/1", b"1")  # as a copy that was killed after a part
+    target.put(MAIN, "mine", b"mine")
+
+    with pytest.raises(Conflict, match="'main' of the target has uncommitted changes"):
+        copy(source, target)
+    assert target.get(MAIN, "mine") == b"mine"
+    target.delete(MAIN, "mine")
+
+    copy(source, target)
+
+    assert_copied(source, target)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_copy_that_is_overtaken_says_so_for_good(
+    lakes: tuple[Lake, Lake], committed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = lakes
+    for number in range(2):
+        source.put(MAIN, f"data/{number}", b"%d" % number)
+        source.commit(MAIN, f"put {number}", {})
+    put_all, came = target.put_all, False
+
+    def put_and_come_between(branch: str, contents: Mapping[str, bytes | Path]) -> object:
+        nonlocal came
+        if not came:
+            came = True
+            target.create_branch("other", MAIN)
+            target.put("other", "theirs", b"1")
+            target.commit("other", "theirs", {})
+            if committed:
+                target.merge("other", MAIN, "theirs", {})
+                return put_all(branch, contents)
+            done = put_all(branch, contents)
+            target.reset(MAIN)  # as another copy does that takes it for left
+            return done
+        return put_all(branch, contents)
+
+    monkeypatch.setattr(target, "put_all", put_and_come_between)
+
+    with pytest.raises(Conflict, match="somebody else changed 'main' of the target meanwhile"):
+        copy(source, target)
+    if not committed:
+        copy(source, target)
+        assert shape(target, MAIN) == shape(source, MAIN)
+        return
+    with pytest.raises(Conflict, match="a history of its own, on main"):
+        copy(source, target)
+    assert target.get(MAIN, "theirs") == b"1"
 
 
 def test_names_what_the_target_alone_has(lakes: tuple[Lake, Lake]) -> None:

@@ -1,6 +1,5 @@
 """Folders for what is on its way are gone afterwards, also those of killed processes."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,15 +23,15 @@ def test_removes_what_killed_processes_left(tmp_path: Path) -> None:
         "with workspace(Path(sys.argv[1]), 'copy') as folder: (folder / 'a').touch(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", kill, str(tmp_path)], check=False)
-    alive, other = tmp_path / f"copy-{os.getpid()}-abc", tmp_path / "build-of-others"
-    alive.mkdir()
+    (left,) = tmp_path.iterdir()
+    other = tmp_path / "build-of-others"
     other.mkdir()
-    assert len(list(tmp_path.iterdir())) == 3
 
-    with workspace(tmp_path, "forget"):
-        assert {alive, other} < set(tmp_path.iterdir())
+    with workspace(tmp_path, "copy") as alive, workspace(tmp_path, "forget") as own:
+        assert set(tmp_path.iterdir()) == {alive, own, other}
 
-    assert set(tmp_path.iterdir()) == {alive, other}
+    assert not left.exists()
+    assert set(tmp_path.iterdir()) == {other}
 
 
 def test_says_where_no_folder_can_be_made(tmp_path: Path) -> None:
