@@ -1,7 +1,7 @@
 """`make bench-lake`: the figures of the embedded lake, in a fresh folder under OKRUH_HOME; six minutes.
 
 Ratios come from rounds in which the lake and what it is compared with take turns; their median counts. DVC is measured
-in the same rounds (see `tests.benchmarks.dvc`); it flushes nothing to the disk, the lake everything.
+in the same rounds (see `tests.benchmarks.peers.dvc`); it flushes nothing to the disk, the lake everything.
 """
 
 import os
@@ -26,9 +26,9 @@ from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
 from infra.lake.protocol import MAIN, Lake
 from infra.settings import load_settings
-from tests.benchmarks import dvc
-from tests.benchmarks.dvc import DvcRepository
 from tests.benchmarks.figures import Figure, Growth, publish
+from tests.benchmarks.peers import dvc
+from tests.benchmarks.peers.dvc import DvcRepository
 from tests.benchmarks.sync import Synced, no_change
 from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer, running
 

@@ -23,7 +23,7 @@ from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.protocol import MAIN
 from infra.seen_files import look_at
 from models import definitions
-from tests.benchmarks.dvc import DvcRepository
+from tests.benchmarks.peers.dvc import DvcRepository
 
 MODEL = "taxi_eta"
 AT_A_TIME = 10_000

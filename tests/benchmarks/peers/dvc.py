@@ -6,20 +6,16 @@ knowledge of another one's files.
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.benchmarks.peers import environments
 
 REQUIREMENT = "dvc==3.67.1"
 
 
 def install(home: Path) -> Path:
     """Install it, unless it is there, and give its command."""
-    place = home / "bench" / "peers" / REQUIREMENT.replace("==", "-")
-    command = place / "bin" / "dvc"
-    if not command.exists():
-        _run(home, sys.executable, "-m", "venv", "--clear", str(place))
-        _run(home, str(place / "bin" / "pip"), "install", "-q", "--disable-pip-version-check", REQUIREMENT)
-    return command
+    return environments.install(home, "dvc", [REQUIREMENT]) / "dvc"
 
 
 class DvcRepository:

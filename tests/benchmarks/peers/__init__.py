@@ -1,0 +1,1 @@
+"""Products and bare programs that Okruh is measured beside."""
