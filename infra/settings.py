@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     serve_threads: int = Field(default=1, ge=1)
     """CPU threads of one service worker's ONNX Runtime session."""
 
+    journal: Literal["strict", "relaxed"] = "strict"
+    """Whether a prediction is on disk before its answer leaves, or within a twentieth of a second after it."""
+
     rollout_poll_s: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     """Seconds between a service's looks at the lake's rollout: an upper bound of how late a promotion is seen."""
 

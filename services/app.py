@@ -16,6 +16,7 @@ from infra.errors import NotFound, Unavailable
 from models.contract.rows import NotJSON, TooManyRows
 from models.errors import ContractError, OkruhError
 from services import metrics
+from services.batching import Overloaded
 from services.endpoints import Answer, Handler
 from services.messages import BrokenRule, ErrorAnswer, Fault, encode
 
@@ -102,6 +103,9 @@ def error_answer(error: OkruhError) -> Answer:
             return Answer(422, body)
         case NotFound():
             return Answer(404, body)
+        case Overloaded():
+            metrics.OVERLOADS.inc()
+            return Answer(503, body, _RETRY_AFTER)
         case Unavailable():
             metrics.JOURNAL_FAILURES.inc()
             return Answer(503, body, _RETRY_AFTER)

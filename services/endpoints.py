@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from math import isfinite
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from msgspec import UNSET
 
 from infra.errors import Unavailable
 from infra.journal import Journal, Label, LabelOutcome, Prediction, Recorded
-from models.contract.rows import MAXIMUM_ROWS, NotJSON, TooManyRows, broken_contract, violation_of
+from models.contract.rows import MAXIMUM_ROWS, NotJSON, Rows, TooManyRows, broken_contract, violation_of
 from models.errors import BundleError, Violation
 from services import metrics
 from services.champion import Champion, Following
@@ -38,6 +37,8 @@ from services.messages import (
 from services.openapi import document
 
 _INLINE_BYTES = 64 << 10
+_RELAXED_S = 0.02
+_RELAXED_ROWS = 20_000
 _CLOCKS_DIFFER_BY = timedelta(minutes=5)
 
 _feedback = msgspec.json.Decoder(FeedbackRequest)
@@ -57,10 +58,14 @@ Handler = Callable[[bytes], Awaitable[Answer]]
 class Endpoints:
     """The service's own paths over one champion and one journal."""
 
-    def __init__(self, following: Following, journal: Journal) -> None:
+    def __init__(self, following: Following, journal: Journal, strict: bool = True) -> None:
+        """`strict`: no answer leaves before its record is durable."""
         self._following = following
         self._journal = journal
+        self._strict = strict
         self._unsent: list[Prediction] = []
+        self._unacknowledged = 0
+        """Rows that the journal was given and that are not durable yet."""
         self._durable: asyncio.Future[Recorded] | None = None
 
     def routes(self) -> dict[str, tuple[str, Handler]]:
@@ -81,11 +86,14 @@ class Endpoints:
         Raises: `ContractError`, `Unavailable`, `BundleError`.
         """
         champion = self._following.champion
-        if len(body) <= _INLINE_BYTES:
-            answer, records = score(champion, body)
-        else:
-            answer, records = await asyncio.to_thread(score, champion, body)
-        recorded = await self._recorded(records)
+        large = len(body) > _INLINE_BYTES
+        decode = champion.decoder.decode
+        rows = await asyncio.to_thread(decode, body) if large else decode(body)
+        values = await champion.batcher.predict(rows.values, len(body))
+        answer, records = (
+            await asyncio.to_thread(_answered, champion, rows, values) if large else _answered(champion, rows, values)
+        )
+        recorded = await self._record(records)
         if recorded and (others := [one for one in records if recorded.get(one.id, one.row) != one.row]):
             return _conflicting_answer(others, records)
         metrics.ROWS.labels(champion.card.version).inc(len(records))
@@ -144,52 +152,68 @@ class Endpoints:
         champion = self._following.champion
         return Answer(200, encode(document(champion.card, champion.decoder)))
 
-    async def _recorded(self, records: list[Prediction]) -> Recorded:
-        """Wait until records are durable; give the recorded rows of ids that came again.
+    def close(self) -> None:
+        """Hand over what was answered and not recorded yet."""
+        if self._unsent:
+            self._journal.append(self._unsent)
+            self._unsent = []
 
-        What the requests of one turn of the event loop ask for is handed over together: one wake-up of the journal's
-        thread, one of the loop, and fewer, larger commits. When idle, nothing waits for anything.
+    async def _record(self, records: list[Prediction]) -> Recorded:
+        """Record; give the recorded rows of ids that came again, where it waits until the records are durable.
+
+        Strict, it does; relaxed, only where the journal falls behind. What is asked for in one turn of the event loop,
+        or relaxed within a moment, is handed over together: one wake-up of the journal's thread, one of the loop, and
+        fewer, larger commits.
         """
         self._unsent += records
         if self._durable is None:
             loop = asyncio.get_running_loop()
             self._durable = loop.create_future()
-            loop.call_soon(self._hand_over)
-        return await asyncio.shield(self._durable)
+            if self._strict:
+                loop.call_soon(self._hand_over)
+            else:
+                loop.call_later(_RELAXED_S, self._hand_over)
+        if self._strict or self._unacknowledged + len(self._unsent) > _RELAXED_ROWS:
+            return await asyncio.shield(self._durable)
+        return {}
 
     def _hand_over(self) -> None:
         durable, records = self._durable, self._unsent
         self._durable, self._unsent = None, []
         assert durable is not None
+        self._unacknowledged += len(records)
         try:
             commit = asyncio.wrap_future(self._journal.append(records))
         except Unavailable as error:
-            durable.set_exception(error)
+            self._acknowledge(durable, len(records), error)
         else:
-            commit.add_done_callback(partial(_pass_on, durable))
+            commit.add_done_callback(
+                lambda done: self._acknowledge(durable, len(records), done.exception() or done.result())
+            )
+
+    def _acknowledge(self, durable: asyncio.Future[Recorded], rows: int, outcome: Recorded | BaseException) -> None:
+        self._unacknowledged -= rows
+        if not isinstance(outcome, BaseException):
+            durable.set_result(outcome)
+            return
+        durable.set_exception(outcome)
+        if not self._strict:
+            durable.exception()  # nobody may wait for it, and asyncio would say so
+            metrics.LOST.inc(rows)
 
 
-def _pass_on(durable: asyncio.Future[Recorded], commit: asyncio.Future[Recorded]) -> None:
-    if error := commit.exception():
-        durable.set_exception(error)
-    else:
-        durable.set_result(commit.result())
+def _answered(champion: Champion, rows: Rows, values: list[float]) -> tuple[bytes, list[Prediction]]:
+    """Give the answer to a request, and what must be recorded before it leaves.
 
-
-def score(champion: Champion, body: bytes) -> tuple[bytes, list[Prediction]]:
-    """Decode, predict and encode a request; give the answer and what must be recorded before it leaves.
-
-    Raises: `ContractError`; `BundleError` where the graph gives no finite number for an accepted row.
+    Raises: `BundleError` where the graph gives no finite number for an accepted row.
     """
-    rows = champion.decoder.decode(body)
-    values: list[float] = champion.predictor.predict(rows.columns).tolist()
     version = champion.card.version
     if not all(map(isfinite, values)):
         raise BundleError(f"model {version} gave no finite number for an accepted row; nothing was recorded")
     ids = [given or new_id() for given in rows.ids]
     records = [
         Prediction(id=name, version=version, event_at=at, row=raw, value=value)
-        for name, at, raw, value in zip(ids, rows.event_at, rows.raw, values, strict=True)
+        for name, at, raw, value in zip(ids, rows.event_at, champion.decoder.raw(rows.values), values, strict=True)
     ]
     answer = PredictAnswer(champion.card.model, version, list(map(Predicted, ids, values)))
     return encode(answer), records

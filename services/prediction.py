@@ -58,7 +58,7 @@ class Served:
         self._journal = platform.journal(model, _SETTINGS.branch)
         self._following = Following(champion, lake, _SETTINGS.branch, _SETTINGS.rollout_poll_s, _SETTINGS.serve_threads)
         self._following.start()
-        self.endpoints = Endpoints(self._following, self._journal)
+        self.endpoints = Endpoints(self._following, self._journal, strict=_SETTINGS.journal == "strict")
 
     @bentoml.api  # type: ignore[untyped-decorator]
     async def predict(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -75,6 +75,7 @@ class Served:
     def stop(self) -> None:
         """Write what waits for the journal and stop following."""
         self._following.stop()
+        self.endpoints.close()
         self._journal.close()
 
 

@@ -53,12 +53,10 @@ class Rows(msgspec.Struct, frozen=True):
 
     ids: list[str | None]
     """What the caller named each row; None where it did not."""
-    columns: dict[str, Array]
-    """One array a column, as `models.inference.Predictor.predict` takes them."""
+    values: list[Any]
+    """Each row as decoded, without its id; see `RowDecoder.arrays` and `RowDecoder.raw`."""
     event_at: list[datetime]
     """What each row is about, aware, UTC."""
-    raw: list[bytes]
-    """Each row as JSON, without its id."""
 
 
 class RowDecoder:
@@ -94,8 +92,15 @@ class RowDecoder:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
             raise self._explain(body, error) from error
         ids = _take_ids(rows)
-        columns = {name: make(list(map(get, rows))) for name, get, make in self._fields}
-        return Rows(ids, columns, event_at, list(map(self._encoder.encode, rows)))
+        return Rows(ids, rows, event_at)
+
+    def arrays(self, values: Sequence[Any]) -> dict[str, Array]:
+        """Turn decoded rows, of one request or of several, into one array a column, as a `Predictor` takes them."""
+        return {name: make(list(map(get, values))) for name, get, make in self._fields}
+
+    def raw(self, values: Sequence[Any]) -> list[bytes]:
+        """Write each decoded row as JSON."""
+        return list(map(self._encoder.encode, values))
 
     def _explain(self, body: bytes, error: Exception) -> ContractError:
         if not isinstance(error, msgspec.ValidationError | OverflowError):

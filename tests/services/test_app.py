@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.app import MAXIMUM_BODY_BYTES, Edge
+from services.app import MAXIMUM_BODY_BYTES, Edge, answered
+from services.batching import Overloaded
 from services.endpoints import Answer
 
 MIB = bytes(1 << 20)
@@ -122,3 +123,13 @@ def test_a_mistake_of_ours_is_a_500_and_a_line_in_the_log(caplog: pytest.LogCapt
     assert sent[0]["status"] == 500
     assert b"a mistake of ours" not in sent[1]["body"]
     assert "a mistake of ours" in caplog.text
+
+
+def test_says_when_to_come_back_where_too_much_waits() -> None:
+    async def full(_: bytes) -> Answer:
+        raise Overloaded("40000 rows wait to be predicted: try again")
+
+    answer = asyncio.run(answered(full, b""))
+
+    assert (answer.status, dict(answer.headers)) == (503, {b"retry-after": b"1"})
+    assert b"40000 rows wait" in answer.body

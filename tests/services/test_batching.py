@@ -1,0 +1,168 @@
+"""Requests that come together are predicted together, and each gets what belongs to its own rows."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from models.catalog.taxi_eta import CONTRACT
+from models.inference import Predictor
+from services import batching
+from services.batching import MAXIMUM_BATCH_ROWS, Batcher, Overloaded
+from tests.models.learning import export_taxi
+
+AT_ONCE, LONG = 0.0, 1.0
+
+
+class Doubling:
+    """Answers twice the row, and remembers the sizes of batches; a row of None cannot be predicted."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.may_go = threading.Event()
+        self.may_go.set()
+        self.began = threading.Event()
+
+    def __call__(self, rows: Sequence[Any]) -> list[float]:
+        self.sizes.append(len(rows))
+        self.began.set()
+        assert self.may_go.wait(30)
+        return [2.0 * row for row in rows]
+
+
+def batcher(predict: Callable[[Sequence[Any]], list[float]], seconds: float = AT_ONCE) -> Batcher:
+    return Batcher(predict, lambda _: seconds)
+
+
+@pytest.mark.parametrize("seconds", [AT_ONCE, LONG])
+def test_what_comes_in_one_turn_is_one_batch(seconds: float) -> None:
+    doubling = Doubling()
+
+    async def ask() -> list[list[float]]:
+        asked = batcher(doubling, seconds)
+        return await asyncio.gather(*(asked.predict([number] * (number % 3 + 1), 1) for number in range(64)))
+
+    answers = asyncio.run(ask())
+
+    assert answers == [[2.0 * number] * (number % 3 + 1) for number in range(64)]
+    assert doubling.sizes == [sum(number % 3 + 1 for number in range(64))]
+
+
+def test_what_comes_during_a_run_is_the_next_batch() -> None:
+    doubling = Doubling()
+    doubling.may_go.clear()
+
+    async def ask() -> list[list[float]]:
+        asked = batcher(doubling, LONG)
+        first = asyncio.create_task(asked.predict([1], 1))
+        await asyncio.to_thread(doubling.began.wait, 30)
+        others = [asyncio.create_task(asked.predict([number], 1)) for number in (2, 3, 4)]
+        await asyncio.sleep(0)
+        doubling.may_go.set()
+        return await asyncio.gather(first, *others)
+
+    assert asyncio.run(ask()) == [[2.0], [4.0], [6.0], [8.0]]
+    assert doubling.sizes == [1, 3]
+
+
+@pytest.mark.parametrize("seconds", [AT_ONCE, LONG])
+def test_a_row_that_cannot_be_predicted_fails_alone(seconds: float) -> None:
+    async def ask() -> list[Any]:
+        asked = batcher(Doubling(), seconds)
+        rows: list[list[Any]] = [[1], [None, 1], [3]]
+        return await asyncio.gather(*(asked.predict(one, 1) for one in rows), return_exceptions=True)
+
+    first, second, third = asyncio.run(ask())
+
+    assert (first, third) == ([2.0], [6.0])
+    assert isinstance(second, TypeError)
+
+
+def test_whoever_has_gone_is_in_nobodys_way() -> None:
+    async def ask() -> list[float]:
+        asked = batcher(Doubling())
+        gone = asyncio.create_task(asked.predict([1], 1))
+        stays = asyncio.create_task(asked.predict([2], 1))
+        await asyncio.sleep(0)
+        gone.cancel()
+        return await stays
+
+    assert asyncio.run(ask()) == [4.0]
+
+
+def test_a_burst_after_quiet_loses_none() -> None:
+    doubling = Doubling()
+
+    async def ask() -> list[list[float]]:
+        asked = batcher(doubling, LONG)
+        for number in range(3):
+            await asked.predict([number], 1)
+        return await asyncio.gather(*(asked.predict([number], 1) for number in range(256)))
+
+    assert asyncio.run(ask()) == [[2.0 * number] for number in range(256)]
+
+
+def test_a_batch_has_bounds() -> None:
+    doubling = Doubling()
+
+    async def ask() -> None:
+        asked = batcher(doubling)
+        large = [0] * (MAXIMUM_BATCH_ROWS + 5)
+        await asyncio.gather(*(asked.predict(rows, 1) for rows in ([1] * 1000, [2] * 20, [3] * 20, large, [4])))
+
+    asyncio.run(ask())
+
+    assert doubling.sizes == [1020, 20, MAXIMUM_BATCH_ROWS + 5, 1]
+
+
+@pytest.mark.parametrize("bound", ["MAXIMUM_WAITING_ROWS", "MAXIMUM_WAITING_BYTES"])
+def test_refuses_more_than_shall_wait_and_answers_the_rest(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, bound, 10)
+    doubling = Doubling()
+    doubling.may_go.clear()
+
+    async def ask() -> list[Any]:
+        asked = batcher(doubling, LONG)
+        first = asyncio.create_task(asked.predict([0], 1))
+        await asyncio.to_thread(doubling.began.wait, 30)
+        others = [asyncio.create_task(asked.predict([number], 1)) for number in range(12)]
+        await asyncio.sleep(0)
+        doubling.may_go.set()
+        done = await asyncio.gather(first, *others, return_exceptions=True)
+        return [*done, await asked.predict([9], 1)]
+
+    answers = asyncio.run(ask())
+
+    assert answers[:11] == [[0.0], *([2.0 * number] for number in range(10))]
+    assert all(isinstance(one, Overloaded) for one in answers[11:13])
+    assert answers[13] == [18.0]
+
+
+@hypothesis_settings(deadline=None, max_examples=20)
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30), seconds=st.sampled_from([AT_ONCE, LONG]))
+def test_a_row_has_the_same_answer_alone_and_in_any_batch(sizes: list[int], seconds: float) -> None:
+    predictor, columns = Predictor(GRAPH, CONTRACT), export_taxi.columns(sum(sizes))
+
+    def predict(rows: Sequence[int]) -> list[float]:
+        values: list[float] = predictor.predict({name: values[rows] for name, values in columns.items()}).tolist()
+        return values
+
+    async def ask() -> list[list[float]]:
+        asked, starts = batcher(predict, seconds), np.cumsum([0, *sizes]).tolist()
+        requests = [range(start, start + size) for start, size in zip(starts, sizes, strict=False)]
+        return await asyncio.gather(*(asked.predict(list(one), 1) for one in requests))
+
+    together = [value for answer in asyncio.run(ask()) for value in answer]
+
+    alone = [predict([row])[0] for row in range(sum(sizes))]
+    # Kernels for one row and for several add up in another order
+    assert together == pytest.approx(alone, rel=2e-6)
+
+
+GRAPH = export_taxi.exported()
