@@ -8,6 +8,7 @@ from bentoml.images import Image
 _REQUIREMENTS = (
     "bentoml",
     "blake3",
+    "httptools",
     "lakefs-client",
     "msgspec",
     "numpy",
@@ -18,7 +19,6 @@ _REQUIREMENTS = (
     "uvloop",
 )
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-_FASTER = ("httptools",)
 
 
 class PinnedImage(Image):  # type: ignore[misc]  # BentoML's classes are untyped to callers
@@ -39,7 +39,7 @@ def image() -> PinnedImage:
 
 def requirements() -> list[str]:
     """Give one pinned requirement for each distribution that a service imports."""
-    found = [f"{name}=={installed}" for name in (*_REQUIREMENTS, *_RUNTIMES, *_FASTER) if (installed := _version(name))]
+    found = [f"{name}=={installed}" for name in (*_REQUIREMENTS, *_RUNTIMES) if (installed := _version(name))]
     return sorted(found)
 
 
