@@ -2,7 +2,8 @@
 # make test    all tests (short forms of the long proofs included)
 # make check   layers, lint, types
 # make proof   kills in full counts
-# make bench-loop   the figures of the loop, to OKRUH_HOME/bench/loop.json; bench-lake: those of the lake
+# make bench-loop      the figures of the loop, to OKRUH_HOME/bench/loop.json
+# make bench-lake      those of the lake; make bench-serving: those of serving (wants wrk)
 
 PYTHON ?= python3
 VENV := .venv

@@ -1,7 +1,8 @@
 """`make bench-serving`: what one worker answers, beside bare programs and other products, with the same graph.
 
 The server has one core, the load another. Each round loads every server once, in turn, so that what the machine does
-meanwhile is everybody's; figures are ratios of medians. wrk comes from Debian's packages.
+meanwhile is everybody's; figures are ratios of medians. wrk comes from Debian's packages; latencies are those of
+`tests.benchmarks.open_loop`.
 """
 
 import json
@@ -27,6 +28,7 @@ from infra.serving_process import free_port
 from infra.settings import Settings, load_settings
 from models.bundle import bundle_folder
 from tests.benchmarks.figures import Figure, publish
+from tests.benchmarks.open_loop import Latencies
 from tests.benchmarks.peers.environments import install
 
 MODEL, AS_OF = "taxi_eta", "2020-03-01T00:00:00-05:00"
@@ -82,10 +84,11 @@ def main() -> int:
                 load = _wrk(one, SECONDS if number else 1)
                 if number:
                     rates[one.name].append(load)
-    medians = {name: median(load.rate for load in loads) for name, loads in rates.items()}
+        medians = {name: median(load.rate for load in loads) for name, loads in rates.items()}
+        latencies = _latencies({one.name: one for one in servers}, medians["okruh relaxed"] / 2)
     if failed := {name: count for name, loads in rates.items() if (count := sum(load.failed for load in loads))}:
         sys.exit(f"requests failed: {failed}")
-    return publish("serving", [*_throughput(medians), *map(_rate, medians, medians.values())], home)
+    return publish("serving", [*_throughput(medians), latencies, *map(_rate, medians, medians.values())], home)
 
 
 def _throughput(rates: Mapping[str, float]) -> list[Figure]:
@@ -104,6 +107,19 @@ def _throughput(rates: Mapping[str, float]) -> list[Figure]:
         for mode, bounds in asked.items()
         for peer, bound in bounds
     ]
+
+
+def _latencies(servers: Mapping[str, Served], rate: float) -> Figure:
+    """Compare the slowest hundredth at the same rate, pair by pair."""
+    pairs = [{name: _open_loop(servers[name], rate) for name in ("okruh relaxed", "Starlette")} for _ in range(ROUNDS)]
+    ours, bare = ([pair[name].p99_ms for pair in pairs] for name in ("okruh relaxed", "Starlette"))
+    return Figure(
+        name=f"p99 at {rate:,.0f} requests/s, open loop, relaxed journal / Starlette",
+        value=median(one / other for one, other in zip(ours, bare, strict=True)),
+        unit="ratio",
+        bound="<= 1.5",
+        compared_with={"ours, ms": median(ours), "Starlette, ms": median(bare)},
+    )
 
 
 def _rate(name: str, rate: float) -> Figure:
@@ -232,6 +248,15 @@ def _wrk(served: Served, seconds: int) -> Load:
     environment = {**os.environ, "BODY": str(served.body)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Load)
+
+
+def _open_loop(served: Served, rate: float) -> Latencies:
+    words = [served.url, str(served.body), str(rate), str(SECONDS)]
+    command = ["taskset", "--cpu-list", LOAD_CORE, sys.executable, "-m", "tests.benchmarks.open_loop", *words]
+    found = msgspec.json.decode(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout, type=Latencies)
+    if found.failed:
+        sys.exit(f"{served.name} failed {found.failed} of {found.requests} requests at {rate:,.0f} requests/s")
+    return found
 
 
 def _pinned(names: Sequence[str]) -> list[str]:
