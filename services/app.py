@@ -17,8 +17,8 @@ from models.contract.rows import NotJSON, TooManyRows
 from models.errors import ContractError, OkruhError
 from services import metrics
 from services.batching import Overloaded
-from services.endpoints import Answer, Handler
-from services.messages import BrokenRule, ErrorAnswer, Fault, encode
+from services.messages import Answer, BrokenRule, ErrorAnswer, Fault, Handler, Request, encode
+from services.predictions import IdsTaken
 
 logger = logging.getLogger("bentoml.okruh.service")
 
@@ -27,7 +27,6 @@ MAXIMUM_BODY_BYTES = 16 << 20
 _DRAINED_BYTES = 64 << 20
 _RETRY_AFTER = ((b"retry-after", b"1"),)
 _CLOSE = ((b"connection", b"close"),)
-_JSON = (b"content-type", b"application/json")
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -77,10 +76,10 @@ class Edge:
             await self._fallback(scope, _replay(body, receive), send)
 
 
-async def answered(handler: Handler, body: bytes) -> Answer:
+async def answered(handler: Handler, request: Request) -> Answer:
     """Call a handler; whatever it raises becomes an answer."""
     try:
-        return await handler(body)
+        return await handler(request)
     except OkruhError as error:
         return error_answer(error)
     except Exception:
@@ -91,7 +90,8 @@ async def answered(handler: Handler, body: bytes) -> Answer:
 def error_answer(error: OkruhError) -> Answer:
     """Turn an error into an answer."""
     violations = [BrokenRule(one.field, one.rule, one.row) for one in getattr(error, "violations", ())]
-    body = encode(ErrorAnswer(Fault(str(error), violations)))
+    fault = Fault(str(error), violations, conflicting=getattr(error, "conflicting", []))
+    body = encode(ErrorAnswer(fault))
     match error:
         case BodyTooLarge():
             return Answer(413, body, _CLOSE)
@@ -103,6 +103,8 @@ def error_answer(error: OkruhError) -> Answer:
             return Answer(422, body)
         case NotFound():
             return Answer(404, body)
+        case IdsTaken():
+            return Answer(409, body)
         case Overloaded():
             metrics.OVERLOADS.inc()
             return Answer(503, body, _RETRY_AFTER)
@@ -122,12 +124,12 @@ async def _answer(route: tuple[str, Handler], scope: Scope, receive: Receive) ->
         fault = Fault(f"{scope['path']} answers {method}, not {asked}")
         return Answer(405, encode(ErrorAnswer(fault)), ((b"allow", method.encode()), *_CLOSE))
     if method == "GET":
-        return await answered(handler, b"")
+        return await answered(handler, Request(b"", scope["headers"]))
     try:
         body = await _read(scope, receive)
     except BodyTooLarge as error:
         return error_answer(error)
-    return None if body is None else await answered(handler, body)
+    return None if body is None else await answered(handler, Request(body, scope["headers"]))
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes | None:
@@ -177,8 +179,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def _send(scope: Scope, send: Send, answer: Answer) -> None:
+    kind = (b"content-type", answer.content_type)
     length = (b"content-length", str(len(answer.body)).encode())
-    await send({"type": "http.response.start", "status": answer.status, "headers": [_JSON, length, *answer.headers]})
+    await send({"type": "http.response.start", "status": answer.status, "headers": [kind, length, *answer.headers]})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
 
 

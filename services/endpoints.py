@@ -1,72 +1,50 @@
 """What each path does, from body to answer; knows no ASGI and no BentoML.
 
-A prediction is answered only after its record is durable. Bodies up to 64 KiB (some hundred rows) are decoded, scored
-and encoded in the event loop, which takes less time than handing them to a thread; larger ones in a thread.
+Large bodies are decoded and encoded in a thread.
 """
 
 import asyncio
-import os
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from math import isfinite
-from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET
 
-from infra.errors import Unavailable
-from infra.journal import Journal, Label, LabelOutcome, Prediction, Recorded
-from models.contract.rows import MAXIMUM_ROWS, NotJSON, Rows, TooManyRows, broken_contract, violation_of
-from models.errors import BundleError, Violation
+from infra.journal import Journal, Label, LabelOutcome
+from models.contract.rows import MAXIMUM_ROWS, NotJSON, TooManyRows, broken_contract, violation_of
+from models.errors import Violation
 from services import metrics
 from services.champion import Champion, Following
 from services.messages import (
-    BrokenRule,
+    Answer,
     ErrorAnswer,
     Fault,
     FeedbackAnswer,
     FeedbackRequest,
+    Handler,
     Liveness,
     ModelAnswer,
     PredictAnswer,
     Predicted,
     Readiness,
+    Request,
     encode,
 )
 from services.openapi import document
+from services.predictions import INLINE_BYTES, Answered, Predictions
 
-_INLINE_BYTES = 64 << 10
-_RELAXED_S = 0.02
-_RELAXED_ROWS = 20_000
 _CLOCKS_DIFFER_BY = timedelta(minutes=5)
 
 _feedback = msgspec.json.Decoder(FeedbackRequest)
 
 
-class Answer(NamedTuple):
-    """What goes back."""
-
-    status: int
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
-Handler = Callable[[bytes], Awaitable[Answer]]
-
-
 class Endpoints:
     """The service's own paths over one champion and one journal."""
 
-    def __init__(self, following: Following, journal: Journal, strict: bool = True) -> None:
-        """`strict`: no answer leaves before its record is durable."""
+    def __init__(self, following: Following, journal: Journal, predictions: Predictions) -> None:
         self._following = following
         self._journal = journal
-        self._strict = strict
-        self._unsent: list[Prediction] = []
-        self._unacknowledged = 0
-        """Rows that the journal was given and that are not durable yet."""
-        self._durable: asyncio.Future[Recorded] | None = None
+        self._predictions = predictions
 
     def routes(self) -> dict[str, tuple[str, Handler]]:
         """Give method and handler by path."""
@@ -79,39 +57,32 @@ class Endpoints:
             "/docs.json": ("GET", self.docs),
         }
 
-    async def predict(self, body: bytes) -> Answer:
+    async def predict(self, request: Request) -> Answer:
         """Answer each row, once all of them are recorded.
 
-        An id that was recorded with another row is named with 409, and nothing is answered that is not on record.
-        Raises: `ContractError`, `Unavailable`, `BundleError`.
+        Raises: `ContractError`, `Overloaded`, `Unavailable`, `IdsTaken`, `BundleError`.
         """
-        champion = self._following.champion
-        large = len(body) > _INLINE_BYTES
-        decode = champion.decoder.decode
-        rows = await asyncio.to_thread(decode, body) if large else decode(body)
-        values = await champion.batcher.predict(rows.values, len(body))
-        answer, records = (
-            await asyncio.to_thread(_answered, champion, rows, values) if large else _answered(champion, rows, values)
-        )
-        recorded = await self._record(records)
-        if recorded and (others := [one for one in records if recorded.get(one.id, one.row) != one.row]):
-            return _conflicting_answer(others, records)
-        metrics.ROWS.labels(champion.card.version).inc(len(records))
-        return Answer(200, answer)
+        champion, body = self._following.champion, request.body
+        if len(body) <= INLINE_BYTES:
+            answered = await self._predictions.answer(champion, champion.decoder.decode(body), len(body))
+            return Answer(200, _predicted(champion, answered))
+        rows = await asyncio.to_thread(champion.decoder.decode, body)
+        answered = await self._predictions.answer(champion, rows, len(body))
+        return Answer(200, await asyncio.to_thread(_predicted, champion, answered))
 
-    async def feedback(self, body: bytes) -> Answer:
+    async def feedback(self, request: Request) -> Answer:
         """Keep labels; name those that cannot be. Raises: `ContractError`, `Unavailable`."""
         now = datetime.now(UTC)
         labels = [
             Label(id=one.id, value=one.value, known_at=now if one.at is UNSET else _known_at(one.at, now, place))
-            for place, one in enumerate(_decode_feedback(body).labels)
+            for place, one in enumerate(_decode_feedback(request.body).labels)
         ]
         outcomes = await asyncio.wrap_future(self._journal.append_labels(labels))
         for outcome in LabelOutcome:
             metrics.LABELS.labels(outcome.value).inc(outcomes.count(outcome))
         return _feedback_answer([label.id for label in labels], outcomes)
 
-    async def model(self, _: bytes) -> Answer:
+    async def model(self, _: Request) -> Answer:
         """Say what answers now."""
         champion = self._following.champion
         card = champion.card
@@ -129,11 +100,11 @@ class Endpoints:
         )
         return Answer(200, encode(answer))
 
-    async def livez(self, _: bytes) -> Answer:
+    async def livez(self, _: Request) -> Answer:
         """Say that the process answers."""
         return Answer(200, encode(Liveness()))
 
-    async def readyz(self, _: bytes) -> Answer:
+    async def readyz(self, _: Request) -> Answer:
         """Say that requests are answered, and what is not as it should be."""
         card = self._following.champion.card
         readiness = Readiness(
@@ -147,83 +118,15 @@ class Endpoints:
         )
         return Answer(200, encode(readiness))
 
-    async def docs(self, _: bytes) -> Answer:
+    async def docs(self, _: Request) -> Answer:
         """Give the OpenAPI document of these paths."""
         champion = self._following.champion
         return Answer(200, encode(document(champion.card, champion.decoder)))
 
-    def close(self) -> None:
-        """Hand over what was answered and not recorded yet."""
-        if self._unsent:
-            self._journal.append(self._unsent)
-            self._unsent = []
 
-    async def _record(self, records: list[Prediction]) -> Recorded:
-        """Record; give the recorded rows of ids that came again, where it waits until the records are durable.
-
-        Strict, it does; relaxed, only where the journal falls behind. What is asked for in one turn of the event loop,
-        or relaxed within a moment, is handed over together: one wake-up of the journal's thread, one of the loop, and
-        fewer, larger commits.
-        """
-        self._unsent += records
-        if self._durable is None:
-            loop = asyncio.get_running_loop()
-            self._durable = loop.create_future()
-            if self._strict:
-                loop.call_soon(self._hand_over)
-            else:
-                loop.call_later(_RELAXED_S, self._hand_over)
-        if self._strict or self._unacknowledged + len(self._unsent) > _RELAXED_ROWS:
-            return await asyncio.shield(self._durable)
-        return {}
-
-    def _hand_over(self) -> None:
-        durable, records = self._durable, self._unsent
-        self._durable, self._unsent = None, []
-        assert durable is not None
-        self._unacknowledged += len(records)
-        try:
-            commit = asyncio.wrap_future(self._journal.append(records))
-        except Unavailable as error:
-            self._acknowledge(durable, len(records), error)
-        else:
-            commit.add_done_callback(
-                lambda done: self._acknowledge(durable, len(records), done.exception() or done.result())
-            )
-
-    def _acknowledge(self, durable: asyncio.Future[Recorded], rows: int, outcome: Recorded | BaseException) -> None:
-        self._unacknowledged -= rows
-        if not isinstance(outcome, BaseException):
-            durable.set_result(outcome)
-            return
-        durable.set_exception(outcome)
-        if not self._strict:
-            durable.exception()  # nobody may wait for it, and asyncio would say so
-            metrics.LOST.inc(rows)
-
-
-def _answered(champion: Champion, rows: Rows, values: list[float]) -> tuple[bytes, list[Prediction]]:
-    """Give the answer to a request, and what must be recorded before it leaves.
-
-    Raises: `BundleError` where the graph gives no finite number for an accepted row.
-    """
-    version = champion.card.version
-    if not all(map(isfinite, values)):
-        raise BundleError(f"model {version} gave no finite number for an accepted row; nothing was recorded")
-    ids = [given or new_id() for given in rows.ids]
-    records = [
-        Prediction(id=name, version=version, event_at=at, row=raw, value=value)
-        for name, at, raw, value in zip(ids, rows.event_at, champion.decoder.raw(rows.values), values, strict=True)
-    ]
-    answer = PredictAnswer(champion.card.model, version, list(map(Predicted, ids, values)))
-    return encode(answer), records
-
-
-def new_id() -> str:
-    """Make a prediction id: a UUID of version 7, so that ids sort by time and the journal's index grows at its end."""
-    milliseconds = time.time_ns() // 1_000_000
-    digits = f"{milliseconds:012x}7{os.urandom(10).hex()}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-8{digits[17:20]}-{digits[20:32]}"
+def _predicted(champion: Champion, answered: Answered) -> bytes:
+    predictions = list(map(Predicted, answered.ids, answered.values))
+    return encode(PredictAnswer(champion.card.model, champion.card.version, predictions))
 
 
 def _known_at(at: datetime, now: datetime, place: int) -> datetime:
@@ -247,17 +150,6 @@ def _decode_feedback(body: bytes) -> FeedbackRequest:
     if len(request.labels) > MAXIMUM_ROWS:
         raise TooManyRows(f"a request carries at most {MAXIMUM_ROWS} labels, this one {len(request.labels)}")
     return request
-
-
-def _conflicting_answer(others: list[Prediction], records: list[Prediction]) -> Answer:
-    """Name the rows whose id stands for another row; the rest of the request is recorded and may be asked again."""
-    taken = {one.id for one in others}
-    places = [place for place, one in enumerate(records) if one.id in taken]
-    rules = [
-        BrokenRule("id", "was answered before for another row; give this row an id of its own", at) for at in places
-    ]
-    message = f"{len(others)} ids stand for other rows than these, first row {places[0]}: {records[places[0]].id!r}"
-    return Answer(409, encode(ErrorAnswer(Fault(message, rules, conflicting=sorted(taken)))))
 
 
 def _feedback_answer(ids: Sequence[str], outcomes: Sequence[LabelOutcome]) -> Answer:

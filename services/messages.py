@@ -1,7 +1,8 @@
 """What travels over HTTP: answers, feedback and errors. The predict request is made from the champion's contract."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -117,5 +118,28 @@ class Liveness(Struct, frozen=True):
 
     alive: bool = True
 
+
+class Request(NamedTuple):
+    """What came."""
+
+    body: bytes
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """Names in small letters."""
+
+    def header(self, name: bytes) -> bytes | None:
+        """Give the first header of a name."""
+        return next((value for found, value in self.headers if found == name), None)
+
+
+class Answer(NamedTuple):
+    """What goes back."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    content_type: bytes = b"application/json"
+
+
+Handler = Callable[[Request], Awaitable[Answer]]
 
 encode = msgspec.json.Encoder().encode

@@ -19,6 +19,8 @@ from models.contract.rows import NotJSON
 from services.app import ASGIApp, Edge, answered, error_answer
 from services.champion import FILES, Following, load
 from services.endpoints import Endpoints
+from services.messages import Request
+from services.predictions import Predictions
 
 T = TypeVar("T")
 
@@ -58,13 +60,14 @@ class Served:
         self._journal = platform.journal(model, _SETTINGS.branch)
         self._following = Following(champion, lake, _SETTINGS.branch, _SETTINGS.rollout_poll_s, _SETTINGS.serve_threads)
         self._following.start()
-        self.endpoints = Endpoints(self._following, self._journal, strict=_SETTINGS.journal == "strict")
+        self._predictions = Predictions(self._journal, strict=_SETTINGS.journal == "strict")
+        self.endpoints = Endpoints(self._following, self._journal, self._predictions)
 
     @bentoml.api  # type: ignore[untyped-decorator]
     async def predict(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Predict rows, as `POST /v1/predict` does: the same checks, answer and record."""
         try:
-            answer = await answered(self.endpoints.predict, msgspec.json.encode({"rows": rows}))
+            answer = await answered(self.endpoints.predict, Request(msgspec.json.encode({"rows": rows})))
         except (UnicodeEncodeError, RecursionError, OverflowError) as error:
             answer = error_answer(NotJSON(f"the rows cannot be written as JSON: {error}"))
         headers = {name.decode(): value.decode() for name, value in answer.headers}
@@ -75,7 +78,7 @@ class Served:
     def stop(self) -> None:
         """Write what waits for the journal and stop following."""
         self._following.stop()
-        self.endpoints.close()
+        self._predictions.close()
         self._journal.close()
 
 

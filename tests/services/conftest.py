@@ -14,6 +14,7 @@ from models.bundle import Bundle
 from services.app import Edge
 from services.champion import Following, load
 from services.endpoints import Endpoints
+from services.predictions import Predictions
 
 ROW = {"starts_at": "2020-03-01T08:15:00", "distance": 3.0, "weight": None, "kind": "car", "zone": 2}
 
@@ -61,7 +62,7 @@ def client(journal: Journal, make_bundle: Callable[..., Bundle]) -> Caller:
     """A caller of a service without a lake; paths that are not ours answer 418 with the body's length."""
     following = Following(load(make_bundle().files(), threads=1), None, "main", 1.0, 1)
     edge = Edge(teapot)
-    edge.routes = Endpoints(following, journal).routes()
+    edge.routes = Endpoints(following, journal, Predictions(journal)).routes()
     return Caller(edge)
 
 

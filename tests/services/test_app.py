@@ -8,16 +8,16 @@ import pytest
 
 from services.app import MAXIMUM_BODY_BYTES, Edge, answered
 from services.batching import Overloaded
-from services.endpoints import Answer
+from services.messages import Answer, Request
 
 MIB = bytes(1 << 20)
 
 
-async def echo(body: bytes) -> Answer:
-    return Answer(200, str(len(body)).encode())
+async def echo(request: Request) -> Answer:
+    return Answer(200, str(len(request.body)).encode())
 
 
-async def broken(_: bytes) -> Answer:
+async def broken(_: Request) -> Answer:
     raise RuntimeError("a mistake of ours")
 
 
@@ -126,10 +126,10 @@ def test_a_mistake_of_ours_is_a_500_and_a_line_in_the_log(caplog: pytest.LogCapt
 
 
 def test_says_when_to_come_back_where_too_much_waits() -> None:
-    async def full(_: bytes) -> Answer:
+    async def full(_: Request) -> Answer:
         raise Overloaded("40000 rows wait to be predicted: try again")
 
-    answer = asyncio.run(answered(full, b""))
+    answer = asyncio.run(answered(full, Request(b"")))
 
     assert (answer.status, dict(answer.headers)) == (503, {b"retry-after": b"1"})
     assert b"40000 rows wait" in answer.body

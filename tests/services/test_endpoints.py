@@ -9,7 +9,7 @@ import pytest
 from infra.errors import NotFound
 from infra.journal import Journal, Position
 from infra.settings import Settings
-from services.endpoints import new_id
+from services.predictions import new_id
 
 
 def rows_of(*rows: object) -> dict[str, object]:
