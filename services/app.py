@@ -8,7 +8,7 @@ the refusal, and past 64 MiB the connection is closed.
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from models.contract.rows import NotJSON, TooManyRows
 from models.errors import ContractError, OkruhError
 from services import metrics
 from services.batching import Overloaded
-from services.messages import Answer, BrokenRule, ErrorAnswer, Fault, Handler, Request, encode
+from services.messages import Answer, BrokenRule, ErrorAnswer, Fault, Handler, Request, Route, encode
 from services.predictions import IdsTaken
 
 logger = logging.getLogger("bentoml.okruh.service")
@@ -32,6 +32,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Find = Callable[[str], Route | None]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -43,8 +44,8 @@ class Edge:
     """Answers the given routes and passes on the rest."""
 
     def __init__(self, fallback: ASGIApp) -> None:
-        self.routes: Mapping[str, tuple[str, Handler]] = {}
-        """Method and handler by path."""
+        self.find: Find = lambda _: None
+        """Gives what answers a path; None for what is passed on."""
         self._fallback = fallback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,8 +53,7 @@ class Edge:
         if scope["type"] != "http":
             await self._fallback(scope, receive, send)
             return
-        path = scope["path"]
-        route = self.routes.get(path)
+        route = self.find(scope["path"])
         if route is None:
             await self._pass_on(scope, receive, send)
             return
@@ -61,7 +61,7 @@ class Edge:
         answer = await _answer(route, scope, receive)
         if answer is not None:
             await _send(scope, send, answer)
-            _count(path, answer.status, time.perf_counter() - started)
+            _count(route.name, answer.status, time.perf_counter() - started)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in {"GET", "HEAD"}:
@@ -74,6 +74,11 @@ class Edge:
             return
         if body is not None:
             await self._fallback(scope, _replay(body, receive), send)
+
+
+def first_found(*finders: Find) -> Find:
+    """Give what asks one after the other."""
+    return lambda path: next((route for find in finders if (route := find(path))), None)
 
 
 async def answered(handler: Handler, request: Request) -> Answer:
@@ -116,9 +121,9 @@ def error_answer(error: OkruhError) -> Answer:
             return Answer(500, body)
 
 
-async def _answer(route: tuple[str, Handler], scope: Scope, receive: Receive) -> Answer | None:
+async def _answer(route: Route, scope: Scope, receive: Receive) -> Answer | None:
     """Give the answer to a request for one of our paths; None where the caller has gone."""
-    method, handler = route
+    method, handler, _ = route
     asked = scope["method"]
     if asked != method and (asked, method) != ("HEAD", "GET"):
         fault = Fault(f"{scope['path']} answers {method}, not {asked}")
@@ -185,12 +190,12 @@ async def _send(scope: Scope, send: Send, answer: Answer) -> None:
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
 
 
-def _count(path: str, status: int, seconds: float) -> None:
-    requests, latency = _series(path, status)
+def _count(name: str, status: int, seconds: float) -> None:
+    requests, latency = _series(name, status)
     requests.inc()
     latency.observe(seconds)
 
 
 @cache
-def _series(path: str, status: int) -> tuple[Any, Any]:
-    return metrics.REQUESTS.labels(path, str(status)), metrics.SECONDS.labels(path)
+def _series(name: str, status: int) -> tuple[Any, Any]:
+    return metrics.REQUESTS.labels(name, str(status)), metrics.SECONDS.labels(name)

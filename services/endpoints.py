@@ -28,6 +28,7 @@ from services.messages import (
     Predicted,
     Readiness,
     Request,
+    Route,
     encode,
 )
 from services.openapi import document
@@ -45,10 +46,7 @@ class Endpoints:
         self._following = following
         self._journal = journal
         self._predictions = predictions
-
-    def routes(self) -> dict[str, tuple[str, Handler]]:
-        """Give method and handler by path."""
-        return {
+        answered: dict[str, tuple[str, Handler]] = {
             "/v1/predict": ("POST", self.predict),
             "/v1/feedback": ("POST", self.feedback),
             "/v1/model": ("GET", self.model),
@@ -56,6 +54,11 @@ class Endpoints:
             "/readyz": ("GET", self.readyz),
             "/docs.json": ("GET", self.docs),
         }
+        self._routes = {path: Route(method, handler, path) for path, (method, handler) in answered.items()}
+
+    def find(self, path: str) -> Route | None:
+        """Give what answers a path; None where it is none of these."""
+        return self._routes.get(path)
 
     async def predict(self, request: Request) -> Answer:
         """Answer each row, once all of them are recorded.

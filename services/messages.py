@@ -142,4 +142,14 @@ class Answer(NamedTuple):
 
 Handler = Callable[[Request], Awaitable[Answer]]
 
+
+class Route(NamedTuple):
+    """What answers a path."""
+
+    method: str
+    handler: Handler
+    name: str
+    """What metrics call it."""
+
+
 encode = msgspec.json.Encoder().encode

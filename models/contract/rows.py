@@ -9,7 +9,7 @@ local time is written without an offset, an instant with one; fractions of a sec
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Annotated, Any, Literal
@@ -83,16 +83,27 @@ class RowDecoder:
         Raises: `NotJSON`, `TooManyRows`, and otherwise `ContractError` with at most five violations.
         """
         try:
-            rows: list[Any] = self._decoder.decode(body).rows  # type: ignore[attr-defined]
-            if len(rows) > MAXIMUM_ROWS:
-                raise TooManyRows(
-                    f"a request carries at most {MAXIMUM_ROWS} rows, this one {len(rows)}; send it in parts"
-                )
-            event_at = list(map(self._event_at, map(self._time, rows)))
+            return self._accepted(self._decoder.decode(body))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
             raise self._explain(body, error) from error
-        ids = _take_ids(rows)
-        return Rows(ids, rows, event_at)
+
+    def convert(self, rows: Sequence[Mapping[str, object]]) -> Rows:
+        """Take rows that were decoded otherwise, as values by column; times as text or `datetime`.
+
+        Raises: `TooManyRows`, and otherwise `ContractError` with at most five violations.
+        """
+        request = {"rows": rows}
+        try:
+            return self._accepted(msgspec.convert(request, self.request))
+        except (msgspec.ValidationError, OverflowError) as error:
+            raise broken_contract(_first(self._request_violations(request)) or [violation_of(error, "rows")]) from error
+
+    def _accepted(self, request: Any) -> Rows:
+        rows: list[Any] = request.rows
+        if len(rows) > MAXIMUM_ROWS:
+            raise TooManyRows(f"a request carries at most {MAXIMUM_ROWS} rows, this one {len(rows)}; send it in parts")
+        event_at = list(map(self._event_at, map(self._time, rows)))
+        return Rows(_take_ids(rows), rows, event_at)
 
     def arrays(self, values: Sequence[Any]) -> dict[str, Array]:
         """Turn decoded rows, of one request or of several, into one array a column, as a `Predictor` takes them."""

@@ -8,7 +8,7 @@ import pytest
 
 from services.app import MAXIMUM_BODY_BYTES, Edge, answered
 from services.batching import Overloaded
-from services.messages import Answer, Request
+from services.messages import Answer, Request, Route
 
 MIB = bytes(1 << 20)
 
@@ -51,7 +51,7 @@ class Connection:
 
     def run(self) -> int | None:
         edge = Edge(nothing_else)
-        edge.routes = {"/echo": ("POST", echo)}
+        edge.find = lambda _: Route("POST", echo, "/echo")
         asyncio.run(edge(self._scope, self.receive, self.send))
         return self.sent[0]["status"] if self.sent else None
 
@@ -111,7 +111,7 @@ def test_a_head_request_gets_the_headers_alone(client: Any) -> None:
 
 def test_a_mistake_of_ours_is_a_500_and_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     edge = Edge(nothing_else)
-    edge.routes = {"/broken": ("GET", broken)}
+    edge.find = lambda _: Route("GET", broken, "/broken")
 
     sent: list[MutableMapping[str, Any]] = []
 

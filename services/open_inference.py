@@ -1,0 +1,312 @@
+"""The Open Inference Protocol, version 2, over HTTP: its JSON, and its extension for binary tensors.
+
+One tensor a column of the contract, shape [N] or [N, 1], and one named `id` where the caller names rows. Numbers are of
+any numeric type, NaN for null; times are seconds since 1970 (of the wall clock that the column names) or text; integer
+categories have -2**63 for null, text ones the empty string. Answers are `value` and `id`.
+
+Source: the protocol and its binary extension as KServe documents them, https://kserve.github.io/website.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import chain
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Meta, Struct
+
+from infra.errors import NotFound
+from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
+from models.contract.rows import (
+    ID,
+    MAXIMUM_ROWS,
+    NotJSON,
+    RowDecoder,
+    Rows,
+    TooManyRows,
+    broken_contract,
+    violation_of,
+)
+from models.errors import ContractError, OkruhError, Violation
+from services.app import error_answer
+from services.champion import Following
+from services.messages import Answer, Handler, Request, Route, encode
+from services.predictions import INLINE_BYTES, Answered, Predictions
+
+VALUE = "value"
+
+_LENGTH = b"inference-header-content-length"
+_TYPES = {
+    "BOOL": "?",
+    "INT8": "<i1",
+    "INT16": "<i2",
+    "INT32": "<i4",
+    "INT64": "<i8",
+    "UINT8": "<u1",
+    "UINT16": "<u2",
+    "UINT32": "<u4",
+    "UINT64": "<u8",
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+}
+_TEXT = "BYTES"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_OUTPUTS = {VALUE: "FP32", ID: _TEXT}
+
+
+class Tensor(Struct):
+    """One input."""
+
+    name: str
+    shape: list[Annotated[int, Meta(ge=0)]]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: Any = UNSET
+
+
+class Output(Struct):
+    """One output that is wanted."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferenceRequest(Struct):
+    """The JSON of a request."""
+
+    inputs: Annotated[list[Tensor], Meta(min_length=1)]
+    id: str = ""
+    parameters: dict[str, Any] = {}
+    outputs: list[Output] = []
+
+
+_decoder = msgspec.json.Decoder(InferenceRequest)
+
+
+class OpenInference:
+    """The protocol's paths, all below `/v2`."""
+
+    def __init__(self, following: Following, predictions: Predictions) -> None:
+        self._following = following
+        self._predictions = predictions
+
+    def find(self, path: str) -> Route | None:
+        """Give what answers a path; None where it is none of the protocol's."""
+        match path.split("/")[1:]:
+            case ["v2"]:
+                return _route("GET", self._server, "/v2")
+            case ["v2", "health", "live"]:
+                return _route("GET", _constant({"live": True}), path)
+            case ["v2", "health", "ready"]:
+                return _route("GET", _constant({"ready": True}), path)
+            case ["v2", "models", name, "versions", version, *rest]:
+                return self._of_model(name, version, rest)
+            case ["v2", "models", name, *rest]:
+                return self._of_model(name, None, rest)
+        return None
+
+    def _of_model(self, name: str, version: str | None, rest: list[str]) -> Route | None:
+        handlers: dict[tuple[str, ...], tuple[str, Handler]] = {
+            (): ("GET", self._model),
+            ("ready",): ("GET", _constant({"ready": True})),
+            ("infer",): ("POST", self._infer),
+        }
+        if (found := handlers.get(tuple(rest))) is None:
+            return None
+        method, handler = found
+        return _route(method, partial(self._if_served, name, version, handler), "/".join(("/v2/models", *rest)))
+
+    async def _if_served(self, name: str, version: str | None, handler: Handler, request: Request) -> Answer:
+        card = self._following.champion.card
+        if name != card.model or version not in (None, card.version):
+            asked = f"model {name!r}" if version is None else f"version {version!r} of model {name!r}"
+            raise NotFound(f"{asked} is not served here: this is {card.model} {card.version}")
+        return await handler(request)
+
+    async def _server(self, _: Request) -> Answer:
+        about = {"name": "okruh", "version": self._following.champion.card.version}
+        return Answer(200, encode({**about, "extensions": ["binary_tensor_data"]}))
+
+    async def _model(self, _: Request) -> Answer:
+        card = self._following.champion.card
+        inputs = {column.name: _datatype(column) for column in card.contract.inputs} | {ID: _TEXT}
+        about = {"name": card.model, "versions": [card.version], "platform": "onnxruntime_onnx"}
+        return Answer(200, encode({**about, "inputs": _described(inputs), "outputs": _described(_OUTPUTS)}))
+
+    async def _infer(self, request: Request) -> Answer:
+        champion, size = self._following.champion, len(request.body)
+        read = partial(_read, request, champion.decoder)
+        asked, rows = read() if size <= INLINE_BYTES else await asyncio.to_thread(read)
+        answered = await self._predictions.answer(champion, rows, size)
+        return _answer(asked, champion.card.model, champion.card.version, answered)
+
+
+def _read(request: Request, decoder: RowDecoder) -> tuple[InferenceRequest, Rows]:
+    asked, columns = decode(request, decoder.contract)
+    rows = zip(*columns.values(), strict=True)
+    return asked, decoder.convert([dict(zip(columns, row, strict=True)) for row in rows])
+
+
+def decode(request: Request, contract: Contract) -> tuple[InferenceRequest, dict[str, list[Any]]]:
+    """Read a request: what was asked, and the values of each column, all of one length; not compared with the contract.
+
+    Raises: `NotJSON`, `TooManyRows`, `ContractError`.
+    """
+    declared = request.header(_LENGTH)
+    if declared is not None and not (declared.isdigit() and int(declared) <= len(request.body)):
+        raise ContractError("Inference-Header-Content-Length is no length within this body")
+    end = len(request.body) if declared is None else int(declared)
+    try:
+        asked = _decoder.decode(memoryview(request.body)[:end])
+    except msgspec.ValidationError as error:
+        raise broken_contract([violation_of(error, "inputs")]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotJSON(f"the body is not JSON: {error}") from error
+    names = [one.name for one in asked.inputs]
+    if len(set(names)) < len(names):
+        raise ContractError("an input is there twice")
+    if unknown := [one.name for one in asked.outputs if one.name not in _OUTPUTS]:
+        raise ContractError(f"there is no output {unknown[0]!r}: ask for {' or '.join(_OUTPUTS)}")
+    named, columns, binary = (
+        {column.name: column for column in contract.inputs},
+        dict[str, list[Any]](),
+        request.body[end:],
+    )
+    for tensor in asked.inputs:
+        values, binary = _values(tensor, binary)
+        columns[tensor.name] = _as_rows_have_it(tensor.name, named.get(tensor.name), values)
+    if len({len(values) for values in columns.values()}) > 1:
+        raise ContractError(
+            f"inputs have different lengths: { {name: len(values) for name, values in columns.items()} }"
+        )
+    return asked, columns
+
+
+def _values(tensor: Tensor, binary: bytes) -> tuple[list[Any], bytes]:
+    """Give the values of a tensor, and what is left of the binary part."""
+    rows, *rest = tensor.shape or [0]
+    if not tensor.shape or rest not in ([], [1]):
+        raise _broken(tensor, f"its shape is [N] or [N, 1], not {tensor.shape}")
+    if rows > MAXIMUM_ROWS:
+        raise TooManyRows(f"a request carries at most {MAXIMUM_ROWS} rows, this one {rows}; send it in parts")
+    if tensor.datatype not in _TYPES and tensor.datatype != _TEXT:
+        raise _broken(tensor, f"there is no datatype {tensor.datatype!r}")
+    size = tensor.parameters.get("binary_data_size")
+    if size is None:
+        values = _flat(tensor.data)
+    elif not isinstance(size, int) or not 0 <= size <= len(binary):
+        raise _broken(tensor, f"its binary_data_size is {size!r}, of which {len(binary)} bytes are there")
+    elif tensor.datatype == _TEXT:
+        values, binary = list(_texts(tensor, binary[:size])), binary[size:]
+    else:
+        kind = np.dtype(_TYPES[tensor.datatype])
+        if size != rows * kind.itemsize:
+            raise _broken(tensor, f"{rows} values of {tensor.datatype} have {rows * kind.itemsize} bytes, not {size}")
+        values, binary = np.frombuffer(binary[:size], kind).tolist(), binary[size:]
+    if len(values) != rows:
+        raise _broken(tensor, f"its shape says {rows} values, there are {len(values)}")
+    return values, binary
+
+
+def _flat(data: Any) -> list[Any]:
+    if not isinstance(data, list):
+        return []
+    return list(chain.from_iterable(data)) if data and all(isinstance(one, list) for one in data) else data
+
+
+def _texts(tensor: Tensor, content: bytes) -> Iterator[str]:
+    start = 0
+    while start < len(content):
+        end = start + 4 + int.from_bytes(content[start : start + 4], "little")
+        if end > len(content):
+            raise _broken(tensor, "an element is longer than what is there")
+        try:
+            yield content[start + 4 : end].decode()
+        except UnicodeDecodeError as error:
+            raise _broken(tensor, "an element is no UTF-8") from error
+        start = end
+
+
+def _as_rows_have_it(name: str, column: Time | Number | Category | None, values: list[Any]) -> list[Any]:
+    """Turn what tensors have for null and for times into what rows of JSON have."""
+    if isinstance(column, Number):
+        return [None if value != value else value for value in values]  # NaN
+    if isinstance(column, Category) and column.nullable:
+        null = "" if column.is_text else MISSING_CODE
+        return [None if value == null else value for value in values]
+    if isinstance(column, Time):
+        epoch = _EPOCH if column.zone is None else _EPOCH.replace(tzinfo=None)
+        try:
+            return [epoch + timedelta(seconds=value) if type(value) is int else value for value in values]
+        except OverflowError as error:
+            raise broken_contract([Violation(name, "no moment of the calendar")]) from error
+    return values
+
+
+def _broken(tensor: Tensor, rule: str) -> ContractError:
+    return broken_contract([Violation(tensor.name, rule)])
+
+
+def _answer(asked: InferenceRequest, model: str, version: str, answered: Answered) -> Answer:
+    every = asked.parameters.get("binary_data_output") is True
+    wanted = asked.outputs or [Output(name) for name in _OUTPUTS]
+    outputs, parts = [], list[bytes]()
+    for one in wanted:
+        values: Sequence[Any] = answered.values if one.name == VALUE else answered.ids
+        output: dict[str, Any] = {"name": one.name, "datatype": _OUTPUTS[one.name], "shape": [len(values)]}
+        if one.parameters.get("binary_data", every) is True:
+            parts.append(_binary(one.name, values))
+            output["parameters"] = {"binary_data_size": len(parts[-1])}
+        else:
+            output["data"] = values
+        outputs.append(output)
+    about = {"model_name": model, "model_version": version, "outputs": outputs}
+    head = encode({**about, "id": asked.id} if asked.id else about)
+    if not parts:
+        return Answer(200, head)
+    length = ((_LENGTH, str(len(head)).encode()),)
+    return Answer(200, b"".join((head, *parts)), length, b"application/octet-stream")
+
+
+def _binary(name: str, values: Sequence[Any]) -> bytes:
+    if name == VALUE:
+        return np.asarray(values, "<f4").tobytes()
+    encoded = [text.encode() for text in values]
+    return b"".join(part for text in encoded for part in (len(text).to_bytes(4, "little"), text))
+
+
+def _datatype(column: Time | Number | Category) -> str:
+    if isinstance(column, Number):
+        return "FP32"
+    return _TEXT if isinstance(column, Category) and column.is_text else "INT64"
+
+
+def _described(tensors: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in tensors.items()]
+
+
+def _constant(content: object) -> Handler:
+    body = encode(content)
+
+    async def handler(_: Request) -> Answer:
+        return Answer(200, body)
+
+    return handler
+
+
+def _route(method: str, handler: Callable[[Request], Any], name: str) -> Route:
+    """Have errors said as the protocol says them."""
+
+    async def answered(request: Request) -> Answer:
+        try:
+            answer: Answer = await handler(request)
+        except OkruhError as error:
+            told = error_answer(error)
+            return told._replace(body=encode({"error": str(error)}))
+        return answer
+
+    return Route(method, answered, name)
