@@ -1,9 +1,9 @@
 """The model that answers: loaded, warmed, and replaced when the lake's rollout names another.
 
 A champion is one immutable object; a request takes it once and uses it to its end, so that a swap is the assignment of
-one reference. Whatever is wrong with the new one (unreadable, corrupt, other inputs, no finite answer) is refused and
-reported, and the old one goes on; so it does while the lake does not answer. One daemon thread looks, every
-`rollout_poll_s`: the cost of an uneventful look is one `resolve`.
+one reference. The one before is kept, loaded and warm, for a rollback. Whatever is wrong with the new one (unreadable,
+corrupt, other inputs, no finite answer) is refused and reported, and the old one goes on, as it does while the lake
+does not answer. One daemon thread looks, every `rollout_poll_s`: the cost of an uneventful look is one `resolve`.
 """
 
 import logging
@@ -100,6 +100,8 @@ class Following:
         """
         self.champion = champion
         """Take it once a request."""
+        self._before: Champion | None = None
+        """The one that was replaced last, for a rollback."""
         self.refused: Refusal | None = None
         self.lake_failure: str | None = None
         """Why the last look at the lake failed; None when it did not."""
@@ -161,11 +163,20 @@ class Following:
         if wanted == self._refused_rollout:
             return
         try:
-            self._swap(self._fetch(lake, commit, wanted))
+            self._swap(self._kept(lake, commit, wanted) or self._fetch(lake, commit, wanted))
         except Unavailable:
             raise
         except OkruhError as error:
             self._refuse(wanted, str(error))
+
+    def _kept(self, lake: Lake, commit: str, wanted: Rollout) -> Champion | None:
+        """Give the champion before this one, loaded and warm, where the rollout names it again and it is the same."""
+        before, folder = self._before, bundle_folder(wanted.champion)
+        if before is None or before.card.version != wanted.champion:
+            return None
+        same = decode_card(lake.get(commit, f"{folder}/card.json")) == before.card
+        same = same and lake.stat(commit, f"{folder}/model.onnx").digest == before.card.onnx_digest
+        return replace(before, since=wanted.since) if same else None
 
     def _fetch(self, lake: Lake, commit: str, wanted: Rollout) -> Champion:
         """Load the rollout's champion. Raises: `OkruhError` for whatever keeps it from serving here."""
@@ -187,7 +198,7 @@ class Following:
 
     def _swap(self, champion: Champion) -> None:
         before = self.champion.card
-        self.champion = champion
+        self._before, self.champion = self.champion, champion
         self._forget_refusal()
         metrics.CHAMPION.labels(before.model, before.version).set(0)
         metrics.CHAMPION.labels(champion.card.model, champion.card.version).set(1)

@@ -85,6 +85,32 @@ def test_swaps_forth_and_back(lake: Lake, make_bundle: Callable[..., Bundle]) ->
     assert following.refused is None
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_keeps_the_one_before_for_a_rollback(
+    lake: Lake, make_bundle: Callable[..., Bundle], same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = follow(lake, make_bundle("v1"))
+    before = following.champion
+    promote(lake, "v2", day=2)
+    following.look()
+    if not same:
+        register(lake, make_bundle("v1", factor=5.0).files(), "v1")
+    get, read = type(lake).get, list[str]()
+
+    def get_and_note(of: Lake, ref: str, path: str) -> bytes:
+        read.append(path.rpartition("/")[2])
+        content: bytes = get(of, ref, path)
+        return content
+
+    monkeypatch.setattr(type(lake), "get", get_and_note)
+    promote(lake, "v1", day=3)
+    following.look()
+
+    assert following.champion.card.version == "v1"
+    assert following.champion.since == datetime(2020, 3, 3, tzinfo=UTC)
+    assert ("model.onnx" not in read) == (following.champion.batcher is before.batcher) == same
+
+
 def corrupt(files: dict[str, bytes], _: Contract) -> dict[str, bytes]:
     return files | {"model.onnx": files["model.onnx"] + b"\0"}
 
