@@ -6,6 +6,7 @@ BentoML's middleware, because that costs more than the prediction. Errors become
 the refusal, and past 64 MiB the connection is closed.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -43,10 +44,14 @@ class BodyTooLarge(ContractError):
 class Edge:
     """Answers the given routes and passes on the rest."""
 
-    def __init__(self, fallback: ASGIApp) -> None:
+    def __init__(self, fallback: ASGIApp, timeout_s: float | None = None, most: int | None = None) -> None:
+        """Answer within `timeout_s`, from a request's head to its answer, `most` requests at a time; None: no bound."""
         self.find: Find = lambda _: None
         """Gives what answers a path; None for what is passed on."""
         self._fallback = fallback
+        self._timeout_s = timeout_s
+        self._most = most
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection's event, as ASGI says."""
@@ -58,10 +63,23 @@ class Edge:
             await self._pass_on(scope, receive, send)
             return
         started = time.perf_counter()
-        answer = await _answer(route, scope, receive)
+        answer = await self._within_bounds(route, scope, receive)
         if answer is not None:
             await _send(scope, send, answer)
             _count(route.name, answer.status, time.perf_counter() - started)
+
+    async def _within_bounds(self, route: Route, scope: Scope, receive: Receive) -> Answer | None:
+        if self._running == self._most and route.method != "GET":  # whoever asks how it is doing is told
+            fault = Fault(f"{self._most} requests are being answered: try again")
+            return Answer(429, encode(ErrorAnswer(fault)), (*_RETRY_AFTER, *_CLOSE))
+        self._running += 1
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await _answer(route, scope, receive)
+        except TimeoutError:
+            return Answer(504, encode(ErrorAnswer(Fault(f"not answered within {self._timeout_s:g} s"))), _CLOSE)
+        finally:
+            self._running -= 1
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in {"GET", "HEAD"}:

@@ -4,16 +4,20 @@ Importing this module says which model it is for: inside a Bento the contained o
 `OKRUH_MODEL`, which is put into BentoML's model store if it is not there.
 """
 
+import math
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
 import bentoml
 import msgspec
+from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.responses import Response
 
 from infra.assembly import assemble
 from infra.bento_image import image
 from infra.bentos import champion_tag
+from infra.errors import Misconfigured
 from infra.settings import load_settings
 from models.contract.rows import NotJSON
 from services.app import ASGIApp, Edge, answered, error_answer, first_found
@@ -34,8 +38,18 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
     _edge: Edge | None = None
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """Put the edge in front of BentoML's application."""
-        self._edge = Edge(super().to_asgi(is_main))
+        """Put the edge in front of BentoML's application, under the same bounds. Raises: `Misconfigured` for CORS."""
+        application = super().to_asgi(is_main)  # which reads the configuration
+        if BentoMLContainer.http.cors.enabled.get():
+            raise Misconfigured(
+                "BentoML's CORS is switched on, and not kept on the paths that are answered before its middleware: "
+                "switch it off, and set headers in a proxy"
+            )
+        configured = BentoMLContainer.config.services.get()[self.name]
+        workers = configured.get("workers") or 1
+        most = configured["traffic"].get("max_concurrency")
+        share = math.ceil(most / (workers if isinstance(workers, int) else os.cpu_count() or 1)) if most else None
+        self._edge = Edge(application, configured["traffic"].get("timeout"), share)
         return self._edge
 
     def __call__(self) -> T:

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
+import httpx
 import pytest
 
 from services.app import MAXIMUM_BODY_BYTES, Edge, answered
 from services.batching import Overloaded
 from services.messages import Answer, Request, Route
+from tests.services.conftest import Caller
 
 MIB = bytes(1 << 20)
 
@@ -133,3 +135,59 @@ def test_says_when_to_come_back_where_too_much_waits() -> None:
 
     assert (answer.status, dict(answer.headers)) == (503, {b"retry-after": b"1"})
     assert b"40000 rows wait" in answer.body
+
+
+async def unanswered(_: Request) -> Answer:
+    await asyncio.Event().wait()
+    raise AssertionError("answered")
+
+
+def test_answers_in_time_or_says_that_it_does_not() -> None:
+    edge = Edge(nothing_else, timeout_s=0.01)
+    edge.find = lambda path: Route("POST", unanswered, path)
+
+    answer = Caller(edge).post("/slow", content=b"1")
+
+    assert answer.status_code == 504
+    assert answer.json() == {"error": {"message": "not answered within 0.01 s"}}
+
+
+def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    edge = Edge(nothing_else, timeout_s=0.01)
+    edge.find = lambda path: Route("POST", echo, path)
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError("came")
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(edge({"type": "http", "method": "POST", "path": "/echo", "headers": []}, receive, send))
+
+    assert sent[0]["status"] == 504
+
+
+def test_answers_so_many_requests_at_a_time() -> None:
+    async def ask() -> list[int]:
+        go = asyncio.Event()
+
+        async def waiting(request: Request) -> Answer:
+            await go.wait()
+            return await echo(request)
+
+        edge = Edge(nothing_else, most=2)
+        edge.find = lambda path: Route(
+            "GET" if path == "/livez" else "POST", waiting if path == "/slow" else echo, path
+        )
+        transport = httpx.ASGITransport(edge)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            first = [asyncio.create_task(client.post("/slow", content=b"1")) for _ in range(2)]
+            while edge._running < 2:
+                await asyncio.sleep(0)
+            refused, alive = await client.post("/slow", content=b"1"), await client.get("/livez")
+            go.set()
+            return [one.status_code for one in (*await asyncio.gather(*first), refused, alive)]
+
+    assert asyncio.run(ask()) == [200, 200, 429, 200]
