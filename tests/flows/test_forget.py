@@ -610,6 +610,8 @@ def test_copies_again_what_nothing_is_left_of(filled: Lake, tmp_path: Path) -> N
 def test_goes_on_where_it_was_cut_off(
     filled: Lake, monkeypatch: pytest.MonkeyPatch, place: str, after: bool, objects: list[str]
 ) -> None:
+    if isinstance(filled, LakeFSLake) and (place == "unlink" or (objects and place != "erase")):
+        pytest.skip("a server unlinks nothing here, and its objects go the way of its rows")
     owner, name = {
         "record": (forgetting, "_record"),
         "erase": (type(filled), "erase"),
@@ -623,11 +625,10 @@ def test_goes_on_where_it_was_cut_off(
             real(*args)
         raise KeyboardInterrupt
 
-    if place != "unlink" or isinstance(filled, EmbeddedLake):
-        with monkeypatch.context() as changed:
-            changed.setattr(owner, name, cut)
-            with pytest.raises(KeyboardInterrupt):
-                ask(["customer=olga"], objects)
+    with monkeypatch.context() as changed:
+        changed.setattr(owner, name, cut)
+        with pytest.raises(KeyboardInterrupt):
+            ask(["customer=olga"], objects)
 
     ask(["customer=olga"], objects)
 
