@@ -69,17 +69,18 @@ class Edge:
             _count(route.name, answer.status, time.perf_counter() - started)
 
     async def _within_bounds(self, route: Route, scope: Scope, receive: Receive) -> Answer | None:
-        if self._running == self._most and route.method != "GET":  # whoever asks how it is doing is told
+        counted = route.method != "GET"  # whoever asks how it is doing is told
+        if counted and self._running == self._most:
             fault = Fault(f"{self._most} requests are being answered: try again")
             return Answer(429, encode(ErrorAnswer(fault)), (*_RETRY_AFTER, *_CLOSE))
-        self._running += 1
+        self._running += counted
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await _answer(route, scope, receive)
         except TimeoutError:
             return Answer(504, encode(ErrorAnswer(Fault(f"not answered within {self._timeout_s:g} s"))), _CLOSE)
         finally:
-            self._running -= 1
+            self._running -= counted
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in {"GET", "HEAD"}:

@@ -14,6 +14,7 @@ one fails.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -144,7 +145,7 @@ class _Copying:
                 if origin in there:
                     self._copies[commit.id] = origin
         self._drop_misplaced(there)
-        self._check_target(self._heads, self._target.tags())
+        self._check_target()
 
     def _drop_misplaced(self, there: Mapping[str, Commit]) -> None:
         """Take as no copy what has another parent: somebody came between the last look and the commit."""
@@ -156,15 +157,16 @@ class _Copying:
     def _copy_below(self, commit: Commit) -> str:
         """Give the copy of the newest first parent that has one; those that changed nothing have none."""
         parents = (self._copies.get(one) for one in islice(_first_parents(self._commits, commit.id), 1, None))
-        return next((one for one in parents if one), self._start())
+        return next((one for one in parents if one), self._start)
 
-    def _check_target(self, heads: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        copies = {*self._copies.values(), self._start()}
+    def _check_target(self) -> None:
+        heads = self._heads
+        copies = {*self._copies.values(), self._start}
         if own := [name for name in {MAIN, *self._branches} if name in heads and heads[name] not in copies]:
             raise Conflict(
                 f"the target has a history of its own, on {some(sorted(own))}: copy into an empty repository"
             )
-        for name, commit_id in tags.items():
+        for name, commit_id in self._target.tags().items():
             if name in self._tags and commit_id != self._copies.get(self._tags[name]):
                 raise Conflict(f"tag {name!r} of the target names another commit: copy into an empty repository")
         for name in self._branches.keys() & heads.keys():
@@ -183,12 +185,13 @@ class _Copying:
         found = {entry.path: entry for entry in self._target.list(MAIN)}
         return bool(following) and all(found.get(change.path) == wanted.get(change.path) for change in pending)
 
+    @cached_property
     def _start(self) -> str:
         *_, start = self._target.log(MAIN)
         return start.id
 
     def _make(self, commit: Commit, on_main: bool) -> str:
-        parent = self._copies[commit.parents[0]] if commit.parents else self._start()
+        parent = self._copies[commit.parents[0]] if commit.parents else self._start
         if not commit.parents and not self._shown(self._source, commit.id):
             return parent
         known = commit.metadata.get(ORIGIN)
@@ -264,8 +267,7 @@ class _Copying:
         brought = [change.path for change in changes if change.kind != "removed"]
         for entries in self._batches(commit.id, brought):
             self._bring(commit.id, entries, branch)
-        staged = {change.path for change in self._target.diff(parent, branch)}
-        if branch == MAIN and staged != {change.path for change in changes}:
+        if branch == MAIN and {one.path for one in self._target.diff(parent, MAIN)} != {one.path for one in changes}:
             raise _changed_meanwhile(MAIN)
         made = self._target.commit(branch, commit.message, note)
         if made.parents[0] != parent:
