@@ -95,11 +95,6 @@ class Edge:
             await self._fallback(scope, _replay(body, receive), send)
 
 
-def first_found(*finders: Find) -> Find:
-    """Give what asks one after the other."""
-    return lambda path: next((route for find in finders if (route := find(path))), None)
-
-
 async def answered(handler: Handler, request: Request) -> Answer:
     """Call a handler; whatever it raises becomes an answer."""
     try:
@@ -148,12 +143,12 @@ async def _answer(route: Route, scope: Scope, receive: Receive) -> Answer | None
         fault = Fault(f"{scope['path']} answers {method}, not {asked}")
         return Answer(405, encode(ErrorAnswer(fault)), ((b"allow", method.encode()), *_CLOSE))
     if method == "GET":
-        return await answered(handler, Request(b"", scope["headers"]))
+        return await answered(handler, Request(b"", scope["headers"], scope["path"]))
     try:
         body = await _read(scope, receive)
     except BodyTooLarge as error:
         return error_answer(error)
-    return None if body is None else await answered(handler, Request(body, scope["headers"]))
+    return None if body is None else await answered(handler, Request(body, scope["headers"], scope["path"]))
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes | None:

@@ -31,6 +31,7 @@ from services.messages import (
     Route,
     encode,
 )
+from services.open_inference import OpenInference
 from services.openapi import document
 from services.predictions import INLINE_BYTES, Answered, Predictions
 
@@ -46,6 +47,7 @@ class Endpoints:
         self._following = following
         self._journal = journal
         self._predictions = predictions
+        self._protocol = OpenInference(following, predictions)
         answered: dict[str, tuple[str, Handler]] = {
             "/v1/predict": ("POST", self.predict),
             "/v1/feedback": ("POST", self.feedback),
@@ -57,8 +59,8 @@ class Endpoints:
         self._routes = {path: Route(method, handler, path) for path, (method, handler) in answered.items()}
 
     def find(self, path: str) -> Route | None:
-        """Give what answers a path; None where it is none of these."""
-        return self._routes.get(path)
+        """Give what answers a path; None where it is none of ours."""
+        return self._routes.get(path) or self._protocol.find(path)
 
     async def predict(self, request: Request) -> Answer:
         """Answer each row, once all of them are recorded.

@@ -125,6 +125,7 @@ class Request(NamedTuple):
     body: bytes
     headers: Sequence[tuple[bytes, bytes]] = ()
     """Names in small letters."""
+    path: str = ""
 
     def header(self, name: bytes) -> bytes | None:
         """Give the first header of a name."""

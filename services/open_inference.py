@@ -8,8 +8,7 @@ Source: the protocol and its binary extension as KServe documents them, https://
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ import numpy as np
 from msgspec import UNSET, Meta, Struct
 
 from infra.errors import NotFound
-from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
+from models.contract.columns import Category, Contract, Number, Time
 from models.contract.rows import (
     ID,
     MAXIMUM_ROWS,
@@ -28,11 +27,12 @@ from models.contract.rows import (
     Rows,
     TooManyRows,
     broken_contract,
+    from_array,
     violation_of,
 )
 from models.errors import ContractError, OkruhError, Violation
 from services.app import error_answer
-from services.champion import Following
+from services.champion import Champion, Following
 from services.messages import Answer, Handler, Request, Route, encode
 from services.predictions import INLINE_BYTES, Answered, Predictions
 
@@ -54,7 +54,6 @@ _TYPES = {
     "FP64": "<f8",
 }
 _TEXT = "BYTES"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OUTPUTS = {VALUE: "FP32", ID: _TEXT}
 
 
@@ -93,52 +92,50 @@ class OpenInference:
     def __init__(self, following: Following, predictions: Predictions) -> None:
         self._following = following
         self._predictions = predictions
+        self._routes = {
+            "/v2": _route("GET", self._server, "/v2"),
+            "/v2/health/live": _route("GET", _live, "/v2/health/live"),
+            "/v2/health/ready": _route("GET", _ready, "/v2/health/ready"),
+        }
+        self._of_models = {
+            (): _route("GET", self._model, "/v2/models"),
+            ("ready",): _route("GET", self._model_ready, "/v2/models/ready"),
+            ("infer",): _route("POST", self._infer, "/v2/models/infer"),
+        }
 
     def find(self, path: str) -> Route | None:
         """Give what answers a path; None where it is none of the protocol's."""
-        match path.split("/")[1:]:
-            case ["v2"]:
-                return _route("GET", self._server, "/v2")
-            case ["v2", "health", "live"]:
-                return _route("GET", _constant({"live": True}), path)
-            case ["v2", "health", "ready"]:
-                return _route("GET", _constant({"ready": True}), path)
-            case ["v2", "models", name, "versions", version, *rest]:
-                return self._of_model(name, version, rest)
-            case ["v2", "models", name, *rest]:
-                return self._of_model(name, None, rest)
-        return None
+        match path.split("/"):
+            case ["", "v2", "models", _, "versions", _, *rest] | ["", "v2", "models", _, *rest]:
+                return self._of_models.get(tuple(rest))
+        return self._routes.get(path)
 
-    def _of_model(self, name: str, version: str | None, rest: list[str]) -> Route | None:
-        handlers: dict[tuple[str, ...], tuple[str, Handler]] = {
-            (): ("GET", self._model),
-            ("ready",): ("GET", _constant({"ready": True})),
-            ("infer",): ("POST", self._infer),
-        }
-        if (found := handlers.get(tuple(rest))) is None:
-            return None
-        method, handler = found
-        return _route(method, partial(self._if_served, name, version, handler), "/".join(("/v2/models", *rest)))
+    def _served(self, request: Request) -> Champion:
+        """Give the champion, where it is the one that a path names. Raises: `NotFound`."""
+        champion = self._following.champion
+        _, _, _, name, *rest = request.path.split("/")
+        version = rest[1] if rest[:1] == ["versions"] else champion.card.version
+        if (name, version) != (champion.card.model, champion.card.version):
+            here = f"{champion.card.model} {champion.card.version}"
+            raise NotFound(f"{name} {version} is not served here: this is {here}")
+        return champion
 
-    async def _if_served(self, name: str, version: str | None, handler: Handler, request: Request) -> Answer:
-        card = self._following.champion.card
-        if name != card.model or version not in (None, card.version):
-            asked = f"model {name!r}" if version is None else f"version {version!r} of model {name!r}"
-            raise NotFound(f"{asked} is not served here: this is {card.model} {card.version}")
-        return await handler(request)
+    async def _model_ready(self, request: Request) -> Answer:
+        self._served(request)
+        return await _ready(request)
 
     async def _server(self, _: Request) -> Answer:
         about = {"name": "okruh", "version": self._following.champion.card.version}
         return Answer(200, encode({**about, "extensions": ["binary_tensor_data"]}))
 
-    async def _model(self, _: Request) -> Answer:
-        card = self._following.champion.card
+    async def _model(self, request: Request) -> Answer:
+        card = self._served(request).card
         inputs = {column.name: _datatype(column) for column in card.contract.inputs} | {ID: _TEXT}
         about = {"name": card.model, "versions": [card.version], "platform": "onnxruntime_onnx"}
         return Answer(200, encode({**about, "inputs": _described(inputs), "outputs": _described(_OUTPUTS)}))
 
     async def _infer(self, request: Request) -> Answer:
-        champion, size = self._following.champion, len(request.body)
+        champion, size = self._served(request), len(request.body)
         read = partial(_read, request, champion.decoder)
         asked, rows = read() if size <= INLINE_BYTES else await asyncio.to_thread(read)
         answered = await self._predictions.answer(champion, rows, size)
@@ -171,18 +168,15 @@ def decode(request: Request, contract: Contract) -> tuple[InferenceRequest, dict
         raise ContractError("an input is there twice")
     if unknown := [one.name for one in asked.outputs if one.name not in _OUTPUTS]:
         raise ContractError(f"there is no output {unknown[0]!r}: ask for {' or '.join(_OUTPUTS)}")
-    named, columns, binary = (
-        {column.name: column for column in contract.inputs},
-        dict[str, list[Any]](),
-        request.body[end:],
-    )
+    named = {column.name: column for column in contract.inputs}
+    columns, binary = dict[str, list[Any]](), request.body[end:]
     for tensor in asked.inputs:
         values, binary = _values(tensor, binary)
-        columns[tensor.name] = _as_rows_have_it(tensor.name, named.get(tensor.name), values)
+        column = named.get(tensor.name)
+        columns[tensor.name] = from_array(column, values) if column else values
     if len({len(values) for values in columns.values()}) > 1:
-        raise ContractError(
-            f"inputs have different lengths: { {name: len(values) for name, values in columns.items()} }"
-        )
+        lengths = ", ".join(f"{name} {len(values)}" for name, values in columns.items())
+        raise ContractError(f"inputs have different lengths: {lengths}")
     return asked, columns
 
 
@@ -231,22 +225,6 @@ def _texts(tensor: Tensor, content: bytes) -> Iterator[str]:
         start = end
 
 
-def _as_rows_have_it(name: str, column: Time | Number | Category | None, values: list[Any]) -> list[Any]:
-    """Turn what tensors have for null and for times into what rows of JSON have."""
-    if isinstance(column, Number):
-        return [None if value != value else value for value in values]  # NaN
-    if isinstance(column, Category) and column.nullable:
-        null = "" if column.is_text else MISSING_CODE
-        return [None if value == null else value for value in values]
-    if isinstance(column, Time):
-        epoch = _EPOCH if column.zone is None else _EPOCH.replace(tzinfo=None)
-        try:
-            return [epoch + timedelta(seconds=value) if type(value) is int else value for value in values]
-        except OverflowError as error:
-            raise broken_contract([Violation(name, "no moment of the calendar")]) from error
-    return values
-
-
 def _broken(tensor: Tensor, rule: str) -> ContractError:
     return broken_contract([Violation(tensor.name, rule)])
 
@@ -289,24 +267,22 @@ def _described(tensors: dict[str, str]) -> list[dict[str, Any]]:
     return [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in tensors.items()]
 
 
-def _constant(content: object) -> Handler:
-    body = encode(content)
-
-    async def handler(_: Request) -> Answer:
-        return Answer(200, body)
-
-    return handler
+async def _live(_: Request) -> Answer:
+    return Answer(200, b'{"live":true}')
 
 
-def _route(method: str, handler: Callable[[Request], Any], name: str) -> Route:
+async def _ready(_: Request) -> Answer:
+    return Answer(200, b'{"ready":true}')
+
+
+def _route(method: str, handler: Handler, name: str) -> Route:
     """Have errors said as the protocol says them."""
 
     async def answered(request: Request) -> Answer:
         try:
-            answer: Answer = await handler(request)
+            return await handler(request)
         except OkruhError as error:
             told = error_answer(error)
             return told._replace(body=encode({"error": str(error)}))
-        return answer
 
     return Route(method, answered, name)

@@ -22,8 +22,10 @@ _ERRORS = {
     409: "Some ids stand for other rows, or labels contradict earlier ones; what was recorded first stays.",
     413: "Too many rows, or too large a body.",
     422: "The contract is broken; nothing is recorded.",
+    429: "As many requests as shall be are being answered. Try again after `Retry-After` seconds.",
     500: "The service failed; nothing is recorded.",
-    503: "The record cannot be written now; nothing is answered. Try again after `Retry-After` seconds.",
+    503: "Too much waits, or no record can be written; nothing is answered. Try again after `Retry-After` seconds.",
+    504: "Not answered in time.",
 }
 _REFERENCE = "#/components/schemas/{name}"
 
@@ -47,11 +49,13 @@ def document(card: Card, decoder: RowDecoder) -> dict[str, Any]:
         "info": {"title": card.model, "version": card.version},
         "paths": {
             "/v1/predict": {
-                "post": _operation("predict", "Predict rows.", PredictAnswer, (400, 409, 413, 422, 500, 503))
+                "post": _operation("predict", "Predict rows.", PredictAnswer, (400, 409, 413, 422, 429, 500, 503, 504))
                 | {"requestBody": _body(decoder.request, example)}
             },
             "/v1/feedback": {
-                "post": _operation("feedback", "Tell what was true.", FeedbackAnswer, (400, 404, 409, 413, 422, 503))
+                "post": _operation(
+                    "feedback", "Tell what was true.", FeedbackAnswer, (400, 404, 409, 413, 422, 429, 503, 504)
+                )
                 | {"requestBody": _body(FeedbackRequest)}
             },
             "/v1/model": {"get": _operation("model", "What answers now.", ModelAnswer)},

@@ -20,11 +20,10 @@ from infra.bentos import champion_tag
 from infra.errors import Misconfigured
 from infra.settings import load_settings
 from models.contract.rows import NotJSON
-from services.app import ASGIApp, Edge, answered, error_answer, first_found
+from services.app import ASGIApp, Edge, answered, error_answer
 from services.champion import FILES, Following, load
 from services.endpoints import Endpoints
 from services.messages import Request
-from services.open_inference import OpenInference
 from services.predictions import Predictions
 
 T = TypeVar("T")
@@ -56,7 +55,7 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
         """Make the instance and let the edge answer for it."""
         instance: T = super().__call__()
         if self._edge is not None and isinstance(instance, Served):
-            self._edge.find = instance.find
+            self._edge.find = instance.endpoints.find
         return instance
 
 
@@ -77,7 +76,6 @@ class Served:
         self._following.start()
         self._predictions = Predictions(self._journal, strict=_SETTINGS.journal == "strict")
         self.endpoints = Endpoints(self._following, self._journal, self._predictions)
-        self.find = first_found(self.endpoints.find, OpenInference(self._following, self._predictions).find)
 
     @bentoml.api  # type: ignore[untyped-decorator]
     async def predict(self, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -175,12 +175,37 @@ def array_maker(column: Time | Number | Category) -> Callable[[Sequence[Any]], A
     if isinstance(column, Number):
         return lambda values: np.array(values, dtype=np.float32)
     if isinstance(column, Time):
-        epoch = _EPOCH if column.zone is None else _EPOCH.replace(tzinfo=None)
+        epoch = _epoch(column)
         return lambda values: np.array([_seconds(value - epoch) for value in values], dtype=np.int64)
-    kind, null = (np.object_, "") if column.is_text else (np.int64, MISSING_CODE)
+    kind, null = np.object_ if column.is_text else np.int64, _null(column)
     if column.nullable:
         return lambda values: np.array([null if value is None else value for value in values], dtype=kind)
     return lambda values: np.array(values, dtype=kind)
+
+
+def from_array(column: Time | Number | Category, values: Sequence[Any]) -> list[Any]:
+    """Turn a column's values as they are in an array into those of decoded rows: what `array_maker` does, backwards.
+
+    Times may be text instead, which is left to be decoded. Raises: `ContractError` for no moment of the calendar.
+    """
+    if isinstance(column, Number):
+        return [None if value != value else value for value in values]  # NaN
+    if isinstance(column, Category):
+        null = _null(column) if column.nullable else None
+        return [None if value == null else value for value in values]
+    epoch = _epoch(column)
+    try:
+        return [epoch + timedelta(seconds=value) if type(value) is int else value for value in values]
+    except OverflowError as error:
+        raise broken_contract([Violation(column.name, "no moment of the calendar")]) from error
+
+
+def _null(category: Category) -> str | int:
+    return "" if category.is_text else MISSING_CODE
+
+
+def _epoch(time: Time) -> datetime:
+    return _EPOCH if time.zone is None else _EPOCH.replace(tzinfo=None)
 
 
 def event_clock(time: Time) -> Callable[[datetime], datetime]:

@@ -11,10 +11,9 @@ from infra.assembly import assemble
 from infra.journal import Journal
 from infra.settings import Settings
 from models.bundle import Bundle
-from services.app import Edge, first_found
+from services.app import Edge
 from services.champion import Following, load
 from services.endpoints import Endpoints
-from services.open_inference import OpenInference
 from services.predictions import Predictions
 
 ROW = {"starts_at": "2020-03-01T08:15:00", "distance": 3.0, "weight": None, "kind": "car", "zone": 2}
@@ -63,7 +62,7 @@ def edge(journal: Journal, make_bundle: Callable[..., Bundle]) -> Edge:
     """A service without a lake; paths that are not ours answer 418 with the body's length."""
     following = Following(load(make_bundle().files(), threads=1), None, "main", 1.0, 1)
     edge, predictions = Edge(teapot), Predictions(journal)
-    edge.find = first_found(Endpoints(following, journal, predictions).find, OpenInference(following, predictions).find)
+    edge.find = Endpoints(following, journal, predictions).find
     return edge
 
 

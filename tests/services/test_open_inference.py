@@ -103,8 +103,8 @@ def test_gives_everything_where_nothing_is_asked_for(triton: InferenceServerClie
 @pytest.mark.parametrize(
     ("model", "version", "changes", "reason"),
     [
-        ("other", "", {}, "model 'other' is not served here: this is tiny v1"),
-        ("tiny", "v9", {}, "version 'v9' of model 'tiny' is not served here"),
+        ("other", "", {}, "other v1 is not served here: this is tiny v1"),
+        ("tiny", "v9", {}, "tiny v9 is not served here"),
         ("tiny", "", {"distance": np.array([3, 999], np.float32)}, "distance"),
         ("tiny", "", {"distance": np.array([3, np.nan], np.float32)}, "distance"),
         ("tiny", "", {"kind": np.array([b"car", b"boat"], np.object_)}, "unknown category"),

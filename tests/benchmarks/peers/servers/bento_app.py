@@ -1,18 +1,8 @@
 """A stock BentoML service, as its documentation shows it."""
 
-from datetime import datetime
-
 import bentoml
-from pydantic import BaseModel
+from body import Row
 from taxi import open_session, run
-
-
-class Row(BaseModel):
-    pickup_at: datetime
-    pickup_zone: int
-    dropoff_zone: int
-    trip_miles: float
-    passengers: float | None
 
 
 @bentoml.service(workers=1)

@@ -1,22 +1,9 @@
 """FastAPI and pydantic, as their tutorials show it."""
 
-from datetime import datetime
-
+from body import Body
 from fastapi import FastAPI
 from pydantic import BaseModel
 from taxi import open_session, run
-
-
-class Row(BaseModel):
-    pickup_at: datetime
-    pickup_zone: int
-    dropoff_zone: int
-    trip_miles: float
-    passengers: float | None
-
-
-class Body(BaseModel):
-    rows: list[Row]
 
 
 class Answer(BaseModel):

@@ -1,23 +1,10 @@
 """LitServe, one worker."""
 
 import os
-from datetime import datetime
 
 import litserve
-from pydantic import BaseModel
+from body import Body, Row
 from taxi import open_session, run
-
-
-class Row(BaseModel):
-    pickup_at: datetime
-    pickup_zone: int
-    dropoff_zone: int
-    trip_miles: float
-    passengers: float | None
-
-
-class Body(BaseModel):
-    rows: list[Row]
 
 
 class Taxi(litserve.LitAPI):
