@@ -6,7 +6,11 @@ import msgspec
 
 from infra import registry
 from infra.assembly import assemble
+from infra.dataset import archived_label, archived_prediction
 from infra.errors import NotFound
+from infra.journal.answers import prediction
+from infra.journal.index import Label
+from infra.journal.journal import Journal
 from infra.lake import copying
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
@@ -64,20 +68,34 @@ def lineage(model: str, subject: str, branch: str | None = None) -> Lineage:
     for name in [branch] if branch else registry.branches_to_search(lake, settings.branch):
         if subject in registry.versions(lake, name):
             return _of_version(model, lake, name, subject, None)
-        try:
-            found, label = platform.journal(model, name).find(subject)
-        except NotFound:
-            continue
-        answered = Answered(
-            id=found.id,
-            event_at=found.event_at,
-            row=msgspec.Raw(found.row),
-            value=found.value,
-            label=label.value if label else None,
-            label_known_at=label.known_at if label else None,
-        )
-        return _of_version(model, lake, name, found.version, answered)
+        if (found := _answered(platform.journal(model, name), lake, name, subject)) is not None:
+            version, answered = found
+            return _of_version(model, lake, name, version, answered)
     raise unknown
+
+
+def _answered(journal: Journal, lake: Lake, branch: str, name: str) -> tuple[str, Answered] | None:
+    """Find a prediction, and the version that made it, in the journal or in what is archived of it."""
+    commit = lake.resolve(branch)
+    try:
+        found = journal.find(name)
+    except NotFound:
+        try:
+            row = archived_prediction(lake, commit, name, journal.answered_at(name))
+        except NotFound:
+            return None
+        found = prediction(row)
+    label = journal.label(name)
+    if label is None and (archived := archived_label(lake, commit, name)):
+        label = Label(**archived)
+    return found.version, Answered(
+        id=found.id,
+        event_at=found.event_at,
+        row=msgspec.Raw(msgspec.json.encode(found.row)),
+        value=found.value,
+        label=label.value if label else None,
+        label_known_at=label.known_at if label else None,
+    )
 
 
 def _of_version(model: str, lake: Lake, branch: str, version: str, prediction: Answered | None) -> Lineage:

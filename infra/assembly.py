@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.errors import Misconfigured, NotFound
-from infra.journal import Journal
+from infra.journal.journal import Journal
 from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.lakefs import address
 from infra.lake.protocol import MAIN, Lake
@@ -83,7 +83,8 @@ class Platform:
         """Give a model's record on a branch; made at its first write. Raises: `Misconfigured`."""
         if not _BRANCH.fullmatch(branch):
             raise Misconfigured(f"branch {branch!r}: a name is letters, digits, '.', '_' and '-'")
-        return Journal(self.settings.home / "journal" / repository(model) / f"{branch}.sqlite")
+        folder = self.settings.home / "journal" / repository(model) / branch
+        return Journal(folder, self.settings.journal_keep_days, self.settings.journal_mib << 20)
 
     def seen_files(self, model: str, branch: str, basis: str) -> SeenFiles:
         """Give what is known of files that were ingested before; a cache. Raises: `Misconfigured`."""

@@ -8,12 +8,14 @@ Cost: reads every Parquet object of the table and the journal at that commit.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pandas as pd
 
 from infra import tables
+from infra.errors import NotFound
 from infra.lake.protocol import Lake
 from models.contract.columns import Contract
 from models.contract.table import to_instants
@@ -21,6 +23,8 @@ from models.model import Model
 
 PREDICTIONS = "journal/predictions/"
 LABELS = "journal/labels/"
+
+_MOMENT = "%Y%m%dT%H%M%S%f"
 
 
 def table_prefix(model: Model) -> str:
@@ -31,6 +35,30 @@ def table_prefix(model: Model) -> str:
 def partition_path(model: Model, month: str) -> str:
     """Where a month's accepted rows are."""
     return f"{table_prefix(model)}{month}.parquet"
+
+
+def archive_path(first: datetime, last: datetime, digest: str) -> str:
+    """Where the answers of a journal's segment are: those given between two moments (aware)."""
+    return f"{PREDICTIONS}{first.astimezone(UTC):{_MOMENT}}-{last.astimezone(UTC):{_MOMENT}}-{digest[:16]}.parquet"
+
+
+def archived_prediction(lake: Lake, commit: str, name: str, answered_at: datetime | None) -> dict[str, Any]:
+    """Read the row of an archived prediction; of the tables that may have it, where it is known when it was answered.
+
+    Raises: `NotFound`.
+    """
+    at = f"{answered_at.astimezone(UTC):{_MOMENT}}" if answered_at is not None else None
+    for path in sorted((entry.path for entry in lake.list(commit, PREDICTIONS)), reverse=True):
+        first, last, *_ = path.removeprefix(PREDICTIONS).split("-")
+        if (at is None or first <= at <= last) and (found := tables.find(lake, commit, path, "id", name)):
+            return found
+    raise NotFound(f"no prediction has the id {name!r}")
+
+
+def archived_label(lake: Lake, commit: str, name: str) -> dict[str, Any] | None:
+    """Read the archived label of a prediction; None where there is none."""
+    paths = sorted((entry.path for entry in lake.list(commit, LABELS)), reverse=True)
+    return next((found for path in paths if (found := tables.find(lake, commit, path, "id", name))), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,15 @@ class Settings(BaseSettings):
     journal: Literal["strict", "relaxed"] = "strict"
     """Whether a prediction is on disk before its answer leaves, or within a twentieth of a second after it."""
 
+    journal_full: Literal["stop", "go_on"] = "stop"
+    """What happens to predictions that cannot be recorded: refused, or answered all the same, counted and told."""
+
+    journal_mib: int = Field(default=16 * 1024, ge=1)
+    """With more MiB than this waiting to be archived the journal counts as full."""
+
+    journal_keep_days: float = Field(default=365.0, gt=0, allow_inf_nan=False)
+    """How long after an answer its label is taken, and the name of its row remembered."""
+
     rollout_poll_s: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     """Seconds between a service's looks at the lake's rollout: an upper bound of how late a promotion is seen."""
 

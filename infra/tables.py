@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -47,6 +48,17 @@ def read_arrow(lake: Lake, commit: str, path: str) -> pa.Table:
     """Read one table as it is stored. Raises: `ContractError` where it is no Parquet, `Corrupt`."""
     with opened(lake, commit, path) as table:
         return table.read()
+
+
+def find(lake: Lake, commit: str, path: str, column: str, value: str) -> dict[str, Any] | None:
+    """Read the first row that has a value in a column; None where there is none. Raises: `ContractError`, `Corrupt`."""
+    with opened(lake, commit, path) as table:
+        for group in range(table.num_row_groups):
+            values = table.read_row_group(group, columns=[column]).column(column)
+            if (place := pc.index(values, value).as_py()) >= 0:
+                row: dict[str, Any] = table.read_row_group(group).slice(place, 1).to_pylist()[0]
+                return row
+    return None
 
 
 def without_unused(table: pa.Table) -> pa.Table:

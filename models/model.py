@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from models.learning.loop import Examples
 
-RESERVED = frozenset({"id", "version", "predicted", "event_at", "known_at", "value"})
+RESERVED = frozenset({"id", "version", "predicted", "event_at", "answered_at", "known_at", "value", "named"})
 """What answered predictions carry beside the contract's columns, and the graph's output."""
 
 RawKind = Literal["time", "integer", "number", "text"]

@@ -13,10 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from models.contract.rows import Array, Columns, Rows
 from models.errors import OkruhError
-
-Rows = Sequence[Any]
-"""Decoded rows (`models.contract.rows`)."""
 
 MAXIMUM_BATCH_ROWS = 1024
 """Above it a batch gains nothing; a request with more rows is a batch of its own."""
@@ -31,21 +29,48 @@ class Overloaded(OkruhError):
     """More waits to be predicted than shall wait; nothing was done."""
 
 
+class Batch:
+    """N predicted rows, of one request or of several."""
+
+    __slots__ = ("columns", "given", "record", "values")
+
+    def __init__(self, columns: Columns, values: Array, given: dict[int, str] | None = None) -> None:
+        self.columns = columns
+        self.values = values
+        """float32 [N]."""
+        self.given = given or {}
+        """What callers named rows, by place."""
+        self.record: Any = None
+        """Of `services.predictions`."""
+
+
+class Part(NamedTuple):
+    """The rows of one request in a batch."""
+
+    batch: Batch
+    start: int
+    stop: int
+
+
+Predict = Callable[[Sequence[Rows]], tuple[Columns, Array]]
+"""Puts rows of requests together and predicts them."""
+
+
 class _Waiting(NamedTuple):
     rows: Rows
     size: int
-    answer: asyncio.Future[list[float]]
+    answer: asyncio.Future[Part]
 
 
 class Batcher:
     """Predicts rows of one champion. For one event loop at a time.
 
     Args:
-        predict: gives one value a row.
+        predict: gives columns, and one value a row.
         seconds: how long it takes for so many rows.
     """
 
-    def __init__(self, predict: Callable[[Rows], list[float]], seconds: Callable[[int], float]) -> None:
+    def __init__(self, predict: Predict, seconds: Callable[[int], float]) -> None:
         self._predict = predict
         self._seconds = seconds
         self._waiting: deque[_Waiting] = deque()
@@ -54,15 +79,15 @@ class Batcher:
         """The one in which a batch is under way; None where none is."""
         self._thread: ThreadPoolExecutor | None = None
 
-    async def predict(self, rows: Rows, size: int) -> list[float]:
+    async def predict(self, rows: Rows, size: int) -> Part:
         """Predict rows that came in so many bytes. Raises: `Overloaded`, and what `predict` raises for these rows."""
-        full = self._rows + len(rows) > MAXIMUM_WAITING_ROWS or self._bytes + size > MAXIMUM_WAITING_BYTES
+        full = self._rows + rows.count > MAXIMUM_WAITING_ROWS or self._bytes + size > MAXIMUM_WAITING_BYTES
         if self._waiting and full:
             raise Overloaded(f"{self._rows} rows wait to be predicted: try again")
         loop = asyncio.get_running_loop()
         one = _Waiting(rows, size, loop.create_future())
         self._waiting.append(one)
-        self._rows += len(rows)
+        self._rows += rows.count
         self._bytes += size
         if self._loop is not loop:
             self._loop = loop
@@ -75,48 +100,50 @@ class Batcher:
             self._loop = None
             return
         assert self._loop is not None
-        if self._seconds(len(rows)) <= _INLINE_S:
-            _tell(batch, _attempt(self._predict, batch, rows))
+        if self._seconds(rows) <= _INLINE_S:
+            _tell(batch, _attempt(self._predict, batch))
             self._loop.call_soon(self._next)  # what has arrived meanwhile is read first
             return
         self._thread = self._thread or ThreadPoolExecutor(1, "batch")
-        done = self._loop.run_in_executor(self._thread, _attempt, self._predict, batch, rows)
+        done = self._loop.run_in_executor(self._thread, _attempt, self._predict, batch)
         done.add_done_callback(lambda outcomes: self._end(batch, outcomes.result()))
 
-    def _end(self, batch: list[_Waiting], outcomes: "list[list[float] | Exception]") -> None:
+    def _end(self, batch: list[_Waiting], outcomes: "list[Part | Exception]") -> None:
         _tell(batch, outcomes)
         self._next()
 
-    def _take(self) -> tuple[list[_Waiting], Rows]:
+    def _take(self) -> tuple[list[_Waiting], int]:
+        """Take the next batch, and say how many rows it has; whoever has gone is left out."""
         batch: list[_Waiting] = []
-        rows: list[Any] = []
-        while self._waiting and (not batch or len(rows) + len(self._waiting[0].rows) <= MAXIMUM_BATCH_ROWS):
+        rows = 0
+        while self._waiting and (not batch or rows + self._waiting[0].rows.count <= MAXIMUM_BATCH_ROWS):
             one = self._waiting.popleft()
-            batch.append(one)
-            rows += one.rows
             self._bytes -= one.size
-        self._rows -= len(rows)
+            self._rows -= one.rows.count
+            if not one.answer.done():
+                batch.append(one)
+                rows += one.rows.count
         return batch, rows
 
 
-def _attempt(
-    predict: Callable[[Rows], list[float]], batch: list[_Waiting], rows: Rows
-) -> "list[list[float] | Exception]":
-    """Predict a batch; give the values of each request, or what went wrong with it alone."""
+def _attempt(predict: Predict, waiting: list[_Waiting]) -> "list[Part | Exception]":
+    """Predict a batch; give each request's part, or what went wrong with it alone."""
     try:
-        values = predict(rows)
+        columns, values = predict([one.rows for one in waiting])
     except Exception as error:  # noqa: BLE001 (whoever waits must be told, or waits for ever)
-        if len(batch) == 1:
+        if len(waiting) == 1:
             return [error]
-        return [outcome for one in batch for outcome in _attempt(predict, [one], one.rows)]
-    outcomes, start = list[list[float] | Exception](), 0
-    for one in batch:
-        outcomes.append(values[start : start + len(one.rows)])
-        start += len(one.rows)
-    return outcomes
+        return [outcome for one in waiting for outcome in _attempt(predict, [one])]
+    batch, parts, start = Batch(columns, values), list[Part | Exception](), 0
+    for one in waiting:
+        parts.append(Part(batch, start, start + one.rows.count))
+        if one.rows.ids is not None:
+            batch.given |= {start + at: name for at, name in enumerate(one.rows.ids) if name is not None}
+        start += one.rows.count
+    return parts
 
 
-def _tell(batch: list[_Waiting], outcomes: "list[list[float] | Exception]") -> None:
+def _tell(batch: list[_Waiting], outcomes: "list[Part | Exception]") -> None:
     for one, outcome in zip(batch, outcomes, strict=True):
         if one.answer.done():
             continue  # whoever asked has gone

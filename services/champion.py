@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,7 +20,7 @@ import numpy as np
 from infra.errors import Unavailable
 from infra.lake.protocol import Lake
 from models.bundle import Bundle, Card, bundle_folder, decode_card
-from models.contract.rows import RowDecoder, example_row
+from models.contract.rows import Array, Columns, RowDecoder, Rows, example_row, graph_inputs
 from models.deciding import rollout
 from models.deciding.rollout import Rollout
 from models.errors import BundleError, OkruhError
@@ -61,19 +60,26 @@ def load(files: Mapping[str, bytes], threads: int, since: datetime | None = None
     contract = bundle.card.contract
     decoder, predictor = RowDecoder(contract), Predictor(bundle.onnx, contract, threads)
 
-    def predict(rows: Sequence[Any]) -> list[float]:
-        values: list[float] = predictor.predict(decoder.arrays(filled_up(rows))).tolist()
-        return values[: len(rows)]
+    inputs = graph_inputs(contract)
+
+    def predict(parts: Sequence[Rows]) -> tuple[Columns, Array]:
+        count = sum(part.count for part in parts)
+        columns = decoder.together(parts, filled(count))
+        values = predictor.predict(inputs(columns))[:count]
+        if not np.isfinite(values).all():
+            version = bundle.card.version
+            raise BundleError(f"model {version} gave no finite number for an accepted row; nothing was recorded")
+        return {name: array[:count] for name, array in columns.items()}, values
 
     return Champion(bundle.card, decoder, Batcher(predict, _warm(bundle.card, decoder, predictor)), since)
 
 
-def filled_up(rows: Sequence[Any]) -> Sequence[Any]:
-    """Repeat the last row up to a multiple of 16, so that a row has the same bits in every batch.
+def filled(rows: int) -> int:
+    """Give the multiple of 16 that a batch is filled up to, so that a row has the same bits in every batch.
 
     Kernels treat what is left of a vector of the processor otherwise: a logarithm differs there in its last bit.
     """
-    return [*rows, *[rows[-1]] * (-len(rows) % _VECTOR)]
+    return -(-rows // _VECTOR) * _VECTOR
 
 
 def _warm(card: Card, decoder: RowDecoder, predictor: Predictor) -> Callable[[int], float]:
@@ -81,14 +87,13 @@ def _warm(card: Card, decoder: RowDecoder, predictor: Predictor) -> Callable[[in
 
     Gives how many seconds so many rows take, as if each took the same beside what a batch takes anyway.
     """
-    body = msgspec.json.encode({"rows": [example_row(card.contract)]})
-    seconds = dict.fromkeys(_WARM_BATCHES, math.inf)
+    example = decoder.decode(msgspec.json.encode({"rows": [example_row(card.contract)]}))
+    inputs, seconds = graph_inputs(card.contract), dict.fromkeys(_WARM_BATCHES, math.inf)
     for size in _WARM_BATCHES:
-        rows = decoder.decode(body).values * size
         for _ in range(_WARM_RUNS):
             began = time.perf_counter()
             try:
-                values = predictor.predict(decoder.arrays(rows))
+                values = predictor.predict(inputs(decoder.together([example], size)))
             except Exception as error:  # onnxruntime raises a dozen unrelated classes
                 raise BundleError(f"bundle {card.version} cannot predict {size} rows: {error}") from error
             seconds[size] = min(seconds[size], time.perf_counter() - began)

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 from msgspec import UNSET
 
-from infra.journal import Journal, Label, LabelOutcome
+from infra.journal.index import Label, LabelOutcome
+from infra.journal.journal import Journal
 from models.contract.rows import MAXIMUM_ROWS, NotJSON, TooManyRows, broken_contract, violation_of
 from models.errors import Violation
 from services import metrics
@@ -130,7 +131,7 @@ class Endpoints:
 
 
 def _predicted(champion: Champion, answered: Answered) -> bytes:
-    predictions = list(map(Predicted, answered.ids, answered.values))
+    predictions = list(map(Predicted, answered.ids(), answered.values()))
     return encode(PredictAnswer(champion.card.model, champion.card.version, predictions))
 
 

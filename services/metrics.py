@@ -19,6 +19,6 @@ REFUSALS = Counter("okruh_champion_refusals_total", "Champions of the rollout th
 LAKE_REACHABLE = Gauge(
     "okruh_lake_reachable", "1 when every worker's last look at the lake succeeded.", multiprocess_mode="livemin"
 )
-LOST = Counter("okruh_unrecorded_predictions_total", "Rows that were answered, relaxed, and could not be recorded.")
+LOST = Counter("okruh_unrecorded_predictions_total", "Rows that were answered and could not be recorded.")
 OVERLOADS = Counter("okruh_overloads_total", "Requests refused because too many rows waited.")
 JOURNAL_FAILURES = Counter("okruh_journal_failures_total", "Requests refused because the journal could not write.")

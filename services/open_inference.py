@@ -234,7 +234,7 @@ def _answer(asked: InferenceRequest, model: str, version: str, answered: Answere
     wanted = asked.outputs or [Output(name) for name in _OUTPUTS]
     outputs, parts = [], list[bytes]()
     for one in wanted:
-        values: Sequence[Any] = answered.values if one.name == VALUE else answered.ids
+        values: Sequence[Any] = answered.values() if one.name == VALUE else answered.ids()
         output: dict[str, Any] = {"name": one.name, "datatype": _OUTPUTS[one.name], "shape": [len(values)]}
         if one.parameters.get("binary_data", every) is True:
             parts.append(_binary(one.name, values))

@@ -74,7 +74,9 @@ class Served:
         self._journal = platform.journal(model, _SETTINGS.branch)
         self._following = Following(champion, lake, _SETTINGS.branch, _SETTINGS.rollout_poll_s, _SETTINGS.serve_threads)
         self._following.start()
-        self._predictions = Predictions(self._journal, strict=_SETTINGS.journal == "strict")
+        self._predictions = Predictions(
+            self._journal, strict=_SETTINGS.journal == "strict", goes_on=_SETTINGS.journal_full == "go_on"
+        )
         self.endpoints = Endpoints(self._following, self._journal, self._predictions)
 
     @bentoml.api  # type: ignore[untyped-decorator]

@@ -1,20 +1,25 @@
 """Predicting and recording rows, whatever they came in as.
 
-Strict, a prediction is answered only after its record is durable; relaxed, its record follows within a moment.
+Strict, a prediction is answered only after its record is durable; relaxed, its record follows within a moment. What was
+predicted together is named and recorded together.
 """
 
 import asyncio
 import os
-import time
 from collections.abc import Sequence
-from math import isfinite
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from infra.errors import Unavailable
-from infra.journal import Journal, Prediction, Recorded
+from infra.journal.answers import Answers, row_digest
+from infra.journal.ids import KEY_BYTES, Ids, Mint
+from infra.journal.journal import Journal, Recorded
+from models.contract import arrow
 from models.contract.rows import Rows
-from models.errors import BundleError, OkruhError, Violation
+from models.errors import OkruhError, Violation
 from services import metrics
+from services.batching import Batch, Part
 from services.champion import Champion
 
 INLINE_BYTES = 64 << 10
@@ -24,11 +29,27 @@ _RELAXED_S = 0.02
 _RELAXED_ROWS = 20_000
 
 
-class Answered(NamedTuple):
+class Answered:
     """What goes back, a row each."""
 
-    ids: list[str]
-    values: list[float]
+    def __init__(self, ids: Ids, part: Part) -> None:
+        self._ids = ids
+        self._part = part
+
+    def ids(self) -> list[str]:
+        """Give the ids as text."""
+        return self._ids.texts(self._part.start, self._part.stop)
+
+    def values(self) -> list[float]:
+        """Give the values as numbers."""
+        found: list[float] = self._part.batch.values[self._part.start : self._part.stop].tolist()
+        return found
+
+    def arrow(self) -> tuple[pa.Array, pa.Array]:
+        """Give ids (string) and values (float32) as Arrow."""
+        start, count = self._part.start, self._part.stop - self._part.start
+        values = arrow.numbers(pa.float32(), self._part.batch.values[start : start + count])
+        return self._ids.arrow().slice(start, count), values
 
 
 class IdsTaken(OkruhError):
@@ -43,16 +64,33 @@ class IdsTaken(OkruhError):
         self.conflicting = sorted(taken)
 
 
+class _Record(NamedTuple):
+    """Of one batch."""
+
+    ids: Ids
+    durable: "asyncio.Future[Recorded] | None"
+    """None where nobody waits for it."""
+
+
 class Predictions:
     """The way of rows through a champion and into the journal. For one event loop."""
 
-    def __init__(self, journal: Journal, strict: bool = True) -> None:
-        """`strict`: no answer leaves before its record is durable."""
+    def __init__(self, journal: Journal, *, strict: bool = True, goes_on: bool = False) -> None:
+        """Prepare the way.
+
+        Args:
+            strict: no answer leaves before its record is durable.
+            goes_on: what cannot be recorded is answered all the same, and counted.
+        """
         self._journal = journal
         self._strict = strict
-        self._unsent: list[Prediction] = []
-        self._unacknowledged = 0
-        """Rows that the journal was given and that are not durable yet."""
+        self._goes_on = goes_on
+        self._mint: Mint | None = None
+        self._unsent: list[Answers] = []
+        self._unawaited_rows = 0
+        """Rows among them that are answered whatever becomes of their record."""
+        self._waiting_rows = 0
+        """Rows that are not durable yet, handed over or not."""
         self._durable: asyncio.Future[Recorded] | None = None
 
     async def answer(self, champion: Champion, rows: Rows, size: int) -> Answered:
@@ -61,16 +99,13 @@ class Predictions:
         Raises: `Overloaded`, `Unavailable`, `IdsTaken`; `BundleError` where the graph gives no finite number for an
             accepted row.
         """
-        values = await champion.batcher.predict(rows.values, size)
-        if size <= INLINE_BYTES:
-            ids, records = _recordable(champion, rows, values)
-        else:
-            ids, records = await asyncio.to_thread(_recordable, champion, rows, values)
-        recorded = await self._record(records)
-        if recorded and (places := [at for at, one in enumerate(records) if recorded.get(one.id, one.row) != one.row]):
-            raise IdsTaken([records[place].id for place in places], places)
-        metrics.ROWS.labels(champion.card.version).inc(len(records))
-        return Answered(ids, values)
+        part = await champion.batcher.predict(rows, size)
+        batch = part.batch
+        record: _Record = batch.record or self._record(champion, batch)
+        if record.durable is not None and (recorded := await self._outcome(record.durable)) and batch.given:
+            _refuse_taken(part, recorded)
+        metrics.ROWS.labels(champion.card.version).inc(rows.count)
+        return Answered(record.ids, part)
 
     def close(self) -> None:
         """Hand over what was answered and not recorded yet."""
@@ -78,14 +113,18 @@ class Predictions:
             self._journal.append(self._unsent)
             self._unsent = []
 
-    async def _record(self, records: list[Prediction]) -> Recorded:
-        """Record; give the recorded rows of ids that came again, where it waits until the records are durable.
+    def _record(self, champion: Champion, batch: Batch) -> _Record:
+        """Name a batch's rows and have them recorded.
 
-        Strict, it does; relaxed, only where the journal falls behind. What is asked for in one turn of the event loop,
-        or relaxed within a moment, is handed over together: one wake-up of the journal's thread, one of the loop, and
-        fewer, larger commits.
+        Strict, its requests wait until they are; relaxed, only where the journal falls behind, or its last write failed
+        and predictions shall stop then. What is asked for in one turn of the event loop, or relaxed within a moment, is
+        handed over together: one wake-up of the journal's thread, one of the loop, and fewer, larger writes.
         """
-        self._unsent += records
+        minted, at = self._named_by().mint(len(batch.values))
+        ids = Ids(minted, batch.given)
+        card = champion.card
+        self._unsent.append(Answers(card.contract, card.version, ids, batch.columns, batch.values, at))
+        self._waiting_rows += len(ids)
         if self._durable is None:
             loop = asyncio.get_running_loop()
             self._durable = loop.create_future()
@@ -93,49 +132,60 @@ class Predictions:
                 loop.call_soon(self._hand_over)
             else:
                 loop.call_later(_RELAXED_S, self._hand_over)
-        if self._strict or self._unacknowledged + len(self._unsent) > _RELAXED_ROWS:
-            return await asyncio.shield(self._durable)
-        return {}
+        fails = self._journal.failure is not None and not self._goes_on
+        waits = self._strict or fails or self._waiting_rows > _RELAXED_ROWS
+        self._unawaited_rows += len(ids) if self._goes_on or not waits else 0
+        record = batch.record = _Record(ids, self._durable if waits else None)
+        return record
+
+    def _named_by(self) -> Mint:
+        """Give what makes ids. Raises: `Unavailable`."""
+        if self._mint is None:
+            try:
+                self._mint = self._journal.mint()
+            except Unavailable:
+                if self._strict and not self._goes_on:
+                    raise
+                return Mint(os.urandom(KEY_BYTES), 0)  # what cannot be recorded cannot be labelled, either
+        return self._mint
+
+    async def _outcome(self, durable: "asyncio.Future[Recorded]") -> Recorded:
+        try:
+            return await asyncio.shield(durable)
+        except Unavailable:
+            if self._goes_on:
+                return {}
+            raise
 
     def _hand_over(self) -> None:
-        durable, records = self._durable, self._unsent
-        self._durable, self._unsent = None, []
+        durable, answers, unawaited = self._durable, self._unsent, self._unawaited_rows
+        self._durable, self._unsent, self._unawaited_rows = None, [], 0
         assert durable is not None
-        self._unacknowledged += len(records)
-        try:
-            commit = asyncio.wrap_future(self._journal.append(records))
-        except Unavailable as error:
-            self._acknowledge(durable, len(records), error)
-        else:
-            commit.add_done_callback(
-                lambda done: self._acknowledge(durable, len(records), done.exception() or done.result())
-            )
 
-    def _acknowledge(self, durable: asyncio.Future[Recorded], rows: int, outcome: Recorded | BaseException) -> None:
-        self._unacknowledged -= rows
-        if not isinstance(outcome, BaseException):
-            durable.set_result(outcome)
-            return
-        durable.set_exception(outcome)
-        if not self._strict:
+        def acknowledge(outcome: Recorded | BaseException) -> None:
+            self._waiting_rows -= sum(len(one.ids) for one in answers)
+            if not isinstance(outcome, BaseException):
+                durable.set_result(outcome)
+                return
+            durable.set_exception(outcome)
             durable.exception()  # nobody may wait for it, and asyncio would say so
-            metrics.LOST.inc(rows)
+            metrics.LOST.inc(unawaited)
+
+        try:
+            write = asyncio.wrap_future(self._journal.append(answers))
+        except Unavailable as error:
+            acknowledge(error)
+        else:
+            write.add_done_callback(lambda done: acknowledge(done.exception() or done.result()))
 
 
-def _recordable(champion: Champion, rows: Rows, values: list[float]) -> tuple[list[str], list[Prediction]]:
-    version = champion.card.version
-    if not all(map(isfinite, values)):
-        raise BundleError(f"model {version} gave no finite number for an accepted row; nothing was recorded")
-    ids = [given or new_id() for given in rows.ids]
-    records = [
-        Prediction(id=name, version=version, event_at=at, row=raw, value=value)
-        for name, at, raw, value in zip(ids, rows.event_at, champion.decoder.raw(rows.values), values, strict=True)
-    ]
-    return ids, records
-
-
-def new_id() -> str:
-    """Make a prediction id: a UUID of version 7, so that ids sort by time and the journal's index grows at its end."""
-    milliseconds = time.time_ns() // 1_000_000
-    digits = f"{milliseconds:012x}7{os.urandom(10).hex()}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-8{digits[17:20]}-{digits[20:32]}"
+def _refuse_taken(part: Part, recorded: Recorded) -> None:
+    """Compare the rows of names that came again with what the names stand for. Raises: `IdsTaken`."""
+    batch = part.batch
+    taken = {
+        place - part.start: name
+        for place, name in batch.given.items()
+        if part.start <= place < part.stop and recorded.get(name, b"") not in (b"", row_digest(batch.columns, place))
+    }
+    if taken:
+        raise IdsTaken(list(taken.values()), list(taken))

@@ -1,4 +1,4 @@
-"""Request rows: decoded straight from bytes, checked against the contract, turned into the graph's arrays.
+"""Request rows: decoded straight from bytes, checked against the contract, turned into columns.
 
 The types that decode are generated from the contract once, so that nothing is checked in Python on the way of a good
 request: one row costs a few microseconds. A bad request is looked at a second time, value by value with the same
@@ -10,16 +10,16 @@ local time is written without an offset, an instant with one; fractions of a sec
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET, Meta, UnsetType
 
+from models.contract.clock import EARLIEST, EPOCH, LATEST, SECOND, microseconds
 from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
 from models.errors import ContractError, DefinitionError, Violation
 
@@ -29,15 +29,23 @@ MAXIMUM_ROWS = 10_000
 ID = "id"
 """What a caller may name a row by; no column may be called so."""
 
-Id = Annotated[str, Meta(min_length=1, max_length=200, description="The caller's name of a prediction.")]
+LONGEST_ID = 200
+"""Characters."""
 
-_SHOWN = 5
+Id = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID, description="The caller's name of a prediction.")]
+
+SHOWN = 5
+"""Violations that a refusal names at most."""
+
 _EXPLAINED_BYTES = 1 << 20  # a larger bad request is not decoded untyped: that can take thirty times its size
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DAY_S = 86_400
 _PATH = re.compile(r" - at `\$\.\w+\[(\d+)\](?:\.(.+))?`$")
 
 Array = npt.NDArray[np.generic]
+
+Columns = Mapping[str, Array]
+"""One array a column of the contract's inputs, all of length N: numbers float64 (NaN for null), integer categories
+int64 (`MISSING_CODE` for null), text categories `str` objects (empty for null), times int64 microseconds since 1970, of
+the wall clock that the column names or of UTC."""
 
 
 class NotJSON(ContractError):
@@ -48,15 +56,15 @@ class TooManyRows(ContractError):
     """The body carries more than `MAXIMUM_ROWS` rows."""
 
 
-class Rows(msgspec.Struct, frozen=True):
-    """N accepted rows."""
+class Rows(msgspec.Struct, frozen=True, gc=False):
+    """N accepted rows, as they came: one by one, or as columns. `RowDecoder.together` makes columns of either."""
 
-    ids: list[str | None]
-    """What the caller named each row; None where it did not."""
-    values: list[Any]
-    """Each row as decoded, without its id; see `RowDecoder.arrays` and `RowDecoder.raw`."""
-    event_at: list[datetime]
-    """What each row is about, aware, UTC."""
+    count: int
+    """N."""
+    ids: Sequence[str | None] | None = None
+    """What the caller named each row; None where it did not. None for all: it named none."""
+    one_by_one: list[Any] | None = None
+    columns: Columns | None = None
 
 
 class RowDecoder:
@@ -70,12 +78,11 @@ class RowDecoder:
         self.request = _request_type(contract)
         """The type of a whole request, `{"rows": [...]}`; its JSON Schema describes the contract."""
         self._decoder = msgspec.json.Decoder(self.request)
-        self._encoder = msgspec.json.Encoder()
         self._fields = [
-            (column.name, attrgetter(f"c{index}"), array_maker(column)) for index, column in enumerate(contract.inputs)
+            (column.name, attrgetter(f"c{index}"), column_maker(column)) for index, column in enumerate(contract.inputs)
         ]
         self._time = self._fields[0][1]
-        self._event_at = event_clock(contract.time)
+        self._first, self._last = (_epoch(contract.time) + timedelta(microseconds=at) for at in (EARLIEST, LATEST))
 
     def decode(self, body: bytes) -> Rows:
         """Decode a request body.
@@ -102,16 +109,22 @@ class RowDecoder:
         rows: list[Any] = request.rows
         if len(rows) > MAXIMUM_ROWS:
             raise TooManyRows(f"a request carries at most {MAXIMUM_ROWS} rows, this one {len(rows)}; send it in parts")
-        event_at = list(map(self._event_at, map(self._time, rows)))
-        return Rows(_take_ids(rows), rows, event_at)
+        for time in map(self._time, rows):
+            if not self._first <= time <= self._last:
+                raise OverflowError
+        return Rows(len(rows), _take_ids(rows), one_by_one=rows)
 
-    def arrays(self, values: Sequence[Any]) -> dict[str, Array]:
-        """Turn decoded rows, of one request or of several, into one array a column, as a `Predictor` takes them."""
-        return {name: make(list(map(get, values))) for name, get, make in self._fields}
+    def together(self, parts: Sequence[Rows], least: int = 0) -> Columns:
+        """Put rows of several requests one below the other, as columns; repeat the last until there are `least`."""
+        if all(part.one_by_one for part in parts):
+            rows = [row for part in parts for row in part.one_by_one or ()]
+            rows += rows[-1:] * (least - len(rows))
+            return self._columns(rows)
+        columns = [self._columns(part.one_by_one) if part.columns is None else part.columns for part in parts]
+        return {name: _stacked([one[name] for one in columns], least) for name, _, _ in self._fields}
 
-    def raw(self, values: Sequence[Any]) -> list[bytes]:
-        """Write each decoded row as JSON."""
-        return list(map(self._encoder.encode, values))
+    def _columns(self, rows: Sequence[Any] | None) -> Columns:
+        return {name: make(list(map(get, rows or ()))) for name, get, make in self._fields}
 
     def _explain(self, body: bytes, error: Exception) -> ContractError:
         if not isinstance(error, msgspec.ValidationError | OverflowError):
@@ -152,9 +165,9 @@ class RowDecoder:
             yield Violation(ID, f"expected a string of 1 to 200 characters, got {_shown(row[ID])}", index)
         for column in self.contract.inputs:
             if column.name not in row:
-                yield Violation(column.name, f"missing column: expected {_expected(column)}", index)
+                yield Violation(column.name, f"missing column: expected {expected(column)}", index)
             elif not _keeps(column, row[column.name]):
-                yield Violation(column.name, _broken_rule(column, row[column.name]), index)
+                yield Violation(column.name, broken_rule(column, row[column.name]), index)
 
 
 def broken_contract(violations: Sequence[Violation]) -> ContractError:
@@ -170,21 +183,40 @@ def violation_of(error: Exception, field: str) -> Violation:
     return Violation(field, message)
 
 
-def array_maker(column: Time | Number | Category) -> Callable[[Sequence[Any]], Array]:
-    """Give the function that turns a column's values (decoded, None for null) into the graph's array, shape [N]."""
+def column_maker(column: Time | Number | Category) -> Callable[[Sequence[Any]], Array]:
+    """Give the function that turns a column's values (decoded, None for null) into its array in `Columns`."""
     if isinstance(column, Number):
-        return lambda values: np.array(values, dtype=np.float32)
+        return lambda values: np.array(values, dtype=np.float64)
     if isinstance(column, Time):
         epoch = _epoch(column)
-        return lambda values: np.array([_seconds(value - epoch) for value in values], dtype=np.int64)
+        return lambda values: np.array([microseconds(value - epoch) for value in values], dtype=np.int64)
     kind, null = np.object_ if column.is_text else np.int64, _null(column)
     if column.nullable:
         return lambda values: np.array([null if value is None else value for value in values], dtype=kind)
     return lambda values: np.array(values, dtype=kind)
 
 
+def graph_inputs(contract: Contract) -> Callable[[Columns], dict[str, Array]]:
+    """Give the function that turns columns into what the graph takes (`models.inference`)."""
+    casts = {column.name: _GRAPH[type(column)] for column in contract.inputs}
+    return lambda columns: {name: cast(columns[name]) for name, cast in casts.items()}
+
+
+_GRAPH: Mapping[type, Callable[[Array], Array]] = {
+    Number: lambda values: values.astype(np.float32),
+    Time: lambda values: values // SECOND,
+    Category: lambda values: values,
+}
+
+
+def _stacked(arrays: list[Array], least: int) -> Array:
+    if (missing := least - sum(map(len, arrays))) > 0:
+        arrays.append(arrays[-1][-1:].repeat(missing))
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
 def from_array(column: Time | Number | Category, values: Sequence[Any]) -> list[Any]:
-    """Turn a column's values as they are in an array into those of decoded rows: what `array_maker` does, backwards.
+    """Turn a column's values as they are in the graph's input into those of decoded rows.
 
     Times may be text instead, which is left to be decoded. Raises: `ContractError` for no moment of the calendar.
     """
@@ -205,18 +237,7 @@ def _null(category: Category) -> str | int:
 
 
 def _epoch(time: Time) -> datetime:
-    return _EPOCH if time.zone is None else _EPOCH.replace(tzinfo=None)
-
-
-def event_clock(time: Time) -> Callable[[datetime], datetime]:
-    """Give the function from a time column's value to the instant it means, aware, UTC.
-
-    Of a wall time that a clock change repeats, the first is meant.
-    """
-    if time.zone is None:
-        return lambda value: value.astimezone(UTC)
-    zone = ZoneInfo(time.zone)
-    return lambda value: value.replace(tzinfo=zone).astimezone(UTC)
+    return EPOCH if time.zone is None else EPOCH.replace(tzinfo=None)
 
 
 def example_row(contract: Contract) -> dict[str, object]:
@@ -262,28 +283,27 @@ def _value_type(column: Time | Number | Category) -> Any:
     return value | None if column.nullable else value
 
 
-def _take_ids(rows: list[Any]) -> list[str | None]:
-    """Take the ids out of the rows, so that what is kept of a row is its columns."""
-    ids: list[str | None] = []
-    for row in rows:
-        ids.append(None if row.id is UNSET else row.id)
-        row.id = UNSET
-    given = [name for name in ids if name is not None]
-    if len(given) != len(set(given)):
-        seen: set[str | None] = {None}
-        for index, name in enumerate(ids):
-            if name in seen and name is not None:
-                raise broken_contract([Violation(ID, f"{name!r} names an earlier row of this request as well", index)])
-            seen.add(name)
+def _take_ids(rows: list[Any]) -> list[str | None] | None:
+    given = [row.id for row in rows if row.id is not UNSET]
+    if not given:
+        return None
+    ids = [None if row.id is UNSET else row.id for row in rows]
+    refuse_repeated(ids)
     return ids
 
 
-def _seconds(since: timedelta) -> int:
-    return since.days * _DAY_S + since.seconds
+def refuse_repeated(ids: Sequence[str | None]) -> None:
+    """Refuse ids of which one names two rows. Raises: `ContractError`."""
+    seen: set[str | None] = set()
+    for index, name in enumerate(ids):
+        if name in seen:
+            raise broken_contract([Violation(ID, f"{name!r} names an earlier row of this request as well", index)])
+        if name is not None:
+            seen.add(name)
 
 
 def _first(violations: Iterator[Violation]) -> list[Violation]:
-    return [violation for violation, _ in zip(violations, range(_SHOWN), strict=False)]
+    return [violation for violation, _ in zip(violations, range(SHOWN), strict=False)]
 
 
 def _accepts(kind: Any, value: object) -> bool:
@@ -298,15 +318,13 @@ def _keeps(column: Time | Number | Category, value: object) -> bool:
     if not _accepts(_value_type(column), value):
         return False
     if isinstance(column, Time):
-        try:
-            event_clock(column)(msgspec.convert(value, datetime))
-        except OverflowError:
-            return False
+        return EARLIEST <= microseconds(msgspec.convert(value, datetime) - _epoch(column)) <= LATEST
     return True
 
 
-def _broken_rule(column: Time | Number | Category, value: object) -> str:
-    return f"{_broken_kind(column, value)}: expected {_expected(column)}, got {_shown(value)}"
+def broken_rule(column: Time | Number | Category, value: object) -> str:
+    """Say which rule of its column a value breaks."""
+    return f"{_broken_kind(column, value)}: expected {expected(column)}, got {_shown(value)}"
 
 
 def _broken_kind(column: Time | Number | Category, value: object) -> str:
@@ -323,17 +341,18 @@ def _broken_kind(column: Time | Number | Category, value: object) -> str:
     return "wrong type"
 
 
-def _expected(column: Time | Number | Category) -> str:
+def expected(column: Time | Number | Category) -> str:
+    """Say what a column takes."""
     if isinstance(column, Time):
         if column.zone is None:
             return "an instant with its offset, like 2020-03-01T08:15:00Z"
         return f"the wall time of {column.zone} without an offset, like 2020-03-01T08:15:00"
     if isinstance(column, Number):
-        expected = f"a number from {column.minimum:g} to {column.maximum:g} ({column.unit})"
+        what = f"a number from {column.minimum:g} to {column.maximum:g} ({column.unit})"
     else:
-        some = ", ".join(repr(value) for value in column.values[:_SHOWN])
-        expected = f"one of {some}" + (f", ... ({len(column.values)} values)" if len(column.values) > _SHOWN else "")
-    return f"{expected} or null" if column.nullable else expected
+        some = ", ".join(repr(value) for value in column.values[:SHOWN])
+        what = f"one of {some}" + (f", ... ({len(column.values)} values)" if len(column.values) > SHOWN else "")
+    return f"{what} or null" if column.nullable else what
 
 
 def _shown(value: object) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from models.contract import clock
 from models.contract.columns import MISSING_CODE, Category, Contract, Number
 from models.errors import ContractError, Violation
 
@@ -218,16 +219,14 @@ def _seconds(times: pd.Series) -> npt.NDArray[np.int64]:
 def to_instants(contract: Contract, times: pd.Series) -> pd.Series:
     """Turn a table's times into aware UTC ones.
 
-    A wall time that occurs twice is the first of the two; one that daylight saving skips is an hour later.
+    A wall time that occurs twice is the first of the two; one that is left out is read by the clock before the change.
     """
-    instants: pd.Series
     if times.dt.tz is not None:
-        instants = times.dt.tz_convert("UTC")
+        instants: pd.Series = times.dt.tz_convert("UTC")
         return instants
-    zone = contract.time.zone or "UTC"
-    first = np.ones(len(times), dtype=bool)
-    instants = times.dt.tz_localize(zone, ambiguous=first, nonexistent=pd.Timedelta(hours=1)).dt.tz_convert("UTC")
-    return instants
+    wall_us = times.to_numpy("datetime64[us]").astype(np.int64)
+    found = clock.moments(contract.time.zone or "UTC", wall_us)
+    return pd.Series(pd.DatetimeIndex(found.view("datetime64[us]"), tz="UTC"), index=times.index, name=times.name)
 
 
 def time_part(times: pd.Series, part: str) -> npt.NDArray[np.int64]:

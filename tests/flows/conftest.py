@@ -9,10 +9,11 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
@@ -25,12 +26,16 @@ from onnx import helper, numpy_helper
 
 from infra import registry
 from infra.assembly import assemble
-from infra.journal import Journal, Label, Prediction
+from infra.journal.answers import Answers as Recorded
+from infra.journal.ids import Ids
+from infra.journal.index import Label
+from infra.journal.journal import Journal
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
 from models.bundle import Bundle
 from models.catalog.taxi_eta import MODEL
+from models.contract.rows import RowDecoder
 from models.deciding import rollout
 from models.deciding.rollout import Rollout
 
@@ -169,30 +174,32 @@ class Answers:
     def journal(self, branch: str = "main") -> None:
         """Write them into the journal of the state folder that is set now."""
         starts = [self.first_at + place * self.apart for place in range(self.count)]
-        predictions = [self._prediction(place, at) for place, at in enumerate(starts)]
+        ids = [f"{self.first_at:%Y%m%d}-{place:05d}" for place in range(self.count)]
+        rows = [trip(at, 1 + place % 250, 1 + place % 99) for place, at in enumerate(starts)]
         labels = [
-            Label(
-                id=one.id,
-                value=self.minutes,
-                known_at=self.known_at or one.event_at + timedelta(minutes=self.minutes),
-            )
-            for one in predictions
+            Label(id=name, value=self.minutes, known_at=self.known_at or at + timedelta(minutes=self.minutes))
+            for name, at in zip(ids, starts, strict=True)
         ]
         writing = journal(branch)
-        writing.append(predictions).result()
+        writing.append([answered(ids, rows, self.minutes + self.wrong_by, self.version)]).result()
         writing.append_labels(labels).result()
         writing.close()
 
-    def _prediction(self, place: int, at: datetime) -> Prediction:
-        local = at.astimezone(ZoneInfo("America/New_York")).replace(tzinfo=None)
-        row = {"pickup_at": local, "pickup_zone": 1 + place % 250, "dropoff_zone": 1 + place % 99, "trip_miles": 2.5}
-        return Prediction(
-            id=f"{self.first_at:%Y%m%d}-{place:05d}",
-            version=self.version,
-            event_at=at,
-            row=msgspec.json.encode(row | {"passengers": 1}),
-            value=self.minutes + self.wrong_by,
-        )
+
+def trip(at: datetime, pickup_zone: int = 7, dropoff_zone: int = 9, **changes: Any) -> dict[str, object]:
+    """A request's row about a trip that starts at a moment."""
+    local = at.astimezone(ZoneInfo("America/New_York")).replace(tzinfo=None)
+    zones = {"pickup_zone": pickup_zone, "dropoff_zone": dropoff_zone}
+    return {"pickup_at": local, **zones, "trip_miles": 2.5, "passengers": 1} | changes
+
+
+def answered(ids: Sequence[str], rows: Sequence[Mapping[str, object]], value: float, version: str) -> Recorded:
+    """What a service hands to its journal."""
+    decoder = RowDecoder(MODEL.contract)
+    names = Ids(b"-" * 36 * len(ids), dict(enumerate(ids)))
+    values, now = np.full(len(ids), value), datetime.now(UTC).replace(microsecond=0)
+    columns = decoder.together([decoder.convert(rows)])
+    return Recorded(MODEL.contract, version, names, columns, values, now)
 
 
 def _scaled(content: bytes, factor: float) -> bytes:

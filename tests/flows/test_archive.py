@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,13 +14,14 @@ from flows.archive import archive
 from infra import tables
 from infra.dataset import LABELS, PREDICTIONS, labelled_predictions
 from infra.errors import Conflict
-from infra.journal import Journal, Label, Position, Prediction
+from infra.journal.answers import Answers
+from infra.journal.index import Label
+from infra.journal.journal import Counts, Journal
 from infra.lake.embedded.store import EmbeddedLake
 from models.catalog.taxi_eta import CONTRACT, MODEL
-from tests.flows.conftest import journal, lake
+from tests.flows.conftest import answered, journal, lake, trip
 
 AT = datetime(2020, 3, 2, 15, tzinfo=UTC)
-ROW = {"pickup_at": "2020-03-02T10:00:00", "pickup_zone": 7, "dropoff_zone": 9, "trip_miles": 2.5, "passengers": None}
 
 archive_now = partial(archive.fn, MODEL.name, "main")
 
@@ -30,18 +30,17 @@ class Killed(BaseException):
     """Stands for a process that ends here."""
 
 
-def answer(name: str, hours: int = 0, **changes: object) -> Prediction:
-    row = msgspec.json.encode(ROW | changes)
-    return Prediction(id=name, version="v1", event_at=AT + timedelta(hours=hours), row=row, value=11.0)
+def answer(name: str, hours: int = 0, **changes: Any) -> Answers:
+    return answered([name], [trip(AT + timedelta(hours=hours), **{"passengers": None, **changes})], 11.0, "v1")
 
 
 def label(name: str, value: float = 9.0) -> Label:
     return Label(id=name, value=value, known_at=AT + timedelta(minutes=value))
 
 
-def record(*predictions: Prediction, labels: tuple[Label, ...] = ()) -> None:
+def record(*answers: Answers, labels: tuple[Label, ...] = ()) -> None:
     writing = journal()
-    writing.append(predictions).result()
+    writing.append(answers).result()
     writing.append_labels(labels).result()
     writing.close()
 
@@ -68,7 +67,7 @@ def test_keeps_what_was_asked_answered_and_labelled(home: Path) -> None:
 
     added = archive_now()
 
-    assert added == Position(2, 1)
+    assert added == Counts(2, 1)
     rows = archived().to_dict("list")
     assert (rows["id"], rows["version"], rows["predicted"]) == (["a", "b"], ["v1", "v1"], [11.0, 11.0])
     assert (rows["event_at"], rows["pickup_at"]) == ([AT, AT], [datetime(2020, 3, 2, 10)] * 2)
@@ -98,26 +97,49 @@ def test_adds_only_what_is_new_and_commits_nothing_where_nothing_is(home: Path) 
     record(answer("b"), labels=(label("a"),))
     more = archive_now()
 
-    assert (nothing, unchanged) == (Position(0, 0), before)
-    assert more == Position(1, 1)
+    assert (nothing, unchanged) == (Counts(0, 0), before)
+    assert more == Counts(1, 1)
     assert archived()["id"].tolist() == ["a", "b"]
     assert archived(LABELS)["id"].tolist() == ["a"]
 
 
-def test_the_same_requests_in_another_order_give_the_same_table(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers = [answer("a", hours=1), answer("b"), answer("c", hours=1)]
+def test_a_table_is_in_the_order_of_moments_and_ids(home: Path) -> None:
+    record(answer("a", hours=1), answer("c"), answer("b", hours=1), answer("d"))
 
-    digests = []
-    for place, arrival in enumerate((answers, answers[::-1])):
-        monkeypatch.setenv("OKRUH_HOME", str(tmp_path / str(place)))
-        record(*arrival)
+    archive_now()
+
+    assert archived()["id"].tolist() == ["c", "d", "a", "b"]
+
+
+def test_takes_what_a_living_service_has_written_and_lets_it_go_on(home: Path) -> None:
+    service = journal()
+    service.append([answer("a")]).result()
+
+    archive_now()
+    between = list(service.predictions())
+    service.append([answer("b", hours=1)]).result()
+    archive_now()
+
+    assert between == []
+    assert archived()["id"].tolist() == ["a", "b"]
+    service.close()
+
+
+def test_what_a_kill_has_left_in_the_journal_is_not_added_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill() -> None:
+        raise Killed
+
+    record(answer("a"), labels=(label("a"),))
+    once(monkeypatch, Journal, "archived", kill)
+
+    with pytest.raises(Killed):
         archive_now()
-        digests.append([entry.digest for entry in lake().list("main", PREDICTIONS)])
-        assert archived()["id"].tolist() == ["b", "a", "c"]
+    left = [one.id for one in journal().predictions()]
+    again = archive_now()
 
-    assert digests[0] == digests[1]
+    assert (left, again) == (["a"], Counts(0, 0))
+    assert archived()["id"].tolist() == archived(LABELS)["id"].tolist() == ["a"]
+    assert list(journal().predictions()) == []
 
 
 def test_takes_times_with_and_without_fractions_of_a_second(home: Path) -> None:
@@ -150,7 +172,13 @@ def test_a_killed_archive_neither_loses_nor_repeats(
 
 @pytest.mark.parametrize(
     ("owner", "step"),
-    [(Journal, "last"), (Journal, "labels"), (EmbeddedLake, "create_branch"), (EmbeddedLake, "merge")],
+    [
+        (Journal, "last_label"),
+        (Journal, "table"),
+        (Journal, "labels"),
+        (EmbeddedLake, "create_branch"),
+        (EmbeddedLake, "merge"),
+    ],
 )
 @pytest.mark.parametrize("more", [False, True])
 def test_two_archives_at_once_add_everything_once(

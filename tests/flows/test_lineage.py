@@ -1,18 +1,19 @@
 """Lineage: from an answer or a version back to data, code and runs, changing nothing."""
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from flows.archive import archive
 from flows.lineage import lineage
 from infra import registry
 from infra.errors import NotFound
-from infra.journal import Prediction
 from models.bundle import FILES
 from models.errors import DefinitionError
-from tests.flows.conftest import AS_OF, Answers, add_scaled, champion, journal, lake
+from tests.flows.conftest import AS_OF, Answers, add_scaled, answered, champion, journal, lake, trip
 
 ANSWERS = datetime(2020, 3, 2, 15, tzinfo=UTC)
 
@@ -42,13 +43,30 @@ def test_traces_an_answer_to_data_code_and_runs(trained: Path) -> None:
 
 
 def test_traces_an_answer_that_has_no_label_yet(trained: Path) -> None:
-    row = msgspec.json.encode({"trip_miles": 2.5})
-    journal().append([Prediction(id="asked", version=champion(), event_at=ANSWERS, row=row, value=11.0)]).result()
+    journal().append([answered(["asked"], [trip(ANSWERS)], 11.0, champion())]).result()
 
     found = lineage("taxi_eta", "asked")
 
     assert found.prediction is not None
     assert (found.prediction.label, found.prediction.label_known_at) == (None, None)
+
+
+def test_traces_an_answer_that_is_archived(trained: Path) -> None:
+    answer(3, champion())
+    before = lineage("taxi_eta", "20200302-00001")
+    archive.fn("taxi_eta", "main")
+
+    assert list(journal().predictions()) == []
+    assert lineage("taxi_eta", "20200302-00001") == before
+
+
+def test_traces_an_archived_answer_that_this_journal_does_not_know(trained: Path) -> None:
+    answer(3, champion())
+    before = lineage("taxi_eta", "20200302-00001")
+    archive.fn("taxi_eta", "main")
+    shutil.rmtree(journal().folder)
+
+    assert lineage("taxi_eta", "20200302-00001") == before
 
 
 def test_traces_a_version(trained: Path) -> None:

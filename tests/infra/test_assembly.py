@@ -17,7 +17,7 @@ from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
 
 def test_a_repository_has_no_underscore(settings: Settings) -> None:
     assert repository("taxi_eta") == "taxi-eta"
-    assert assemble(settings).journal("taxi_eta", "main").path == settings.home / "journal/taxi-eta/main.sqlite"
+    assert assemble(settings).journal("taxi_eta", "main").folder == settings.home / "journal/taxi-eta/main"
 
 
 @pytest.mark.parametrize("name", ["", "Taxi", "../taxi", "taxi-eta", "1taxi", "a" * 41])

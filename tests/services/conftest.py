@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from infra.assembly import assemble
-from infra.journal import Journal
+from infra.journal.journal import Journal
 from infra.settings import Settings
 from models.bundle import Bundle
 from services.app import Edge

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from models.catalog.taxi_eta import CONTRACT
+from models.contract.rows import Array, Columns, Rows
 from models.inference import Predictor
 from services import batching
-from services.batching import MAXIMUM_BATCH_ROWS, Batcher, Overloaded
-from services.champion import filled_up
+from services.batching import MAXIMUM_BATCH_ROWS, Batcher, Overloaded, Predict
+from services.champion import filled
 from tests.models.learning import export_taxi
 
 AT_ONCE, LONG = 0.0, 1.0
@@ -30,15 +31,24 @@ class Doubling:
         self.may_go.set()
         self.began = threading.Event()
 
-    def __call__(self, rows: Sequence[Any]) -> list[float]:
+    def __call__(self, parts: Sequence[Rows]) -> tuple[Columns, Array]:
+        rows = [row for part in parts for row in part.one_by_one or ()]
         self.sizes.append(len(rows))
         self.began.set()
         assert self.may_go.wait(30)
-        return [2.0 * row for row in rows]
+        return {"row": np.array(rows)}, np.array([2.0 * row for row in rows])
 
 
-def batcher(predict: Callable[[Sequence[Any]], list[float]], seconds: float = AT_ONCE) -> Batcher:
-    return Batcher(predict, lambda _: seconds)
+class Asked:
+    """A batcher of numbers."""
+
+    def __init__(self, predict: Predict, seconds: float = AT_ONCE) -> None:
+        self._batcher = Batcher(predict, lambda _: seconds)
+
+    async def predict(self, rows: Sequence[Any], size: int) -> list[float]:
+        part = await self._batcher.predict(Rows(len(rows), one_by_one=list(rows)), size)
+        values: list[float] = part.batch.values[part.start : part.stop].tolist()
+        return values
 
 
 @pytest.mark.parametrize("seconds", [AT_ONCE, LONG])
@@ -46,7 +56,7 @@ def test_what_comes_in_one_turn_is_one_batch(seconds: float) -> None:
     doubling = Doubling()
 
     async def ask() -> list[list[float]]:
-        asked = batcher(doubling, seconds)
+        asked = Asked(doubling, seconds)
         return await asyncio.gather(*(asked.predict([number] * (number % 3 + 1), 1) for number in range(64)))
 
     answers = asyncio.run(ask())
@@ -60,7 +70,7 @@ def test_what_comes_during_a_run_is_the_next_batch() -> None:
     doubling.may_go.clear()
 
     async def ask() -> list[list[float]]:
-        asked = batcher(doubling, LONG)
+        asked = Asked(doubling, LONG)
         first = asyncio.create_task(asked.predict([1], 1))
         await asyncio.to_thread(doubling.began.wait, 30)
         others = [asyncio.create_task(asked.predict([number], 1)) for number in (2, 3, 4)]
@@ -75,7 +85,7 @@ def test_what_comes_during_a_run_is_the_next_batch() -> None:
 @pytest.mark.parametrize("seconds", [AT_ONCE, LONG])
 def test_a_row_that_cannot_be_predicted_fails_alone(seconds: float) -> None:
     async def ask() -> list[Any]:
-        asked = batcher(Doubling(), seconds)
+        asked = Asked(Doubling(), seconds)
         rows: list[list[Any]] = [[1], [None, 1], [3]]
         return await asyncio.gather(*(asked.predict(one, 1) for one in rows), return_exceptions=True)
 
@@ -87,7 +97,7 @@ def test_a_row_that_cannot_be_predicted_fails_alone(seconds: float) -> None:
 
 def test_whoever_has_gone_is_in_nobodys_way() -> None:
     async def ask() -> list[float]:
-        asked = batcher(Doubling())
+        asked = Asked(Doubling())
         gone = asyncio.create_task(asked.predict([1], 1))
         stays = asyncio.create_task(asked.predict([2], 1))
         await asyncio.sleep(0)
@@ -101,7 +111,7 @@ def test_a_burst_after_quiet_loses_none() -> None:
     doubling = Doubling()
 
     async def ask() -> list[list[float]]:
-        asked = batcher(doubling, LONG)
+        asked = Asked(doubling, LONG)
         for number in range(3):
             await asked.predict([number], 1)
         return await asyncio.gather(*(asked.predict([number], 1) for number in range(256)))
@@ -113,7 +123,7 @@ def test_a_batch_has_bounds() -> None:
     doubling = Doubling()
 
     async def ask() -> None:
-        asked = batcher(doubling)
+        asked = Asked(doubling)
         large = [0] * (MAXIMUM_BATCH_ROWS + 5)
         await asyncio.gather(*(asked.predict(rows, 1) for rows in ([1] * 1000, [2] * 20, [3] * 20, large, [4])))
 
@@ -129,7 +139,7 @@ def test_refuses_more_than_shall_wait_and_answers_the_rest(bound: str, monkeypat
     doubling.may_go.clear()
 
     async def ask() -> list[Any]:
-        asked = batcher(doubling, LONG)
+        asked = Asked(doubling, LONG)
         first = asyncio.create_task(asked.predict([0], 1))
         await asyncio.to_thread(doubling.began.wait, 30)
         others = [asyncio.create_task(asked.predict([number], 1)) for number in range(12)]
@@ -150,19 +160,19 @@ def test_refuses_more_than_shall_wait_and_answers_the_rest(bound: str, monkeypat
 def test_a_row_has_the_same_answer_alone_and_in_any_batch(sizes: list[int], seconds: float) -> None:
     predictor, columns = Predictor(GRAPH, CONTRACT), export_taxi.columns(sum(sizes))
 
-    def predict(rows: Sequence[int]) -> list[float]:
-        filled = list(filled_up(rows))
-        values: list[float] = predictor.predict({name: values[filled] for name, values in columns.items()}).tolist()
-        return values[: len(rows)]
+    def predict(parts: Sequence[Rows]) -> tuple[Columns, Array]:
+        rows = [row for part in parts for row in part.one_by_one or ()]
+        places = rows + rows[-1:] * (filled(len(rows)) - len(rows))
+        return {}, predictor.predict({name: values[places] for name, values in columns.items()})[: len(rows)]
 
     async def ask() -> list[list[float]]:
-        asked, starts = batcher(predict, seconds), np.cumsum([0, *sizes]).tolist()
+        asked, starts = Asked(predict, seconds), np.cumsum([0, *sizes]).tolist()
         requests = [range(start, start + size) for start, size in zip(starts, sizes, strict=False)]
         return await asyncio.gather(*(asked.predict(list(one), 1) for one in requests))
 
     together = [value for answer in asyncio.run(ask()) for value in answer]
 
-    alone = [predict([row])[0] for row in range(sum(sizes))]
+    alone = [predict([Rows(1, one_by_one=[row])])[1].item() for row in range(sum(sizes))]
     assert together == alone  # bit by bit
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from infra.journal import Journal, Position
+from infra.journal.journal import Counts, Journal
 from models.contract.columns import MISSING_CODE
 from services.app import Edge
 from tests.infra.lake.lakefs.server import running
@@ -82,7 +83,7 @@ def test_answers_rows_and_records_them(
     assert result.get_response()["id"] == "7"
     assert result.as_numpy("value").tolist() == [first, 9.5]
     assert result.as_numpy("id").tolist() == ([b"a", b"b"] if binary else ["a", "b"])
-    recorded = [(one.id, json.loads(one.row)) for one in journal.predictions()]
+    recorded = [(one.id, msgspec.to_builtins(one.row)) for one in journal.predictions()]
     assert [name for name, _ in recorded] == ["a", "b"]
     assert recorded[1][1] == {
         "starts_at": "2020-03-01T08:15:00",
@@ -121,7 +122,7 @@ def test_says_what_is_wrong_as_the_protocol_does(
     with pytest.raises(InferenceServerException, match=reason):
         triton.infer(model, tensors(**changes), model_version=version)
 
-    assert journal.counts() == Position(0, 0)
+    assert journal.counts() == Counts(0, 0)
 
 
 def plain(**changes: Any) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def test_refuses_what_is_no_request(
 
     assert found == status
     assert reason in answer["error"]
-    assert journal.counts() == Position(0, 0)
+    assert journal.counts() == Counts(0, 0)
 
 
 @pytest.mark.parametrize(

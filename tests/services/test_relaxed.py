@@ -1,17 +1,16 @@
 """A relaxed journal: answers leave before their records are durable, and no record is lost silently."""
 
 import asyncio
+import fcntl
 import json
-import sqlite3
 from collections.abc import Callable, Coroutine
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra.journal import Journal, Position
-from infra.settings import Settings
+from infra.errors import Unavailable
+from infra.journal.journal import Counts, Journal
+from infra.journal.segments import open_segments
 from models.bundle import Bundle
 from services import metrics
 from services import predictions as module
@@ -37,20 +36,22 @@ def ask(relaxed: Predictions, champion: Champion, *rows: object) -> Coroutine[An
 def test_answers_before_the_record_is_durable(
     relaxed: Predictions, champion: Champion, journal: Journal, row: dict[str, Any]
 ) -> None:
+    asyncio.run(ask(relaxed, champion, row))
+    relaxed.close()
     journal.append([]).result(30)
+    (segment,) = open_segments(journal.folder / "segments")
 
     async def burst() -> list[Answered]:
         return list(await asyncio.gather(*(ask(relaxed, champion, row) for _ in range(50))))
 
-    with closing(sqlite3.connect(journal.path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")  # nobody else can write until this is over
-        assert {tuple(answer.values) for answer in asyncio.run(burst())} == {(16.0,)}
-        assert journal.counts() == Position(0, 0)
-        other.execute("ROLLBACK")
+    with segment.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # nobody else can write until this is over
+        assert {tuple(answer.values()) for answer in asyncio.run(burst())} == {(16.0,)}
+        assert journal.counts() == Counts(1, 0)
     relaxed.close()
     journal.close()
 
-    assert journal.counts() == Position(50, 0)
+    assert journal.counts() == Counts(51, 0)
 
 
 def test_hands_over_by_itself(relaxed: Predictions, champion: Champion, journal: Journal, row: dict[str, Any]) -> None:
@@ -61,7 +62,7 @@ def test_hands_over_by_itself(relaxed: Predictions, champion: Champion, journal:
 
     asyncio.run(wait())
 
-    assert journal.counts() == Position(2, 0)
+    assert journal.counts() == Counts(2, 0)
 
 
 def test_waits_where_the_journal_falls_behind(
@@ -69,25 +70,74 @@ def test_waits_where_the_journal_falls_behind(
 ) -> None:
     monkeypatch.setattr(module, "_RELAXED_ROWS", 1)
 
-    assert asyncio.run(ask(relaxed, champion, row, row)).values == [16.0, 16.0]
+    assert asyncio.run(ask(relaxed, champion, row, row)).values() == [16.0, 16.0]
 
-    assert journal.counts() == Position(2, 0)
+    assert journal.counts() == Counts(2, 0)
 
 
-def test_counts_what_could_not_be_recorded(
-    relaxed: Predictions, champion: Champion, journal: Journal, row: dict[str, Any], settings: Settings
+def broken(journal: Journal) -> None:
+    """Have no further write succeed."""
+    for path in (journal.folder / "segments").iterdir():
+        path.unlink()
+    (journal.folder / "segments").rmdir()
+    (journal.folder / "segments").write_text("a file where the folder belongs")
+
+
+async def written(predictions: Predictions) -> None:
+    """Wait until what is answered is recorded, or not."""
+    if predictions._durable is not None:
+        await asyncio.wait([predictions._durable])
+
+
+def lost() -> float:
+    count: float = metrics.LOST._value.get()
+    return count
+
+
+def test_counts_what_could_not_be_recorded_and_stops_then(
+    relaxed: Predictions, champion: Champion, journal: Journal, row: dict[str, Any]
 ) -> None:
-    in_the_way = Path(settings.home / "journal")
-    in_the_way.parent.mkdir()
-    in_the_way.write_text("a file where the folder belongs")
-    before = metrics.LOST._value.get()
-
-    async def wait() -> Answered:
-        answer = await ask(relaxed, champion, row, row)
+    async def wait() -> list[float]:
+        await ask(relaxed, champion, row)
         assert relaxed._durable is not None
+        await relaxed._durable
+        broken(journal)
+        answer = await ask(relaxed, champion, row, row)
         await asyncio.wait([relaxed._durable])
-        return answer
+        with pytest.raises(Unavailable, match="cannot be written"):
+            await ask(relaxed, champion, row)
+        return answer.values()
 
-    assert asyncio.run(wait()).values == [16.0, 16.0]
-    assert metrics.LOST._value.get() == before + 2
+    before = lost()
+
+    assert asyncio.run(wait()) == [16.0, 16.0]
+    assert lost() == before + 2
+    assert journal.failure
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_goes_on_without_a_record_where_it_shall(
+    champion: Champion, journal: Journal, row: dict[str, Any], strict: bool, from_the_start: bool
+) -> None:
+    goes_on = Predictions(journal, strict=strict, goes_on=True)
+    if from_the_start:
+        journal.folder.parent.mkdir(parents=True)
+        journal.folder.write_text("a file where the folder belongs")
+
+    async def wait() -> list[Answered]:
+        first = await ask(goes_on, champion, row)
+        if not from_the_start:
+            await written(goes_on)
+            broken(journal)
+        answers = [first, *[await ask(goes_on, champion, {**row, "id": "a"}, row) for _ in range(2)]]
+        await written(goes_on)
+        return answers
+
+    before = lost()
+    _, second, third = asyncio.run(wait())
+
+    assert [second.values(), third.values()] == [[16.0, 16.0]] * 2
+    assert second.ids()[0] == "a"
+    assert lost() == before + 4 + from_the_start
     assert journal.failure

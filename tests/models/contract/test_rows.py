@@ -9,13 +9,15 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from models.contract import arrow
 from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
-from models.contract.rows import MAXIMUM_ROWS, NotJSON, RowDecoder, TooManyRows, example_row
+from models.contract.rows import MAXIMUM_ROWS, NotJSON, RowDecoder, TooManyRows, example_row, graph_inputs
 from models.errors import ContractError, DefinitionError
 
 ROW = {"starts_at": "2020-03-01T08:15:00", "distance": 3.5, "weight": None, "kind": "car", "zone": 2}
@@ -30,7 +32,8 @@ def test_turns_rows_into_the_arrays_that_the_graph_takes(tiny_contract: Contract
 
     decoder = RowDecoder(tiny_contract)
     rows = decoder.decode(body({**ROW, "id": "a"}, other))
-    columns = decoder.arrays(rows.values)
+    kept = decoder.together([rows])
+    columns = graph_inputs(tiny_contract)(kept)
 
     assert rows.ids == ["a", None]
     assert columns["starts_at"].tolist() == [1_583_050_500, 1_583_050_500]
@@ -39,8 +42,10 @@ def test_turns_rows_into_the_arrays_that_the_graph_takes(tiny_contract: Contract
     assert columns["kind"].tolist() == ["car", "bike"]
     assert columns["zone"].tolist() == [2, MISSING_CODE]
     assert [array.dtype for array in columns.values()] == [np.int64, np.float32, np.float32, np.object_, np.int64]
-    assert rows.event_at[0] == datetime(2020, 3, 1, 13, 15, tzinfo=UTC)
-    assert json.loads(decoder.raw(rows.values)[0]) == ROW
+    assert kept["starts_at"].tolist() == [1_583_050_500_000_000, 1_583_050_500_900_000]
+    assert arrow.event_at(tiny_contract, kept)[0].as_py() == datetime(2020, 3, 1, 13, 15, tzinfo=UTC)
+    (first, _) = pa.RecordBatch.from_arrays(arrow.arrays(tiny_contract, kept), list(kept)).to_pylist()
+    assert msgspec.to_builtins(first) == ROW
 
 
 @pytest.mark.parametrize(
@@ -122,7 +127,7 @@ def test_tells_broken_json_from_a_broken_contract(tiny_contract: Contract, conte
 def test_takes_ten_thousand_rows_and_not_one_more(tiny_contract: Contract) -> None:
     decoder = RowDecoder(tiny_contract)
 
-    assert len(decoder.decode(body(*[ROW] * MAXIMUM_ROWS)).ids) == MAXIMUM_ROWS
+    assert decoder.decode(body(*[ROW] * MAXIMUM_ROWS)).count == MAXIMUM_ROWS
     with pytest.raises(TooManyRows, match="10001"):
         decoder.decode(body(*[ROW] * (MAXIMUM_ROWS + 1)))
 
@@ -154,8 +159,9 @@ def test_demands_an_offset_of_an_instant(tiny_contract: Contract) -> None:
 
     rows = decoder.decode(body({**ROW, "starts_at": "2020-03-01T08:15:00-05:00"}))
 
-    assert rows.event_at == [datetime(2020, 3, 1, 13, 15, tzinfo=UTC)]
-    assert decoder.arrays(rows.values)["starts_at"].tolist() == [1_583_068_500]
+    kept = decoder.together([rows])
+    assert arrow.event_at(contract, kept).to_pylist() == [datetime(2020, 3, 1, 13, 15, tzinfo=UTC)]
+    assert graph_inputs(contract)(kept)["starts_at"].tolist() == [1_583_068_500]
     with pytest.raises(ContractError, match="with its offset"):
         decoder.decode(body(ROW))
 
@@ -177,7 +183,7 @@ def test_columns_may_have_any_name() -> None:
     decoder = RowDecoder(contract)
     rows = decoder.decode(body(example_row(contract)))
 
-    assert list(decoder.arrays(rows.values)) == ["pick-up at", "class", "c0"]
+    assert list(decoder.together([rows])) == ["pick-up at", "class", "c0"]
 
 
 def test_its_json_schema_states_the_contract(tiny_contract: Contract) -> None:
@@ -209,19 +215,20 @@ def test_keeps_every_value_of_accepted_rows(tiny_contract: Contract, rows: list[
     decoder = RowDecoder(tiny_contract)
 
     decoded = decoder.decode(body(*rows))
-    columns, raw = decoder.arrays(decoded.values), decoder.raw(decoded.values)
+    kept = decoder.together([decoded])
+    columns, event_at = graph_inputs(tiny_contract)(kept), arrow.event_at(tiny_contract, kept).to_pylist()
+    tabled = pa.RecordBatch.from_arrays(arrow.arrays(tiny_contract, kept), schema=arrow.schema(tiny_contract))
 
     for index, row in enumerate(rows):
         starts_at = datetime.fromisoformat(str(row["starts_at"]))
         wall_s = (starts_at.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
         assert columns["starts_at"][index] == wall_s
-        assert decoded.event_at[index] == starts_at.replace(tzinfo=ZoneInfo("America/New_York")).astimezone(UTC)
+        assert event_at[index] == starts_at.replace(tzinfo=ZoneInfo("America/New_York")).astimezone(UTC)
         assert columns["distance"][index] == np.float32(row["distance"])
         weight = np.float32(np.nan if row["weight"] is None else row["weight"])
         assert np.array_equal(columns["weight"][index], weight, equal_nan=True)
         assert columns["zone"][index] == (MISSING_CODE if row["zone"] is None else row["zone"])
-        again = decoder.decode(b'{"rows":[' + raw[index] + b"]}")
-        assert decoder.raw(again.values) == [raw[index]]
+        assert tabled.slice(index, 1).to_pylist() == [{**row, "starts_at": starts_at}]
 
 
 json_values = st.recursive(

@@ -1,7 +1,8 @@
 """Table validation: bad rows are set apart with their reason, bad tables are refused by name."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.contract.clock import EPOCH, microseconds, moments
 from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time, TimePart
-from models.contract.rows import array_maker, event_clock
+from models.contract.rows import column_maker, graph_inputs
 from models.contract.table import REASON, time_part, to_columns, to_instants, validate
 from models.errors import ContractError
 
@@ -222,9 +224,9 @@ def test_tables_and_requests_give_the_same_times(times: list[datetime]) -> None:
     contract = msgspec.structs.replace(CONTRACT, features=(), unique=())
 
     of_table = to_columns(contract, pd.DataFrame({"starts_at": pd.Series(times).astype("datetime64[us]")}))
-    of_request = array_maker(CONTRACT.time)(times)
+    of_request = graph_inputs(contract)({"starts_at": column_maker(CONTRACT.time)(times)})
 
-    assert of_table["starts_at"].tolist() == of_request.tolist()
+    assert of_table["starts_at"].tolist() == of_request["starts_at"].tolist()
 
 
 @given(st.datetimes(datetime(2018, 1, 1), datetime(2030, 1, 1)).map(lambda at: at.replace(fold=0)))
@@ -241,7 +243,10 @@ def test_clock_changes_are_read_alike_in_tables_and_requests(time: datetime) -> 
 
 def _assert_same_instant(time: datetime) -> None:
     (found,) = to_instants(CONTRACT, pd.Series([time]).astype("datetime64[us]"))
-    assert found == event_clock(CONTRACT.time)(time)
+    assert CONTRACT.time.zone
+    (of_request,) = moments(CONTRACT.time.zone, column_maker(CONTRACT.time)([time]).astype(np.int64))
+    assert of_request == microseconds(found.to_pydatetime() - EPOCH)
+    assert found == time.replace(tzinfo=ZoneInfo(CONTRACT.time.zone)).astimezone(UTC)
 
 
 def test_instants_stay_what_they_are() -> None:

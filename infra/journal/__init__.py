@@ -1,0 +1,1 @@
+"""The durable record of answered predictions and of labels that came later."""

@@ -1,0 +1,257 @@
+"""Segments: files of Arrow record batches, appended to by one process at a time, and sealed by anyone.
+
+A file is a row of frames: length, CRC-32, and an Arrow IPC message; first the schema, then a batch a write, last an
+empty frame where it is sealed. Whatever a kill or a power cut leaves at the end breaks a length or a checksum, and ends
+the file there for every reader. A sealed segment is named by its digest and never changes any more.
+
+Appending and sealing hold the file's lock, so that a flow can seal what a living service writes: the next write sees
+that the file is not as long as it left it, and begins another.
+
+Cost: a write is one `pwrite` and one `fdatasync`; reading maps the file and copies nothing.
+"""
+
+import fcntl
+import os
+import re
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from blake3 import blake3
+
+from infra.journal.ids import moment
+
+NAME = b"segment"
+"""Under this a schema's metadata hold the segment's own name, which its rows are found by once it is sealed, too."""
+ANSWERED_AT = "answered_at"
+"""The column that says when a row was answered; aware, UTC, whole milliseconds."""
+
+_FRAME = struct.Struct("<II")
+_END = _FRAME.pack(0, 0)
+_SUFFIX = ".segment"
+_OPEN = re.compile(r"open-([0-9a-f]{32})\.segment")
+_SEALED = re.compile(r"(\d{13})-(\d{13})-([0-9a-f]{64})\.segment")
+
+
+class Sealed(NamedTuple):
+    """A segment that is complete."""
+
+    path: Path
+    first: datetime
+    last: datetime
+    """When its first and its last row were answered; aware, UTC."""
+    digest: str
+
+
+class _Overtaken(Exception):
+    """Somebody has sealed the file."""
+
+
+class Writer:
+    """Appends to one segment at a time. Not thread-safe."""
+
+    def __init__(self, folder: Path, maximum_bytes: int, maximum_s: float) -> None:
+        """Begin another segment where one has so many bytes or is so old."""
+        self._folder = folder
+        self._maximum_bytes = maximum_bytes
+        self._maximum_s = maximum_s
+        self._schema: pa.Schema | None = None
+        self._file: int | None = None
+        self._length = 0
+        self._began_s = 0.0
+        self.name = ""
+        """The name of the segment that `append` writes to."""
+
+    def prepare(self, schema: pa.Schema) -> None:
+        """Have a segment for batches of a schema; `name` is its name. Raises: `OSError`."""
+        old = time.monotonic() - self._began_s > self._maximum_s
+        if self._file is None or old or self._length > self._maximum_bytes or not schema.equals(self._schema):
+            self._begin(schema)
+
+    def append(self, batch: pa.RecordBatch) -> bool:
+        """Make a batch durable; False where the segment was sealed meanwhile, and nothing is written.
+
+        Raises: `OSError`; what comes next begins another segment.
+        """
+        assert self._schema is not None
+        frames = [] if self._length else [_framed(self._schema.with_metadata({NAME: self.name}).serialize())]
+        frames.append(_framed(batch.serialize()))
+        try:
+            self._write(b"".join(frames))
+        except _Overtaken:
+            self.close()
+            return False
+        except OSError:
+            self.close()
+            raise
+        return True
+
+    def close(self) -> None:
+        """Leave the segment to whoever seals it."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _begin(self, schema: pa.Schema) -> None:
+        self.close()
+        name = uuid4().hex
+        path = self._folder / f"open-{name}{_SUFFIX}"
+        self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+        sync_folder(self._folder)
+        self._schema, self._length, self._began_s, self.name = schema, 0, time.monotonic(), name
+
+    def _write(self, frames: bytes) -> None:
+        assert self._file is not None
+        with _locked(self._file):
+            found = os.fstat(self._file)
+            if found.st_size != self._length or found.st_nlink == 0:
+                raise _Overtaken
+            try:
+                _write_at(self._file, frames, self._length)
+                os.fdatasync(self._file)
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(self._file, self._length)  # otherwise what is torn ends the file for every reader
+                raise
+            self._length += len(frames)
+
+
+def seal(path: Path) -> Sealed | None:
+    """Complete an open segment; None where it has no rows, or somebody else has sealed it. Raises: `OSError`."""
+    try:
+        file = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        with _locked(file):
+            if not _is_at(file, path):
+                return None
+            return _seal(file, path)
+    finally:
+        os.close(file)
+
+
+def _seal(file: int, path: Path) -> Sealed | None:
+    content, length, span = _mapped(path), 0, list[int]()
+    for batch, end in _batches(content):
+        times = pc.min_max(batch[ANSWERED_AT].cast(pa.int64()))
+        span += [times["min"].as_py(), times["max"].as_py()]
+        length = end
+    if not span:
+        path.unlink()
+        return None
+    os.ftruncate(file, length)
+    _write_at(file, _END, length)
+    os.fsync(file)
+    digest = blake3(memoryview(content)[:length]).hexdigest()
+    first_ms, last_ms = min(span) // 1000, max(span) // 1000
+    sealed = path.with_name(f"{first_ms:013}-{last_ms:013}-{digest}{_SUFFIX}")
+    path.rename(sealed)
+    sync_folder(path.parent)
+    return Sealed(sealed, moment(first_ms), moment(last_ms), digest)
+
+
+def open_segments(folder: Path) -> list[Path]:
+    """List what may still be written to."""
+    return sorted(path for path in folder.glob(f"*{_SUFFIX}") if _OPEN.fullmatch(path.name))
+
+
+def sealed_segments(folder: Path) -> list[Sealed]:
+    """List what is complete, oldest first."""
+    found = []
+    for path in sorted(folder.glob(f"*{_SUFFIX}")):
+        if match := _SEALED.fullmatch(path.name):
+            first, last, digest = match.groups()
+            found.append(Sealed(path, moment(int(first)), moment(int(last)), digest))
+    return found
+
+
+def read(path: Path) -> Iterator[pa.RecordBatch]:
+    """Read what is durable of a segment, open or sealed; nothing where it is gone by now. Raises: `OSError`."""
+    try:
+        content = _mapped(path)
+    except FileNotFoundError:
+        return
+    for batch, _ in _batches(content):
+        yield batch
+
+
+def name_of(batch: pa.RecordBatch) -> str:
+    """Give the name of the segment that a batch was read from."""
+    return str(batch.schema.metadata[NAME], "ascii")
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's names outlive a power cut. Raises: `OSError`."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _batches(content: pa.Buffer) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """Give each whole batch, and where it ends."""
+    frames = _frames(content)
+    first = next(frames, None)
+    if first is None:
+        return
+    schema = pa.ipc.read_schema(first[0])
+    for payload, end in frames:
+        yield pa.ipc.read_record_batch(pa.ipc.read_message(payload), schema), end
+
+
+def _frames(content: pa.Buffer) -> Iterator[tuple[pa.Buffer, int]]:
+    place = 0
+    while place + _FRAME.size <= content.size:
+        length, checksum = _FRAME.unpack(content[place : place + _FRAME.size])
+        start, end = place + _FRAME.size, place + _FRAME.size + length
+        if not length or end > content.size:
+            return
+        payload = content.slice(start, length)
+        if zlib.crc32(payload) != checksum:
+            return
+        yield payload, end
+        place = end
+
+
+def _framed(payload: pa.Buffer) -> bytes:
+    return b"".join((_FRAME.pack(payload.size, zlib.crc32(payload)), payload))
+
+
+def _mapped(path: Path) -> pa.Buffer:
+    if path.stat().st_size == 0:
+        return pa.py_buffer(b"")
+    with pa.memory_map(str(path)) as file:
+        return file.read_buffer()
+
+
+def _write_at(file: int, content: bytes, place: int) -> None:
+    left = memoryview(content)
+    while left:
+        written = os.pwrite(file, left, place)
+        left, place = left[written:], place + written
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(file).st_ino
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _locked(file: int) -> Iterator[None]:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
