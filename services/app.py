@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from infra.errors import NotFound, Unavailable
+from models.contract.arrow import NotArrow
 from models.contract.rows import NotJSON, TooManyRows
 from models.errors import ContractError, OkruhError
 from services import metrics
@@ -106,17 +107,21 @@ async def answered(handler: Handler, request: Request) -> Answer:
         return Answer(500, encode(ErrorAnswer(Fault("the service failed; its log says why"))))
 
 
+def fault_of(error: OkruhError) -> Fault:
+    """Say what went wrong."""
+    violations = [BrokenRule(one.field, one.rule, one.row) for one in getattr(error, "violations", ())]
+    return Fault(str(error), violations, conflicting=getattr(error, "conflicting", []))
+
+
 def error_answer(error: OkruhError) -> Answer:
     """Turn an error into an answer."""
-    violations = [BrokenRule(one.field, one.rule, one.row) for one in getattr(error, "violations", ())]
-    fault = Fault(str(error), violations, conflicting=getattr(error, "conflicting", []))
-    body = encode(ErrorAnswer(fault))
+    body = encode(ErrorAnswer(fault_of(error)))
     match error:
         case BodyTooLarge():
             return Answer(413, body, _CLOSE)
         case TooManyRows():
             return Answer(413, body)
-        case NotJSON():
+        case NotJSON() | NotArrow():
             return Answer(400, body)
         case ContractError():
             return Answer(422, body)

@@ -15,7 +15,8 @@ from infra.journal.journal import Journal
 from models.contract.rows import MAXIMUM_ROWS, NotJSON, TooManyRows, broken_contract, violation_of
 from models.errors import Violation
 from services import metrics
-from services.champion import Champion, Following
+from services.champion import Following
+from services.formats import format_of
 from services.messages import (
     Answer,
     ErrorAnswer,
@@ -25,8 +26,6 @@ from services.messages import (
     Handler,
     Liveness,
     ModelAnswer,
-    PredictAnswer,
-    Predicted,
     Readiness,
     Request,
     Route,
@@ -34,7 +33,7 @@ from services.messages import (
 )
 from services.open_inference import OpenInference
 from services.openapi import document
-from services.predictions import INLINE_BYTES, Answered, Predictions
+from services.predictions import INLINE_BYTES, Predictions
 
 _CLOCKS_DIFFER_BY = timedelta(minutes=5)
 
@@ -64,17 +63,17 @@ class Endpoints:
         return self._routes.get(path) or self._protocol.find(path)
 
     async def predict(self, request: Request) -> Answer:
-        """Answer each row, once all of them are recorded.
+        """Answer each row, once all of them are recorded; in the format that they came in.
 
         Raises: `ContractError`, `Overloaded`, `Unavailable`, `IdsTaken`, `BundleError`.
         """
-        champion, body = self._following.champion, request.body
+        champion, body, kind = self._following.champion, request.body, format_of(request)
         if len(body) <= INLINE_BYTES:
-            answered = await self._predictions.answer(champion, champion.decoder.decode(body), len(body))
-            return Answer(200, _predicted(champion, answered))
-        rows = await asyncio.to_thread(champion.decoder.decode, body)
+            answered = await self._predictions.answer(champion, kind.decode(champion, body), len(body))
+            return kind.encode(champion, answered)
+        rows = await asyncio.to_thread(kind.decode, champion, body)
         answered = await self._predictions.answer(champion, rows, len(body))
-        return Answer(200, await asyncio.to_thread(_predicted, champion, answered))
+        return await asyncio.to_thread(kind.encode, champion, answered)
 
     async def feedback(self, request: Request) -> Answer:
         """Keep labels; name those that cannot be. Raises: `ContractError`, `Unavailable`."""
@@ -128,11 +127,6 @@ class Endpoints:
         """Give the OpenAPI document of these paths."""
         champion = self._following.champion
         return Answer(200, encode(document(champion.card, champion.decoder)))
-
-
-def _predicted(champion: Champion, answered: Answered) -> bytes:
-    predictions = list(map(Predicted, answered.ids(), answered.values()))
-    return encode(PredictAnswer(champion.card.model, champion.card.version, predictions))
 
 
 def _known_at(at: datetime, now: datetime, place: int) -> datetime:

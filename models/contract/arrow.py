@@ -136,7 +136,8 @@ def _violations(
     for column in contract.inputs:
         if read[column.name].broken[row]:
             value = found[column.name][row]
-            shown = str(value) if isinstance(column, Time) and value.is_valid else value.as_py()
+            is_time = isinstance(column, Time) and value.is_valid
+            shown = f"{value.value} {value.type.unit} since 1970" if is_time else value.as_py()
             yield Violation(column.name, broken_rule(column, None if shown != shown else shown), row)  # NaN
 
 
@@ -158,7 +159,7 @@ def _read(contract: Contract, body: bytes) -> dict[str, pa.Array]:
         table = pa.Table.from_batches(batches, declared)
         table.validate(full=True)
         columns = {name: table.column(name).combine_chunks() for name in declared.names}
-    except (pa.ArrowException, OSError, StopIteration, struct.error) as error:
+    except (pa.ArrowException, OSError, StopIteration, struct.error, UnicodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else "it ends too early"
         raise NotArrow(f"the body is no Arrow stream: {reason}") from error
     if not rows:

@@ -75,9 +75,11 @@ class RowDecoder:
         if any(column.name == ID for column in contract.inputs):
             raise DefinitionError(f"contract: {ID!r} names a row in requests; call the column otherwise")
         self.contract = contract
-        self.request = _request_type(contract)
+        row = _row_type(contract)
+        self.request = _request_type(row)
         """The type of a whole request, `{"rows": [...]}`; its JSON Schema describes the contract."""
         self._decoder = msgspec.json.Decoder(self.request)
+        self._line_decoder = msgspec.json.Decoder(row)
         self._fields = [
             (column.name, attrgetter(f"c{index}"), column_maker(column)) for index, column in enumerate(contract.inputs)
         ]
@@ -94,6 +96,19 @@ class RowDecoder:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
             raise self._explain(body, error) from error
 
+    def decode_lines(self, lines: Sequence[bytes]) -> Rows:
+        """Decode rows of which each is a line. Raises: `NotJSON`, `ContractError`, which say more of a single line."""
+        content = b"\n".join(lines)
+        try:
+            rows = self._line_decoder.decode_lines(content)
+            if len(rows) != len(lines):
+                raise NotJSON("a line is not one row")
+            return self._kept(rows)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+            if len(lines) > 1:
+                raise ContractError(f"some line is wrong: {error}") from error
+            raise self._explain(b'{"rows":[%s]}' % content, error) from error
+
     def convert(self, rows: Sequence[Mapping[str, object]]) -> Rows:
         """Take rows that were decoded otherwise, as values by column; times as text or `datetime`.
 
@@ -109,6 +124,9 @@ class RowDecoder:
         rows: list[Any] = request.rows
         if len(rows) > MAXIMUM_ROWS:
             raise TooManyRows(f"a request carries at most {MAXIMUM_ROWS} rows, this one {len(rows)}; send it in parts")
+        return self._kept(rows)
+
+    def _kept(self, rows: list[Any]) -> Rows:
         for time in map(self._time, rows):
             if not self._first <= time <= self._last:
                 raise OverflowError
@@ -253,16 +271,19 @@ def _example(column: Time | Number | Category) -> object:
     return column.values[0]
 
 
-def _request_type(contract: Contract) -> type[msgspec.Struct]:
+def _row_type(contract: Contract) -> type[msgspec.Struct]:
     names = {f"c{index}": column.name for index, column in enumerate(contract.inputs)}
     fields: list[Any] = [(f"c{index}", _value_type(column)) for index, column in enumerate(contract.inputs)]
-    row = msgspec.defstruct(
+    return msgspec.defstruct(
         "Row",
         [*fields, (ID, Id | UnsetType, UNSET)],
         rename=names,
         forbid_unknown_fields=True,
         kw_only=True,
     )
+
+
+def _request_type(row: type[msgspec.Struct]) -> type[msgspec.Struct]:
     rows = Annotated[list[row], Meta(min_length=1, extra_json_schema={"maxItems": MAXIMUM_ROWS})]  # type: ignore[valid-type]
     return msgspec.defstruct("PredictRequest", [("rows", rows)], forbid_unknown_fields=True, kw_only=True)
 

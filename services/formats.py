@@ -1,0 +1,58 @@
+"""What a request for predictions comes as, and what goes back: JSON, or an Arrow stream.
+
+The request's content type says which; whatever is not called Arrow is JSON. Answers are of the request's kind, errors
+always JSON. (`services.streaming` is for NDJSON, `services.open_inference` for the Open Inference Protocol.)
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from models.contract import arrow
+from models.contract.rows import Rows
+from services.champion import Champion
+from services.messages import Answer, PredictAnswer, Predicted, Request, encode
+from services.predictions import Answered
+
+
+class Format(NamedTuple):
+    """How rows are read and answers written."""
+
+    decode: Callable[[Champion, bytes], Rows]
+    """Raises: `ContractError`."""
+    encode: Callable[[Champion, Answered], Answer]
+
+
+def format_of(request: Request) -> Format:
+    """Give the format of a request."""
+    kind = request.header(b"content-type")
+    return ARROW if kind is not None and kind.partition(b";")[0].strip().lower() == _ARROW else JSON
+
+
+def _from_json(champion: Champion, body: bytes) -> Rows:
+    return champion.decoder.decode(body)
+
+
+def _to_json(champion: Champion, answered: Answered) -> Answer:
+    predictions = list(map(Predicted, answered.ids(), answered.values()))
+    return Answer(200, encode(PredictAnswer(champion.card.model, champion.card.version, predictions)))
+
+
+def _from_arrow(champion: Champion, body: bytes) -> Rows:
+    return arrow.decode(champion.card.contract, body)
+
+
+def _to_arrow(champion: Champion, answered: Answered) -> Answer:
+    about = {"model": champion.card.model, "version": champion.card.version}
+    schema = pa.schema([("id", pa.string()), ("value", pa.float32())], about)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as stream:
+        stream.write_batch(pa.RecordBatch.from_arrays(answered.arrow(), schema=schema))
+    return Answer(200, sink.getvalue().to_pybytes(), content_type=_ARROW)
+
+
+_ARROW = arrow.MEDIA_TYPE.encode()
+
+JSON = Format(_from_json, _to_json)
+ARROW = Format(_from_arrow, _to_arrow)

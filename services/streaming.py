@@ -1,0 +1,100 @@
+"""NDJSON: a row a line comes in, an answer a line goes back, as long as lines come.
+
+There is no bound on the lines of a request, and little is held of it: what has arrived is predicted together, some
+thousand rows at a time, and answered before more is read. A line that is wrong is answered by its error, and fails no
+other. Lines are answered in their order; each names the version that answered it, since a champion may be replaced
+meanwhile.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from models.contract.rows import broken_contract
+from models.errors import ContractError, OkruhError, Violation
+from services.app import fault_of
+from services.champion import Champion
+from services.messages import Fault
+from services.predictions import Predictions
+
+MEDIA_TYPE = b"application/x-ndjson"
+
+_LINE_BYTES = 1 << 20
+_TOGETHER = 1024
+
+
+class AnsweredLine(Struct, frozen=True):
+    """One row's answer."""
+
+    id: str
+    value: float
+    version: str
+
+
+class RefusedLine(Struct, frozen=True):
+    """What is wrong with one row."""
+
+    error: Fault
+
+
+_encoder = msgspec.json.Encoder()
+
+
+class LineTooLong(ContractError):
+    """A line exceeds what is held of one."""
+
+
+async def answer_lines(
+    chunks: AsyncIterator[bytes], champion: Callable[[], Champion], predictions: Predictions
+) -> AsyncIterator[bytes]:
+    """Answer the lines that come in chunks; `champion` gives the one of now."""
+    number = 0
+    try:
+        async for lines in _lines(chunks):
+            for start in range(0, len(lines), _TOGETHER):
+                some = lines[start : start + _TOGETHER]
+                yield _encoder.encode_lines(await _answer(some, number, champion(), predictions))
+                number += len(some)
+    except LineTooLong as error:
+        yield _encoder.encode_lines([RefusedLine(fault_of(error))])
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """Cut chunks into lines, those that have come together; empty ones are left out. Raises: `LineTooLong`."""
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        if found := [line for line in lines if line.strip()]:
+            yield found
+        if len(rest) > _LINE_BYTES:
+            raise LineTooLong(f"a line holds at most {_LINE_BYTES >> 20} MiB, and ends; nothing after it was read")
+    if rest.strip():
+        yield [rest]
+
+
+async def _answer(
+    lines: Sequence[bytes], first: int, champion: Champion, predictions: Predictions
+) -> Sequence[AnsweredLine | RefusedLine]:
+    try:
+        return await _predict(lines, champion, predictions)
+    except OkruhError as error:
+        if len(lines) == 1:
+            return [_refused(error, first)]
+    answers: list[AnsweredLine | RefusedLine] = []
+    for number, line in enumerate(lines, start=first):  # something is wrong with one: each for itself says which
+        answers += await _answer([line], number, champion, predictions)
+    return answers
+
+
+async def _predict(lines: Sequence[bytes], champion: Champion, predictions: Predictions) -> Sequence[AnsweredLine]:
+    rows = champion.decoder.decode_lines(lines)
+    answered = await predictions.answer(champion, rows, sum(map(len, lines)))
+    version = champion.card.version
+    return [AnsweredLine(name, value, version) for name, value in zip(answered.ids(), answered.values(), strict=True)]
+
+
+def _refused(error: OkruhError, number: int) -> RefusedLine:
+    """Say what is wrong with a line by its number, from 0."""
+    found = [Violation(one.field, one.rule, number) for one in getattr(error, "violations", ())]
+    return RefusedLine(fault_of(broken_contract(found) if isinstance(error, ContractError) and found else error))

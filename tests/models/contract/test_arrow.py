@@ -1,0 +1,237 @@
+"""Arrow requests: what JSON accepts they accept, what it refuses they refuse, and nothing that comes is trusted."""
+
+import math
+from datetime import UTC, date, datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from models.contract import arrow
+from models.contract.arrow import NotArrow
+from models.contract.columns import MISSING_CODE, Contract, Time
+from models.contract.rows import MAXIMUM_ROWS, RowDecoder, TooManyRows
+from models.errors import ContractError
+
+AT = datetime(2020, 3, 1, 8, 15)
+ROW: dict[str, Any] = {"starts_at": AT, "distance": 3.5, "weight": None, "kind": "car", "zone": 2}
+
+
+def stream(table: pa.Table, **options: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def table(*rows: dict[str, Any]) -> pa.Table:
+    kinds = {"starts_at": pa.timestamp("us"), "weight": pa.float64(), "zone": pa.int64()}
+    return pa.table({name: pa.array([row[name] for row in rows], kinds.get(name)) for name in rows[0]})
+
+
+def test_turns_columns_into_the_same_as_json(tiny_contract: Contract) -> None:
+    rows = [ROW, ROW | {"distance": 4, "weight": 2.5, "kind": "bike", "zone": None}]
+
+    decoded = arrow.decode(tiny_contract, stream(table(*rows)))
+
+    decoder = RowDecoder(tiny_contract)
+    of_json = decoder.together([decoder.decode(msgspec.json.encode({"rows": rows}))])
+    assert (decoded.count, decoded.ids) == (2, None)
+    for name, values in decoder.together([decoded]).items():
+        np.testing.assert_array_equal(values, of_json[name])
+        assert values.dtype == of_json[name].dtype
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("starts_at", pa.array([AT, AT], pa.timestamp("s"))),
+        ("starts_at", pa.array([AT, AT], pa.timestamp("ns"))),
+        ("distance", pa.array([3, 4], pa.int8())),
+        ("distance", pa.array([3, 4], pa.float32())),
+        ("weight", pa.array([math.nan, None], pa.float64())),
+        ("kind", pa.array(["car", "bike"], pa.large_string())),
+        ("kind", pa.array(["car", "bike"]).dictionary_encode()),
+        ("zone", pa.array([1, 3], pa.uint8())),
+        ("zone", pa.array([1, None], pa.int32()).dictionary_encode()),
+    ],
+)
+def test_takes_every_type_that_can_be_meant(tiny_contract: Contract, name: str, values: pa.Array) -> None:
+    found = table(ROW, ROW)
+    found = found.set_column(found.schema.get_field_index(name), name, values)
+
+    decoded = arrow.decode(tiny_contract, stream(found))
+
+    assert decoded.columns is not None
+    wanted = [MISSING_CODE if value is None and name == "zone" else value for value in values.to_pylist()]
+    got = decoded.columns[name].tolist()
+    if name == "starts_at":
+        assert got == [1_583_050_500_000_000] * 2
+    elif name == "weight":
+        assert all(map(math.isnan, got))
+    else:
+        assert got == wanted
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "rule"),
+    [
+        ({"colour": "red"}, "colour", "unknown column"),
+        ({"distance": "far"}, "distance", "wrong type: expected a number from 0 to 100 (km), got string"),
+        ({"distance": True}, "distance", "wrong type"),
+        ({"distance": 100.1}, "distance", "out of range: expected a number from 0 to 100 (km), got 100.1"),
+        ({"distance": math.inf}, "distance", "out of range"),
+        ({"distance": None}, "distance", "null"),
+        ({"distance": math.nan}, "distance", "null"),
+        ({"weight": 51.0}, "weight", "(kg) or null"),
+        ({"kind": "boat"}, "kind", "unknown category: expected one of 'bike', 'car', got 'boat'"),
+        ({"kind": 1}, "kind", "wrong type"),
+        ({"kind": None}, "kind", "null"),
+        ({"zone": 4}, "zone", "unknown category"),
+        ({"zone": MISSING_CODE}, "zone", "unknown category"),
+        ({"zone": 2.5}, "zone", "wrong type"),
+        ({"starts_at": datetime(2020, 3, 1, tzinfo=UTC)}, "starts_at", "without an offset"),
+        ({"starts_at": date(2020, 3, 1)}, "starts_at", "wrong type"),
+        ({"starts_at": datetime(9999, 12, 31, 23)}, "starts_at", "wrong time"),
+        ({"starts_at": None}, "starts_at", "null"),
+        ({"id": ""}, "id", "1 to 200 characters"),
+        ({"id": "x" * 201}, "id", "1 to 200 characters"),
+        ({"id": 7}, "id", "wrong type: expected text"),
+    ],
+)
+def test_names_the_row_field_and_rule_of_a_wrong_value(
+    tiny_contract: Contract, change: dict[str, Any], field: str, rule: str
+) -> None:
+    (name, value) = next(iter(change.items()))
+    good = ROW.get(name)
+    kind = pa.array([value]).type if value is not None and value == value else table(ROW).schema.field(name).type
+    first = good if good is None or pa.array([good]).type == kind else value
+    column = pa.array([first, value], kind)
+    found = table(ROW, ROW)
+    found = found.drop_columns([name]).append_column(name, column) if name in ROW else found.append_column(name, column)
+
+    with pytest.raises(ContractError) as refused:
+        arrow.decode(tiny_contract, stream(found))
+
+    violation = refused.value.violations[-1]
+    assert violation.field == field
+    assert rule in violation.rule
+    assert violation.row in (1, None)
+
+
+def test_refuses_missing_and_repeated_columns(tiny_contract: Contract) -> None:
+    found = table(ROW)
+    repeated = found.append_column("kind", pa.array(["car"]))
+
+    with pytest.raises(ContractError, match="field 'zone': missing column"):
+        arrow.decode(tiny_contract, stream(found.drop_columns(["zone"])))
+    with pytest.raises(ContractError, match="field 'kind': the column is there twice"):
+        arrow.decode(tiny_contract, stream(repeated))
+
+
+def test_takes_ids_and_refuses_one_for_two_rows(tiny_contract: Contract) -> None:
+    found = table(ROW, ROW, ROW)
+    named = found.append_column("id", pa.array(["a", None, "b"]))
+    twice = found.append_column("id", pa.array(["a", None, "a"]).dictionary_encode())
+
+    assert arrow.decode(tiny_contract, stream(named)).ids == ["a", None, "b"]
+    with pytest.raises(ContractError, match="row 2, field 'id'"):
+        arrow.decode(tiny_contract, stream(twice))
+
+
+def test_demands_a_zone_of_an_instant(tiny_contract: Contract) -> None:
+    contract = msgspec.structs.replace(tiny_contract, time=Time(name="starts_at", zone=None, parts=()))
+    found = table(ROW)
+    aware = found.set_column(0, "starts_at", pa.array([AT.replace(tzinfo=UTC)], pa.timestamp("us", "Asia/Tokyo")))
+
+    decoded = arrow.decode(contract, stream(aware))
+
+    assert decoded.columns is not None
+    assert arrow.event_at(contract, decoded.columns).to_pylist() == [AT.replace(tzinfo=UTC)]
+    with pytest.raises(ContractError, match="with its offset"):
+        arrow.decode(contract, stream(found))
+
+
+def test_takes_ten_thousand_rows_in_any_batches_and_not_one_more(tiny_contract: Contract) -> None:
+    found = table(*[ROW] * MAXIMUM_ROWS)
+    parts = pa.Table.from_batches(found.to_batches(max_chunksize=999))
+
+    assert arrow.decode(tiny_contract, stream(parts)).count == MAXIMUM_ROWS
+    with pytest.raises(TooManyRows):
+        arrow.decode(tiny_contract, stream(pa.concat_tables([found, table(ROW)])))
+    with pytest.raises(ContractError, match="got none"):
+        arrow.decode(tiny_contract, stream(found.slice(0, 0)))
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_refuses_what_is_compressed(tiny_contract: Contract, codec: str, dictionary: bool) -> None:
+    found = table(*[ROW] * 100)
+    if dictionary:
+        found = found.set_column(3, "kind", found["kind"].combine_chunks().dictionary_encode())
+
+    with pytest.raises(NotArrow, match="compressed"):
+        arrow.decode(tiny_contract, stream(found, compression=codec))
+
+
+def test_refuses_a_dictionary_that_does_not_have_what_rows_say(tiny_contract: Contract) -> None:
+    kinds = pa.DictionaryArray.from_arrays(pa.array([7], pa.int8()), pa.array(["car"]), safe=False)
+
+    with pytest.raises(NotArrow):
+        arrow.decode(tiny_contract, stream(table(ROW).set_column(3, "kind", kinds)))
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 100, stream(table(ROW))[:-200], stream(table(ROW))[8:]])
+def test_tells_what_is_no_arrow(tiny_contract: Contract, content: bytes) -> None:
+    with pytest.raises(NotArrow):
+        arrow.decode(tiny_contract, content)
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@given(place=st.integers(0, 5000), byte=st.integers(0, 255), cut=st.none() | st.integers(0, 3000))
+def test_spoilt_streams_are_refused_or_read_and_never_fail_otherwise(
+    tiny_contract: Contract, place: int, byte: int, cut: int | None
+) -> None:
+    content = bytearray(stream(table(*[ROW] * 30).append_column("id", pa.array([f"n{at}" for at in range(30)]))))
+    content[place % len(content)] = byte
+
+    try:
+        decoded = arrow.decode(tiny_contract, bytes(content[:cut]))
+    except ContractError:
+        return
+    assert decoded.count >= 1
+
+
+rows = st.lists(
+    st.fixed_dictionaries(
+        {
+            "starts_at": st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)),
+            "distance": st.floats(0, 100),
+            "weight": st.none() | st.floats(0, 50),
+            "kind": st.sampled_from(["bike", "car"]),
+            "zone": st.none() | st.sampled_from([1, 2, 3]),
+        }
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(rows=rows, unit=st.sampled_from(["us", "ns"]))
+def test_gives_back_every_value(tiny_contract: Contract, rows: list[dict[str, Any]], unit: str) -> None:
+    found = table(*rows)
+    place = found.schema.get_field_index("starts_at")
+    found = found.set_column(place, "starts_at", found["starts_at"].cast(pa.timestamp(unit)))
+
+    decoded = arrow.decode(tiny_contract, stream(found))
+
+    assert decoded.columns is not None
+    kept = pa.RecordBatch.from_arrays(arrow.arrays(tiny_contract, decoded.columns), schema=arrow.schema(tiny_contract))
+    assert kept.to_pylist() == rows
