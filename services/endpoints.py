@@ -32,6 +32,7 @@ from services.messages import (
     Route,
     encode,
 )
+from services.observing import note, step
 from services.open_inference import OpenInference
 from services.openapi import document
 from services.predictions import INLINE_BYTES, Answered, Predictions
@@ -56,6 +57,7 @@ class Endpoints:
             "/livez": ("GET", self.livez),
             "/readyz": ("GET", self.readyz),
             "/docs.json": ("GET", self.docs),
+            "/metrics": ("GET", self.metrics),
         }
         self._routes = {path: Route(method, handler, path) for path, (method, handler) in answered.items()}
 
@@ -69,12 +71,18 @@ class Endpoints:
         Raises: `ContractError`, `Overloaded`, `Unavailable`, `IdsTaken`, `BundleError`.
         """
         champion, body = self._following.champion, request.body
-        if len(body) <= INLINE_BYTES:
-            answered = await self._predictions.answer(champion, champion.decoder.decode(body), len(body))
-            return Answer(200, _predicted(champion, answered))
-        rows = await asyncio.to_thread(champion.decoder.decode, body)
-        answered = await self._predictions.answer(champion, rows, len(body))
-        return Answer(200, await asyncio.to_thread(_predicted, champion, answered))
+        inline = len(body) <= INLINE_BYTES
+        note(model=champion.card.model, version=champion.card.version)
+        with step("decode"):
+            rows = champion.decoder.decode(body) if inline else await asyncio.to_thread(champion.decoder.decode, body)
+        note(rows=len(rows.values))
+        with step("predict and record"):
+            answered = await self._predictions.answer(champion, rows, len(body))
+        with step("encode"):
+            predicted = (
+                _predicted(champion, answered) if inline else await asyncio.to_thread(_predicted, champion, answered)
+            )
+        return Answer(200, predicted)
 
     async def feedback(self, request: Request) -> Answer:
         """Keep labels; name those that cannot be. Raises: `ContractError`, `Unavailable`."""
@@ -128,6 +136,10 @@ class Endpoints:
         """Give the OpenAPI document of these paths."""
         champion = self._following.champion
         return Answer(200, encode(document(champion.card, champion.decoder)))
+
+    async def metrics(self, _: Request) -> Answer:
+        """Give what is counted in all workers, for Prometheus."""
+        return Answer(200, await asyncio.to_thread(metrics.exposition), content_type=metrics.CONTENT_TYPE)
 
 
 def _predicted(champion: Champion, answered: Answered) -> bytes:

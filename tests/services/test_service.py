@@ -16,28 +16,10 @@ import pytest
 from infra import bentos
 from infra.assembly import assemble
 from infra.errors import Unavailable
-from infra.lake.transaction import transaction
 from infra.serving_process import ServiceProcess
 from infra.settings import Settings
-from models.bundle import Bundle, bundle_folder
-from models.deciding import rollout
-from models.deciding.rollout import Rollout
 
 WITHIN_S = 30.0
-
-
-@pytest.fixture
-def promote(settings: Settings, make_bundle: Callable[..., Bundle]) -> Callable[..., None]:
-    """Register a bundle and make it champion."""
-
-    def promote(version: str, factor: float) -> None:
-        with transaction(assemble(settings).lake("tiny"), "main", f"promote {version}", {}) as work:
-            for name, content in make_bundle(version, factor).files().items():
-                work.put(f"{bundle_folder(version)}/{name}", content)
-            since = datetime(2020, 3, 1, tzinfo=UTC)
-            work.put(rollout.PATH, rollout.encode(Rollout(champion=version, since=since)))
-
-    return promote
 
 
 @pytest.fixture
