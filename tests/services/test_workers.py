@@ -1,5 +1,6 @@
 """The service with two workers: what it counts adds up, whichever of them answered, and whoever of them died."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,12 +13,14 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.mmap_dict import MmapedDict
 
 from infra import bentos
 from infra.serving_process import ServiceProcess
 from infra.settings import Settings
 from services.worker_files import inherit
+from tests.services.collector import Collector, collecting
 
 REQUESTS = 120
 ROWS = 3
@@ -26,16 +29,24 @@ WORKERS = 'okruh_champion_workers{model="tiny",version="v1"}'
 
 
 @pytest.fixture
-def service(settings: Settings, promote: Callable[..., None]) -> Iterator[ServiceProcess]:
+def collector() -> Iterator[Collector]:
+    """What takes the traces."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture
+def service(settings: Settings, promote: Callable[..., None], collector: Collector) -> Iterator[ServiceProcess]:
     """The Bento of `v1`, served by two workers."""
     promote("v1", 2.0)
-    settings = settings.model_copy(update={"workers": 2})
+    told = {"access_log_rate": 1.0, "traces_endpoint": collector.url, "traces_rate": 0.0}
+    settings = settings.model_copy(update={"workers": 2, **told})
     with ServiceProcess.start(settings, bentos.build(settings, "tiny").tag) as service:
         yield service
 
 
 def test_what_workers_count_adds_up_and_outlives_them(
-    settings: Settings, service: ServiceProcess, row: dict[str, Any]
+    settings: Settings, service: ServiceProcess, collector: Collector, row: dict[str, Any]
 ) -> None:
     folder = settings.bentos / "okruh_metrics" / str(service.pid)
     await_workers(service.url, 2)
@@ -52,6 +63,36 @@ def test_what_workers_count_adds_up_and_outlives_them(
     adds_up(service.url, 1)
     ask(service.url, row)
     adds_up(service.url, 2)
+    asked = [trace_id(service.url, path, row) for path in ("/v1/predict", "/predict")]
+    assert service.stop() == 0
+    each_was_traced_once(collector, asked)
+    each_was_logged(service.log, asked)
+
+
+def trace_id(url: str, path: str, row: dict[str, Any]) -> str:
+    """Send a request that its caller traces."""
+    trace = os.urandom(16).hex()
+    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    answer = httpx.post(f"{url}{path}", json={"rows": [row]}, headers=headers)
+    assert answer.headers["traceresponse"].startswith(f"00-{trace}-")
+    return trace
+
+
+def each_was_traced_once(collector: Collector, asked: list[str]) -> None:
+    spans = [collector.span() for _ in range(8)]
+    assert collector.empty
+    assert sorted(span.trace_id.hex() for span in spans if span.kind == Span.SPAN_KIND_SERVER) == sorted(asked)
+    assert [len([span for span in spans if span.trace_id.hex() == trace]) for trace in asked] == [4, 4]
+    for request in (span for span in spans if span.kind == Span.SPAN_KIND_SERVER):
+        told = {one.key: one.value.string_value or one.value.int_value for one in request.attributes}
+        assert (told["okruh.version"], told["okruh.rows"]) == ("v1", 1)
+
+
+def each_was_logged(log: Path, asked: list[str]) -> None:
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    own = [line for line in lines if line["path"] in {"/v1/predict", "/predict"}]
+    assert len(own) == 2 * REQUESTS + len(asked)
+    assert [(line["trace"], line["version"], line["rows"]) for line in own[-2:]] == [(one, "v1", 1) for one in asked]
 
 
 def ask(url: str, row: dict[str, Any]) -> None:
