@@ -39,6 +39,7 @@ def exposition() -> bytes:
     """Give all of it, as Prometheus reads it."""
     if _folder is None:
         return generate_latest()
+    worker_files.forget_the_dead(_folder)
     for _ in range(_ATTEMPTS - 1):
         try:
             return _added_up()

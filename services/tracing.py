@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from opentelemetry.context import attach, detach
 from opentelemetry.exporter.otlp.proto.http import trace_exporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
@@ -54,6 +55,7 @@ class Trace:
         self._method = method
         self._span = span
         self._context = set_span_in_context(span)
+        self._before = attach(self._context)  # so that the log's lines bear it
         names = span.get_span_context()
         self.id = f"{names.trace_id:032x}"
         """As W3C writes it."""
@@ -81,6 +83,7 @@ class Trace:
                 self._span.set_attribute("error.type", str(status))
                 self._span.set_status(Status(StatusCode.ERROR))
         self._span.end()
+        detach(self._before)
 
 
 class Tracing:

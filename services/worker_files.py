@@ -2,7 +2,7 @@
 
 They lie in a folder of the service's own: BentoML's is one for all services of a `BENTOML_HOME`, and emptied whenever
 one of them starts. A worker that starts goes on with the counts of one that is dead, so that no count is lost and a
-scrape reads no more files however often workers die; the gauges of the dead are removed.
+scrape reads no more files however often workers die. What gauges say of the dead is removed.
 """
 
 import os
@@ -26,22 +26,30 @@ def prepare() -> Path | None:
         if other != folder and not _alive(int(other.name)):
             shutil.rmtree(other, ignore_errors=True)  # its other workers may do the same
     inherit(folder, os.getpid())
+    forget_the_dead(folder, os.getpid())
     os.environ[_VARIABLE] = str(folder)
     return folder
 
 
 def inherit(folder: Path, heir: int) -> None:
-    """Remove the gauges of dead workers, and have `heir` go on with the counts of one of them."""
-    files = {path: int(path.stem.rpartition("_")[2]) for path in folder.glob("*.db")}
-    left = [path for path, worker in files.items() if worker == heir or not _alive(worker)]
-    for path in left:
-        kind = path.stem.partition("_")[0]
-        mine = path.with_name(f"{kind}_{heir}.db")
-        with suppress(FileNotFoundError):  # another worker that starts was faster
-            if path.name.startswith("gauge_live"):
-                path.unlink()
-            elif kind in _COUNTS and not mine.exists():
-                path.rename(mine)
+    """Have a worker that has not counted yet go on with the counts of a dead one, if there is one."""
+    for kind in _COUNTS:
+        mine = folder / f"{kind}_{heir}.db"
+        for path in folder.glob(f"{kind}_*.db"):
+            if not mine.exists() and not _alive(_worker(path)):
+                with suppress(FileNotFoundError):  # another worker that starts was faster
+                    path.rename(mine)
+
+
+def forget_the_dead(folder: Path, newborn: int | None = None) -> None:
+    """Remove the gauges of dead workers, and of one that had the id of a worker that has not counted yet."""
+    for path in folder.glob("gauge_live*.db"):
+        if _worker(path) == newborn or not _alive(_worker(path)):
+            path.unlink(missing_ok=True)
+
+
+def _worker(path: Path) -> int:
+    return int(path.stem.rpartition("_")[2])
 
 
 def _alive(process: int) -> bool:
@@ -50,5 +58,5 @@ def _alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass  # it is somebody else's
     return True

@@ -182,6 +182,33 @@ def test_plain_bentoml_build_builds_the_champion(settings: Settings, promote: Ca
     assert not (built / "src" / "models" / "learning").exists()
 
 
+def test_refuses_bentoml_tracing_beside_its_own(
+    settings: Settings, promote: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote("v1", 2.0)
+    tag = bentos.build(settings, "tiny").tag
+    wanted = {"exporter_type": "otlp", "otlp.protocol": "http", "otlp.endpoint": "http://127.0.0.1:1"}
+    options = " ".join(f"services.prediction.tracing.{name}={value}" for name, value in wanted.items())
+    monkeypatch.setenv("BENTOML_CONFIG_OPTIONS", options)
+
+    with pytest.raises(Unavailable, match=r"cannot start: .*set OKRUH_TRACES_ENDPOINT"):
+        ServiceProcess.start(settings, tag)
+
+
+def test_a_second_service_of_the_same_home_leaves_the_first_its_counts(
+    settings: Settings, promote: Callable[..., None]
+) -> None:
+    promote("v1", 2.0)
+    tag = bentos.build(settings, "tiny").tag
+    asked = 'okruh_requests_total{path="/v1/model",status="200"} 1.0'
+
+    with ServiceProcess.start(settings, tag) as first:
+        httpx.get(f"{first.url}/v1/model")
+        with ServiceProcess.start(settings, tag) as second:
+            assert asked in httpx.get(f"{first.url}/metrics").text
+            assert asked not in httpx.get(f"{second.url}/metrics").text
+
+
 def test_a_spoilt_store_is_one_clear_line(settings: Settings, promote: Callable[..., None]) -> None:
     promote("v1", 2.0)
     tag = bentos.build(settings, "tiny").tag

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.trace import get_current_span
 
 from infra.errors import Misconfigured
 from infra.journal import Journal
@@ -117,7 +118,12 @@ def test_traces_the_share_that_is_asked_for(collector: Collector, monkeypatch: p
     monkeypatch.setattr("random.random", lambda: next(chances))
     scope = {"method": "GET", "path": "/livez", "headers": []}
 
-    began = [how.begin(scope) is not None for _ in range(5)]
+    began = []
+    for _ in range(5):
+        trace = how.begin(scope)
+        began.append(trace is not None)
+        if trace is not None:
+            trace.end("/livez", 200, {})
     how.close()
 
     assert began == [True, True, False, False, False]
@@ -166,6 +172,23 @@ def test_a_refused_request_tells_nothing_of_its_body(
     assert [span.name for span in spans] == ["decode", "POST /v1/predict"]
     assert spans[1].status.code == Status.STATUS_CODE_UNSET
     assert b"unheard-of" not in b"".join(span.SerializeToString() for span in spans)
+
+
+def test_what_is_logged_of_a_request_bears_its_trace(collector: Collector) -> None:
+    seen = []
+
+    async def sees(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        seen.append(f"{get_current_span().get_span_context().trace_id:032x}")
+        await teapot(scope, receive, send)
+
+    how = Tracing(collector.url, 0.0, "tiny")
+    client = Caller(Edge(sees, observer=Observer(tracing=how)))
+
+    for headers in (SAMPLED, {}):
+        client.request("GET", "/", headers=headers)
+    how.close()
+
+    assert seen == [TRACE, "0" * 32]
 
 
 def test_a_failed_request_is_an_error(collector: Collector) -> None:

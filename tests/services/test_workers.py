@@ -19,7 +19,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from infra import bentos
 from infra.serving_process import ServiceProcess
 from infra.settings import Settings
-from services.worker_files import inherit
+from services.worker_files import forget_the_dead, inherit
 from tests.services.collector import Collector, collecting
 
 REQUESTS = 120
@@ -163,6 +163,7 @@ def test_a_worker_goes_on_with_the_counts_of_one_dead_and_leaves_the_living_thei
         (tmp_path / f"{kind}_{alive}.db").write_text(f"{kind} of the living")
 
     inherit(tmp_path, heir)
+    forget_the_dead(tmp_path)
 
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         f"counter_{alive}.db": "counter of the living",
@@ -179,5 +180,6 @@ def test_a_worker_keeps_no_gauge_of_an_earlier_process_of_its_id(tmp_path: Path)
         (tmp_path / f"{kind}_{heir}.db").write_text(kind)
 
     inherit(tmp_path, heir)
+    forget_the_dead(tmp_path, heir)
 
     assert [path.name for path in tmp_path.iterdir()] == [f"counter_{heir}.db"]
