@@ -24,11 +24,14 @@ LABELS = Counter("okruh_labels_total", "Labels received, by what became of them.
 CHAMPION = Gauge(
     "okruh_champion_workers", "Workers that serve this version.", ["model", "version"], multiprocess_mode="livesum"
 )
-SWAPS = Counter("okruh_champion_swaps_total", "Champions taken over from the lake's rollout.")
-REFUSALS = Counter("okruh_champion_refusals_total", "Champions of the rollout that could not be taken over.")
+SWAPS = Counter("okruh_champion_swaps_total", "Champions taken over from the lake's rollout, by each worker.")
+REFUSALS = Counter(
+    "okruh_champion_refusals_total", "Champions of the rollout that could not be taken over, by each worker."
+)
 LAKE_REACHABLE = Gauge(
     "okruh_lake_reachable", "1 when every worker's last look at the lake succeeded.", multiprocess_mode="livemin"
 )
+LAKE_REACHABLE.set(1)  # until a look fails; without a lake there is none
 LOST = Counter("okruh_unrecorded_predictions_total", "Rows that were answered and could not be recorded.")
 OVERLOADS = Counter("okruh_overloads_total", "Requests refused because too many rows waited.")
 LOST_SPANS = Counter("okruh_lost_spans_total", "Parts of traces that no collector took.")
