@@ -75,9 +75,8 @@ class Endpoints:
         note(model=champion.card.model, version=champion.card.version)
         with step("decode"):
             rows = champion.decoder.decode(body) if inline else await asyncio.to_thread(champion.decoder.decode, body)
-        note(rows=len(rows.values))
-        with step("predict and record"):
-            answered = await self._predictions.answer(champion, rows, len(body))
+        note(rows=rows.count)
+        answered = await self._predictions.answer(champion, rows, len(body))
         with step("encode"):
             predicted = (
                 _predicted(champion, answered) if inline else await asyncio.to_thread(_predicted, champion, answered)

@@ -141,9 +141,8 @@ class OpenInference:
         note(model=champion.card.model, version=champion.card.version)
         with step("decode"):
             asked, rows = read() if size <= INLINE_BYTES else await asyncio.to_thread(read)
-        note(rows=len(rows.values))
-        with step("predict and record"):
-            answered = await self._predictions.answer(champion, rows, size)
+        note(rows=rows.count)
+        answered = await self._predictions.answer(champion, rows, size)
         with step("encode"):
             return _answer(asked, champion.card.model, champion.card.version, answered)
 

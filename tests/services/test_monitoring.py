@@ -19,9 +19,8 @@ def told() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase):
-            kinds = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"], "gauge": [""]}[
-                str(metric._type)
-            ]
+            endings = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"], "gauge": [""]}
+            kinds = endings[str(metric._type)]
             found |= {f"{metric._name}{kind}": set(metric._labelnames) for kind in kinds}
     return found
 

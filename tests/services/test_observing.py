@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from infra.errors import Misconfigured
-from infra.journal import Journal
+from infra.journal.journal import Journal
 from infra.settings import load_settings
 from models.bundle import Bundle
 from services.app import Edge

@@ -10,7 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.trace import get_current_span
 
 from infra.errors import Misconfigured
-from infra.journal import Journal
+from infra.journal.journal import Journal
 from infra.settings import load_settings
 from models.bundle import Bundle
 from services import metrics, tracing
@@ -63,7 +63,7 @@ def test_a_sampled_request_is_a_child_of_its_callers_span(
     answer = traced(how).post("/v1/predict?key=secret", json={"rows": [row, row]}, headers=SAMPLED)
     how.close()
 
-    steps, request = [collector.span() for _ in range(3)], collector.span()
+    steps, request = [collector.span() for _ in range(4)], collector.span()
     assert answer.headers["traceresponse"] == f"00-{TRACE}-{request.span_id.hex()}-01"
     assert (request.trace_id.hex(), request.parent_span_id.hex()) == (TRACE, PARENT)
     assert (request.name, request.kind) == ("POST /v1/predict", Span.SPAN_KIND_SERVER)
@@ -80,7 +80,7 @@ def test_a_sampled_request_is_a_child_of_its_callers_span(
         "url.path": "/v1/predict",
         "url.scheme": "http",
     }
-    assert [step.name for step in steps] == ["decode", "predict and record", "encode"]
+    assert [step.name for step in steps] == ["decode", "predict", "record", "encode"]
     assert {(step.trace_id.hex(), step.parent_span_id) for step in steps} == {(TRACE, request.span_id)}
     assert collector.services == {"okruh_tiny"}
     assert collector.empty

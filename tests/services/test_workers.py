@@ -79,10 +79,10 @@ def trace_id(url: str, path: str, row: dict[str, Any]) -> str:
 
 
 def each_was_traced_once(collector: Collector, asked: list[str]) -> None:
-    spans = [collector.span() for _ in range(8)]
+    spans = [collector.span() for _ in range(10)]
     assert collector.empty
     assert sorted(span.trace_id.hex() for span in spans if span.kind == Span.SPAN_KIND_SERVER) == sorted(asked)
-    assert [len([span for span in spans if span.trace_id.hex() == trace]) for trace in asked] == [4, 4]
+    assert [len([span for span in spans if span.trace_id.hex() == trace]) for trace in asked] == [5, 5]
     for request in (span for span in spans if span.kind == Span.SPAN_KIND_SERVER):
         told = {one.key: one.value.string_value or one.value.int_value for one in request.attributes}
         assert (told["okruh.version"], told["okruh.rows"]) == ("v1", 1)
