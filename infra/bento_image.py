@@ -12,6 +12,8 @@ _REQUIREMENTS = (
     "lakefs-client",
     "msgspec",
     "numpy",
+    "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry-sdk",
     "prometheus-client",
     "pydantic-settings",
     "tzdata",

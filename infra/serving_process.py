@@ -25,7 +25,7 @@ from infra.settings import Settings
 _HOST = "127.0.0.1"
 _LOOK_S = 0.05
 _LOG_TAIL_BYTES = 16_384
-_WORKER_FAILED = b"Application startup failed"
+_WORKER_FAILED = (b"Application startup failed", b"infra.errors.Misconfigured: ")
 
 
 class ServiceProcess:
@@ -98,7 +98,8 @@ class ServiceProcess:
         while not self._is_ready():
             if not self.running:
                 raise Unavailable(f"the service ended with status {self._process.returncode}: {self._reason()}")
-            if _WORKER_FAILED in self.log.read_bytes():  # BentoML would start the worker again and again
+            said = self.log.read_bytes()
+            if any(one in said for one in _WORKER_FAILED):  # BentoML would start the worker again and again
                 raise Unavailable(f"the service cannot start: {self._reason()}")
             if time.monotonic() > deadline:
                 raise Unavailable(f"the service is not ready after {within_s:g} s: {self._reason()}")

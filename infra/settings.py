@@ -7,6 +7,7 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -76,8 +77,33 @@ class Settings(BaseSettings):
     journal_keep_days: float = Field(default=365.0, gt=0, allow_inf_nan=False)
     """How long after an answer its label is taken, and the name of its row remembered."""
 
+    workers: int = Field(default=1, ge=1)
+    """Processes that answer requests, on one port; each has the model, and a session, of its own."""
+
+    access_log_rate: float = Field(default=0.0, ge=0, le=1)
+    """Share of the requests that are logged, each as a line of JSON; answers of 500 and above always are."""
+
+    traces_endpoint: str | None = None
+    """Where traces are sent by OTLP over HTTP, such as `http://collector:4318`; without it, nothing is traced."""
+
+    traces_rate: float = Field(default=0.01, ge=0, le=1)
+    """Share of the requests without a `traceparent` that are traced; with one, its sampled flag decides."""
+
     rollout_poll_s: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     """Seconds between a service's looks at the lake's rollout: an upper bound of how late a promotion is seen."""
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _collector(cls, value: str | None) -> str | None:
+        """Give the whole address: OTLP's own path where there is none."""
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
+            raise ValueError(
+                "it is http[s]://host[:port][/path]; a key that a collector wants goes into OTEL_EXPORTER_OTLP_HEADERS"
+            )
+        return value if parts.path.strip("/") else urlunsplit(parts._replace(path="/v1/traces"))
 
     @field_validator("home", "branch", "model", mode="before")
     @classmethod

@@ -9,8 +9,7 @@ the refusal, and past 64 MiB the connection is closed.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from functools import cache
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 from infra.errors import NotFound, Unavailable
@@ -20,6 +19,7 @@ from models.errors import ContractError, OkruhError
 from services import metrics
 from services.batching import Overloaded
 from services.messages import Answer, BrokenRule, ErrorAnswer, Fault, Handler, Request, Route, encode
+from services.observing import OTHER, Observer
 from services.predictions import IdsTaken
 
 logger = logging.getLogger("bentoml.okruh.service")
@@ -45,14 +45,26 @@ class BodyTooLarge(ContractError):
 class Edge:
     """Answers the given routes and passes on the rest."""
 
-    def __init__(self, fallback: ASGIApp, timeout_s: float | None = None, most: int | None = None) -> None:
-        """Answer within `timeout_s`, from a request's head to its answer, `most` requests at a time; None: no bound."""
+    def __init__(
+        self,
+        fallback: ASGIApp,
+        timeout_s: float | None = None,
+        most: int | None = None,
+        observer: Observer | None = None,
+        fallback_paths: Collection[str] = (),
+    ) -> None:
+        """Answer within `timeout_s`, from a request's head to its answer, `most` requests at a time; None: no bound.
+
+        `observer` is told of each request; `fallback_paths` are those of the fallback that are told apart.
+        """
         self.find: Find = lambda _: None
         """Gives what answers a path; None for what is passed on."""
         self._fallback = fallback
         self._timeout_s = timeout_s
         self._most = most
         self._running = 0
+        self._observer = observer or Observer()
+        self._fallback_paths = frozenset(fallback_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection's event, as ASGI says."""
@@ -61,13 +73,35 @@ class Edge:
             return
         route = self.find(scope["path"])
         if route is None:
-            await self._pass_on(scope, receive, send)
+            await self._observed_pass_on(scope, receive, send)
             return
-        started = time.perf_counter()
-        answer = await self._within_bounds(route, scope, receive)
-        if answer is not None:
-            await _send(scope, send, answer)
-            _count(route.name, answer.status, time.perf_counter() - started)
+        started, status = time.perf_counter(), None
+        observed = self._observer.begin(scope)
+        try:
+            answer = await self._within_bounds(route, scope, receive)
+            if answer is not None:
+                status = answer.status
+                await _send(scope, send, answer, observed.headers if observed else ())
+        finally:
+            self._observer.end(observed, scope, route.name, status, time.perf_counter() - started)
+
+    async def _observed_pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started, status = time.perf_counter(), None
+        observed = self._observer.begin(scope)
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if observed:
+                    message = {**message, "headers": [*message.get("headers", ()), *observed.headers]}
+            await send(message)
+
+        name = scope["path"] if scope["path"] in self._fallback_paths else OTHER
+        try:
+            await self._pass_on(scope, receive, told)
+        finally:
+            self._observer.end(observed, scope, name, status, time.perf_counter() - started)
 
     async def _within_bounds(self, route: Route, scope: Scope, receive: Receive) -> Answer | None:
         counted = route.method != "GET"  # whoever asks how it is doing is told
@@ -202,19 +236,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _send(scope: Scope, send: Send, answer: Answer) -> None:
+async def _send(scope: Scope, send: Send, answer: Answer, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
     kind = (b"content-type", answer.content_type)
     length = (b"content-length", str(len(answer.body)).encode())
-    await send({"type": "http.response.start", "status": answer.status, "headers": [kind, length, *answer.headers]})
+    await send(
+        {"type": "http.response.start", "status": answer.status, "headers": [kind, length, *answer.headers, *headers]}
+    )
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
-
-
-def _count(name: str, status: int, seconds: float) -> None:
-    requests, latency = _series(name, status)
-    requests.inc()
-    latency.observe(seconds)
-
-
-@cache
-def _series(name: str, status: int) -> tuple[Any, Any]:
-    return metrics.REQUESTS.labels(name, str(status)), metrics.SECONDS.labels(name)

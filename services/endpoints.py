@@ -31,6 +31,7 @@ from services.messages import (
     Route,
     encode,
 )
+from services.observing import note, step
 from services.open_inference import OpenInference
 from services.openapi import document
 from services.predictions import INLINE_BYTES, Predictions
@@ -55,6 +56,7 @@ class Endpoints:
             "/livez": ("GET", self.livez),
             "/readyz": ("GET", self.readyz),
             "/docs.json": ("GET", self.docs),
+            "/metrics": ("GET", self.metrics),
         }
         self._routes = {path: Route(method, handler, path) for path, (method, handler) in answered.items()}
 
@@ -68,12 +70,16 @@ class Endpoints:
         Raises: `ContractError`, `Overloaded`, `Unavailable`, `IdsTaken`, `BundleError`.
         """
         champion, body, kind = self._following.champion, request.body, format_of(request)
-        if len(body) <= INLINE_BYTES:
-            answered = await self._predictions.answer(champion, kind.decode(champion, body), len(body))
-            return kind.encode(champion, answered)
-        rows = await asyncio.to_thread(kind.decode, champion, body)
+        inline = len(body) <= INLINE_BYTES
+        note(model=champion.card.model, version=champion.card.version)
+        with step("decode"):
+            rows = kind.decode(champion, body) if inline else await asyncio.to_thread(kind.decode, champion, body)
+        note(rows=rows.count)
         answered = await self._predictions.answer(champion, rows, len(body))
-        return await asyncio.to_thread(kind.encode, champion, answered)
+        with step("encode"):
+            return (
+                kind.encode(champion, answered) if inline else await asyncio.to_thread(kind.encode, champion, answered)
+            )
 
     async def feedback(self, request: Request) -> Answer:
         """Keep labels; name those that cannot be. Raises: `ContractError`, `Unavailable`."""
@@ -127,6 +133,10 @@ class Endpoints:
         """Give the OpenAPI document of these paths."""
         champion = self._following.champion
         return Answer(200, encode(document(champion.card, champion.decoder)))
+
+    async def metrics(self, _: Request) -> Answer:
+        """Give what is counted in all workers, for Prometheus."""
+        return Answer(200, await asyncio.to_thread(metrics.exposition), content_type=metrics.CONTENT_TYPE)
 
 
 def _known_at(at: datetime, now: datetime, place: int) -> datetime:

@@ -1,6 +1,16 @@
-"""What the service tells Prometheus; BentoML's `/metrics` shows it and adds it up over workers."""
+"""What the service tells Prometheus, added up over its workers."""
 
-from prometheus_client import Counter, Gauge, Histogram
+import struct
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from services import worker_files
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
+
+_ATTEMPTS = 10
+_folder = worker_files.prepare()  # before anything is counted
 
 REQUESTS = Counter("okruh_requests_total", "Answered requests.", ["path", "status"])
 SECONDS = Histogram(
@@ -14,11 +24,34 @@ LABELS = Counter("okruh_labels_total", "Labels received, by what became of them.
 CHAMPION = Gauge(
     "okruh_champion_workers", "Workers that serve this version.", ["model", "version"], multiprocess_mode="livesum"
 )
-SWAPS = Counter("okruh_champion_swaps_total", "Champions taken over from the lake's rollout.")
-REFUSALS = Counter("okruh_champion_refusals_total", "Champions of the rollout that could not be taken over.")
+SWAPS = Counter("okruh_champion_swaps_total", "Champions taken over from the lake's rollout, by each worker.")
+REFUSALS = Counter(
+    "okruh_champion_refusals_total", "Champions of the rollout that could not be taken over, by each worker."
+)
 LAKE_REACHABLE = Gauge(
     "okruh_lake_reachable", "1 when every worker's last look at the lake succeeded.", multiprocess_mode="livemin"
 )
+LAKE_REACHABLE.set(1)  # until a look fails; without a lake there is none
 LOST = Counter("okruh_unrecorded_predictions_total", "Rows that were answered and could not be recorded.")
 OVERLOADS = Counter("okruh_overloads_total", "Requests refused because too many rows waited.")
+LOST_SPANS = Counter("okruh_lost_spans_total", "Parts of traces that no collector took.")
 JOURNAL_FAILURES = Counter("okruh_journal_failures_total", "Requests refused because the journal could not write.")
+
+
+def exposition() -> bytes:
+    """Give all of it, as Prometheus reads it."""
+    if _folder is None:
+        return generate_latest()
+    worker_files.forget_the_dead(_folder)
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return _added_up()
+        except (FileNotFoundError, struct.error):  # a worker starts: it takes a dead one's file, or makes one
+            continue
+    return _added_up()
+
+
+def _added_up() -> bytes:
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(_folder))  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

@@ -34,6 +34,7 @@ from models.errors import ContractError, OkruhError, Violation
 from services.app import error_answer
 from services.champion import Champion, Following
 from services.messages import Answer, Handler, Request, Route, encode
+from services.observing import note, step
 from services.predictions import INLINE_BYTES, Answered, Predictions
 
 VALUE = "value"
@@ -137,9 +138,13 @@ class OpenInference:
     async def _infer(self, request: Request) -> Answer:
         champion, size = self._served(request), len(request.body)
         read = partial(_read, request, champion.decoder)
-        asked, rows = read() if size <= INLINE_BYTES else await asyncio.to_thread(read)
+        note(model=champion.card.model, version=champion.card.version)
+        with step("decode"):
+            asked, rows = read() if size <= INLINE_BYTES else await asyncio.to_thread(read)
+        note(rows=rows.count)
         answered = await self._predictions.answer(champion, rows, size)
-        return _answer(asked, champion.card.model, champion.card.version, answered)
+        with step("encode"):
+            return _answer(asked, champion.card.model, champion.card.version, answered)
 
 
 def _read(request: Request, decoder: RowDecoder) -> tuple[InferenceRequest, Rows]:

@@ -24,6 +24,7 @@ from services.app import ASGIApp, Edge, answered, error_answer
 from services.champion import FILES, Following, load
 from services.endpoints import Endpoints
 from services.messages import Request
+from services.observing import Observer
 from services.predictions import Predictions
 
 T = TypeVar("T")
@@ -35,20 +36,31 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
     """A BentoML service whose own paths are answered before BentoML's middleware."""
 
     _edge: Edge | None = None
+    _observer = Observer()
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """Put the edge in front of BentoML's application, under the same bounds. Raises: `Misconfigured` for CORS."""
+        """Put the edge in front of BentoML's application, under the same bounds.
+
+        Raises: `Misconfigured` where BentoML's CORS or tracing is switched on.
+        """
         application = super().to_asgi(is_main)  # which reads the configuration
         if BentoMLContainer.http.cors.enabled.get():
             raise Misconfigured(
                 "BentoML's CORS is switched on, and not kept on the paths that are answered before its middleware: "
                 "switch it off, and set headers in a proxy"
             )
+        if BentoMLContainer.config.tracing.exporter_type.get():
+            raise Misconfigured(
+                "BentoML's tracing is switched on (tracing.exporter_type), which sees none of the paths that are "
+                "answered before its middleware: leave it out, and set OKRUH_TRACES_ENDPOINT, which tells of all paths"
+            )
         configured = BentoMLContainer.config.services.get()[self.name]
         workers = configured.get("workers") or 1
         most = configured["traffic"].get("max_concurrency")
         share = math.ceil(most / (workers if isinstance(workers, int) else os.cpu_count() or 1)) if most else None
-        self._edge = Edge(application, configured["traffic"].get("timeout"), share)
+        self._observer = _observer()
+        routes = [method.route for method in self.apis.values()]
+        self._edge = Edge(application, configured["traffic"].get("timeout"), share, self._observer, routes)
         return self._edge
 
     def __call__(self) -> T:
@@ -56,6 +68,7 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
         instance: T = super().__call__()
         if self._edge is not None and isinstance(instance, Served):
             self._edge.find = instance.endpoints.find
+            instance.observer = self._observer
         return instance
 
 
@@ -63,6 +76,7 @@ class Served:
     """One worker's champion, journal and endpoints."""
 
     champion = bentoml.models.BentoModel(champion_tag(_SETTINGS))
+    observer = Observer()
 
     def __init__(self) -> None:
         platform = assemble(_SETTINGS)
@@ -96,12 +110,24 @@ class Served:
         self._following.stop()
         self._predictions.close()
         self._journal.close()
+        self.observer.close()
+
+
+def _observer() -> Observer:
+    """Tell of requests as the settings say."""
+    if _SETTINGS.traces_endpoint is None:
+        return Observer(_SETTINGS.access_log_rate)
+    from services.tracing import Tracing  # a fifth of a second, and memory
+
+    service = champion_tag(_SETTINGS).partition(":")[0]
+    return Observer(_SETTINGS.access_log_rate, Tracing(_SETTINGS.traces_endpoint, _SETTINGS.traces_rate, service))
 
 
 Prediction = bentoml.service(
     name="prediction",
     service_class=DirectService,
     image=image(),
-    workers=1,
+    workers=_SETTINGS.workers,
     logging={"access": {"enabled": False}},
+    metrics={"enabled": False},  # whose series are named by whatever path is asked for: they have no bound
 )(Served)

@@ -21,6 +21,7 @@ from models.errors import OkruhError, Violation
 from services import metrics
 from services.batching import Batch, Part
 from services.champion import Champion
+from services.observing import step
 
 INLINE_BYTES = 64 << 10
 """Bodies up to this, some hundred rows, are decoded and encoded in the event loop, which takes less than a thread."""
@@ -99,11 +100,13 @@ class Predictions:
         Raises: `Overloaded`, `Unavailable`, `IdsTaken`; `BundleError` where the graph gives no finite number for an
             accepted row.
         """
-        part = await champion.batcher.predict(rows, size)
+        with step("predict"):
+            part = await champion.batcher.predict(rows, size)
         batch = part.batch
-        record: _Record = batch.record or self._record(champion, batch)
-        if record.durable is not None and (recorded := await self._outcome(record.durable)) and batch.given:
-            _refuse_taken(part, recorded)
+        with step("record"):
+            record: _Record = batch.record or self._record(champion, batch)
+            if record.durable is not None and (recorded := await self._outcome(record.durable)) and batch.given:
+                _refuse_taken(part, recorded)
         metrics.ROWS.labels(champion.card.version).inc(rows.count)
         return Answered(record.ids, part)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -9,8 +10,11 @@ import pytest
 
 from infra.assembly import assemble
 from infra.journal.journal import Journal
+from infra.lake.transaction import transaction
 from infra.settings import Settings
-from models.bundle import Bundle
+from models.bundle import Bundle, bundle_folder
+from models.deciding import rollout
+from models.deciding.rollout import Rollout
 from services.app import Edge
 from services.champion import Following, load
 from services.endpoints import Endpoints
@@ -70,6 +74,20 @@ def edge(journal: Journal, make_bundle: Callable[..., Bundle]) -> Edge:
 def client(edge: Edge) -> Caller:
     """A caller of the service."""
     return Caller(edge)
+
+
+@pytest.fixture
+def promote(settings: Settings, make_bundle: Callable[..., Bundle]) -> Callable[..., None]:
+    """Register a bundle and make it champion."""
+
+    def promote(version: str, factor: float) -> None:
+        with transaction(assemble(settings).lake("tiny"), "main", f"promote {version}", {}) as work:
+            for name, content in make_bundle(version, factor).files().items():
+                work.put(f"{bundle_folder(version)}/{name}", content)
+            since = datetime(2020, 3, 1, tzinfo=UTC)
+            work.put(rollout.PATH, rollout.encode(Rollout(champion=version, since=since)))
+
+    return promote
 
 
 async def teapot(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:

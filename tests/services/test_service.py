@@ -16,28 +16,10 @@ import pytest
 from infra import bentos
 from infra.assembly import assemble
 from infra.errors import Unavailable
-from infra.lake.transaction import transaction
 from infra.serving_process import ServiceProcess
 from infra.settings import Settings
-from models.bundle import Bundle, bundle_folder
-from models.deciding import rollout
-from models.deciding.rollout import Rollout
 
 WITHIN_S = 30.0
-
-
-@pytest.fixture
-def promote(settings: Settings, make_bundle: Callable[..., Bundle]) -> Callable[..., None]:
-    """Register a bundle and make it champion."""
-
-    def promote(version: str, factor: float) -> None:
-        with transaction(assemble(settings).lake("tiny"), "main", f"promote {version}", {}) as work:
-            for name, content in make_bundle(version, factor).files().items():
-                work.put(f"{bundle_folder(version)}/{name}", content)
-            since = datetime(2020, 3, 1, tzinfo=UTC)
-            work.put(rollout.PATH, rollout.encode(Rollout(champion=version, since=since)))
-
-    return promote
 
 
 @pytest.fixture
@@ -198,6 +180,33 @@ def test_plain_bentoml_build_builds_the_champion(settings: Settings, promote: Ca
     assert "okruh_tiny:v1" in (built / "bento.yaml").read_text()
     assert "onnxruntime==" in (built / "env" / "python" / "requirements.txt").read_text()
     assert not (built / "src" / "models" / "learning").exists()
+
+
+def test_refuses_bentoml_tracing_beside_its_own(
+    settings: Settings, promote: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote("v1", 2.0)
+    tag = bentos.build(settings, "tiny").tag
+    wanted = {"exporter_type": "otlp", "otlp.protocol": "http", "otlp.endpoint": "http://127.0.0.1:1"}
+    options = " ".join(f"services.prediction.tracing.{name}={value}" for name, value in wanted.items())
+    monkeypatch.setenv("BENTOML_CONFIG_OPTIONS", options)
+
+    with pytest.raises(Unavailable, match=r"cannot start: .*set OKRUH_TRACES_ENDPOINT"):
+        ServiceProcess.start(settings, tag)
+
+
+def test_a_second_service_of_the_same_home_leaves_the_first_its_counts(
+    settings: Settings, promote: Callable[..., None]
+) -> None:
+    promote("v1", 2.0)
+    tag = bentos.build(settings, "tiny").tag
+    asked = 'okruh_requests_total{path="/v1/model",status="200"} 1.0'
+
+    with ServiceProcess.start(settings, tag) as first:
+        httpx.get(f"{first.url}/v1/model")
+        with ServiceProcess.start(settings, tag) as second:
+            assert asked in httpx.get(f"{first.url}/metrics").text
+            assert asked not in httpx.get(f"{second.url}/metrics").text
 
 
 def test_a_spoilt_store_is_one_clear_line(settings: Settings, promote: Callable[..., None]) -> None:
