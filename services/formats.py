@@ -48,7 +48,7 @@ def _to_arrow(champion: Champion, answered: Answered) -> Answer:
     schema = pa.schema([("id", pa.string()), ("value", pa.float32())], about)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as stream:
-        stream.write_batch(pa.RecordBatch.from_arrays(answered.arrow(), schema=schema))
+        stream.write_batch(pa.RecordBatch.from_arrays([*answered.arrow()], schema=schema))
     return Answer(200, sink.getvalue().to_pybytes(), content_type=_ARROW)
 
 

@@ -7,6 +7,7 @@ streams are refused, since they can hold a thousand times their size.
 
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ from models.errors import ContractError, Violation
 
 MEDIA_TYPE = "application/vnd.apache.arrow.stream"
 
+_LOOKED_UP = 1 << 16
 _A_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 Mask = npt.NDArray[np.bool_]
@@ -245,23 +247,41 @@ def _numbers(column: Number, found: pa.Array) -> _Read:
 
 def _categories(column: Category, found: pa.Array) -> _Read:
     plain = _plain(found)
-    null = _nulls(plain)
-    kind = pa.string() if column.is_text else pa.int64()
-    known = pc.is_in(plain, value_set=_known(column, plain.type)).to_numpy(zero_copy_only=False)
-    broken = ~known & ~null if column.nullable else ~known
+    null = _nulls(plain) if plain.null_count else np.zeros(len(plain), bool)
+    known = _known_texts(column, plain) if column.is_text else _known_integers(column, plain)
+    broken = ~known & ~null if column.nullable else ~known | null
     if broken.any():
         return _Read(np.empty(0), broken)
-    filled = pc.fill_null(plain.cast(kind), "" if column.is_text else MISSING_CODE)
-    return _Read(filled.to_numpy(zero_copy_only=False), broken)
+    kind, filler = (pa.string(), "") if column.is_text else (pa.int64(), MISSING_CODE)
+    values = plain.cast(kind)
+    return _Read((pc.fill_null(values, filler) if plain.null_count else values).to_numpy(zero_copy_only=False), broken)
 
 
-def _known(column: Category, kind: pa.DataType) -> pa.Array:
-    """Give the category's values that a type can hold."""
-    if column.is_text:
-        return text([str(value) for value in column.values]).cast(kind)
-    limits = np.iinfo(kind.to_pandas_dtype())
-    values = [value for value in column.values if limits.min <= int(value) <= limits.max]
-    return numbers(kind, np.array(values, dtype=kind.to_pandas_dtype()))
+def _known_texts(column: Category, found: pa.Array) -> Mask:
+    values = text([str(value) for value in column.values]).cast(found.type)
+    known: Mask = pc.is_in(found, value_set=values).to_numpy(zero_copy_only=False)
+    return known
+
+
+def _known_integers(column: Category, found: pa.Array) -> Mask:
+    values: Any = (pc.fill_null(found, 0) if found.null_count else found).to_numpy()
+    lowest, known = _lookup(column.values)
+    if len(known):
+        inside = (values >= lowest) & (values < lowest + len(known))
+        looked_up: Mask = inside & known[np.where(inside, values.astype(np.int64), lowest) - lowest]
+        return looked_up
+    return np.isin(values, np.array(column.values))
+
+
+@lru_cache(maxsize=256)
+def _lookup(values: tuple[int, ...]) -> tuple[int, Mask]:
+    """Give the lowest value, and which of those from it on are there; nothing where they lie too far apart."""
+    lowest, span = min(values), max(values) - min(values) + 1
+    if span > _LOOKED_UP:
+        return lowest, np.zeros(0, bool)
+    known = np.zeros(span, bool)
+    known[np.array(values) - lowest] = True
+    return lowest, known
 
 
 def _times(_: Time, found: pa.Array) -> _Read:

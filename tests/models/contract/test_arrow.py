@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from models.contract import arrow
 from models.contract.arrow import NotArrow
-from models.contract.columns import MISSING_CODE, Contract, Time
+from models.contract.columns import MISSING_CODE, Category, Contract, Time
 from models.contract.rows import MAXIMUM_ROWS, RowDecoder, TooManyRows
 from models.errors import ContractError
 
@@ -123,6 +123,25 @@ def test_names_the_row_field_and_rule_of_a_wrong_value(
     assert violation.field == field
     assert rule in violation.rule
     assert violation.row in (1, None)
+
+
+@pytest.mark.parametrize("values", [(1, 3, 9), (-5, 7), (0, 2**40), (-(2**62), 2**63 - 1)])
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint16(), pa.int64(), pa.uint64()])
+def test_knows_integers_near_and_far_apart(tiny_contract: Contract, values: tuple[int, ...], kind: pa.DataType) -> None:
+    contract = msgspec.structs.replace(tiny_contract, features=(Category(name="zone", values=values),))
+    limits = np.iinfo(kind.to_pandas_dtype())
+    asked = {0, 1, 2, 9, limits.min, limits.max, *(value for value in values if limits.min <= value <= limits.max)}
+
+    for value in sorted(asked):
+        times = pa.array([AT], pa.timestamp("us"))
+        body = stream(pa.table({"starts_at": times, "zone": pa.array([value], kind)}))
+        if value in values:
+            decoded = arrow.decode(contract, body)
+            assert decoded.columns is not None
+            assert decoded.columns["zone"].tolist() == [value]
+        else:
+            with pytest.raises(ContractError, match="unknown category"):
+                arrow.decode(contract, body)
 
 
 def test_refuses_missing_and_repeated_columns(tiny_contract: Contract) -> None:
