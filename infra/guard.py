@@ -4,7 +4,10 @@ A guard is a shell, in a session of its own, that waits for the end of a pipe wh
 When the starter is gone, in whatever way, it ends the child. Cost: one idle shell a guarded child.
 """
 
+import ctypes
+import signal
 import subprocess
+import sys
 from typing import Self
 
 # A process id that now names a process of another birth is not the child's any more
@@ -16,6 +19,15 @@ born=$(birth)
 while read -r _; do :; done
 end TERM; sleep 5; end KILL
 """
+
+
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+def end_with_parent() -> None:
+    """Have Linux end this process, as by SIGTERM, when the one that started it is gone; nothing elsewhere."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 class Guard:

@@ -18,6 +18,7 @@ from infra.assembly import assemble
 from infra.bento_image import image
 from infra.bentos import champion_tag
 from infra.errors import Misconfigured
+from infra.guard import end_with_parent
 from infra.settings import load_settings
 from models.contract.rows import NotJSON
 from services.app import ASGIApp, Edge, answered, error_answer
@@ -79,6 +80,7 @@ class Served:
     observer = Observer()
 
     def __init__(self) -> None:
+        end_with_parent()  # BentoML leaves workers behind where it is killed, on their port
         platform = assemble(_SETTINGS)
         champion = load(
             {name: (Path(self.champion.path) / name).read_bytes() for name in FILES}, _SETTINGS.serve_threads

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ class Callers:
         self._url = url
         self._row = row
         self._named = 0
+        self._last = False
         self._more = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -46,11 +48,11 @@ class Callers:
         """Begin."""
         self._tasks = [asyncio.create_task(self._ask_on(number)) for number in range(CALLERS)]
 
-    async def stop(self) -> None:
-        """End, whatever is under way."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    async def until_nobody_answers(self) -> None:
+        """Ask on until nobody listens any more."""
+        self._last = True
+        async with asyncio.timeout(WITHIN_S):
+            await asyncio.gather(*self._tasks)
 
     async def more(self) -> None:
         """Wait until some more are answered."""
@@ -66,6 +68,10 @@ class Callers:
                 try:
                     async with session.post(f"{self._url}/v1/predict", json={"rows": rows}) as answer:
                         status, told = answer.status, await answer.json()
+                except aiohttp.ClientConnectorError:
+                    if self._last:
+                        return
+                    continue
                 except aiohttp.ClientError:
                     continue
                 assert status == 200, told
@@ -82,7 +88,15 @@ class Callers:
 def workers(settings: Settings, service: ServiceProcess) -> list[int]:
     folder = settings.bentos / "okruh_metrics" / str(service.pid)
     found = {int(path.stem.rpartition("_")[2]) for path in folder.glob("*.db")}
-    return sorted(pid for pid in found if Path(f"/proc/{pid}").exists())
+    return sorted(filter(alive, found))
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process runs, and is not only waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.proof)])
@@ -94,12 +108,15 @@ def test_every_answered_prediction_is_recorded_once(
         await callers.start()
         for number in range(kills):
             await callers.more()
-            alive = workers(settings, service)
-            os.kill(alive[number % len(alive)], signal.SIGKILL)
+            there = workers(settings, service)
+            os.kill(there[number % len(there)], signal.SIGKILL)
         await callers.more()
+        left = [os.pidfd_open(pid) for pid in workers(settings, service)]
         os.kill(service.pid, signal.SIGKILL)
-        service.stop()
-        await callers.stop()
+        await callers.until_nobody_answers()
+        for worker in left:
+            assert select.select([worker], [], [], WITHIN_S)[0]  # it has ended
+            os.close(worker)
         return callers.answered
 
     answered = asyncio.run(run())
