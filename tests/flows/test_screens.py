@@ -8,9 +8,9 @@ import pytest
 
 from flows import screens
 from flows.lineage import Answered, Lineage
+from flows.rollback import RolledBack
 from flows.status import Line, Status
 from flows.sync import Ingested
-from models.deciding.rollout import Rollout
 
 COMMIT, DIGEST = "c0" * 32, "d1" * 32
 REASON = "error 2.944 against 3.379 of naive (12.9% smaller) on 3404 rows not trained on; gain beyond 0.5% is certain"
@@ -22,6 +22,8 @@ def line(since: datetime) -> Line:
         champion="20180301-d2176e30",
         since=since,
         previous=None,
+        challenger=None,
+        weight_now=None,
         trained_as_of=datetime(2018, 3, 1, 4, 54, tzinfo=UTC),
         trained_on_commit=COMMIT,
         trained_rows=12_767,
@@ -110,6 +112,7 @@ def test_status_names_champion_age_data_window_alarm_and_traffic(capsys: pytest.
         "champion      20180301-d2176e30",
         f"serves        for 3 days, since {since:%Y-%m-%d %H:%M} UTC",
         "before it     none",
+        "challenger    none",
         "trained on    12,767 rows known at 2018-03-01 04:54 UTC",
         f"lake commit   {COMMIT}",
         "test error    2.94 minutes",
@@ -204,6 +207,9 @@ def test_lineage_begins_with_the_answer_and_prints_its_row_as_it_is(capsys: pyte
 
 
 def test_rollback_names_both_versions(capsys: pytest.CaptureFixture[str]) -> None:
-    screens.rolled_back(Rollout(champion="v1", since=datetime(2020, 1, 1, tzinfo=UTC), previous="v2"))
+    at = datetime(2020, 1, 1, tzinfo=UTC)
+    screens.rolled_back(RolledBack(champion="v1", since=at, previous="v2", ended_trial=None))
+    screens.rolled_back(RolledBack(champion="v1", since=at, previous="v2", ended_trial="v3"))
 
-    assert capsys.readouterr().out == "v1 serves again, instead of v2\n"
+    alone = "v1 serves again, instead of v2\n"
+    assert capsys.readouterr().out == alone + alone + "the trial of v3 has ended\n"
