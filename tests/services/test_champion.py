@@ -1,15 +1,18 @@
-"""The champion: follows the rollout, and goes on whatever is wrong with the next one."""
+"""Champion and challenger: follow the rollout; the champion goes on whatever is wrong with another one."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
 from infra.errors import Unavailable
+from infra.journal.journal import Journal
 from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
@@ -22,7 +25,9 @@ from models.deciding.rollout import Challenger, Rollout, challenge
 from models.errors import BundleError
 from services import metrics
 from services.champion import Following, load
-from services.messages import Refusal
+from services.endpoints import Endpoints
+from services.messages import Refusal, Request
+from services.predictions import Predictions
 from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
 
 CANARY = challenge("canary", "v2", datetime(2020, 3, 1, 9, tzinfo=UTC))
@@ -482,3 +487,25 @@ def test_what_a_request_took_is_of_one_moment(lake: Lake, make_bundle: Callable[
     following.look()
 
     assert (taken.champion.card.version, taken.challenger and taken.challenger.terms) == ("v1", CANARY)
+
+
+def test_the_paths_tell_of_challenger_and_refusal(
+    lake: Lake, make_bundle: Callable[..., Bundle], journal: Journal
+) -> None:
+    following = trying(lake, make_bundle, challenge("canary", "v2", CANARY.since, ramp="0.5@1d"))
+    endpoints = Endpoints(following, journal, Predictions(journal))
+
+    def told() -> list[dict[str, Any]]:
+        answers = [asyncio.run(path(Request(b""))) for path in (endpoints.model, endpoints.readyz)]
+        return [msgspec.json.decode(answer.body) for answer in answers]
+
+    with_challenger = told()
+    change(lake, "v1", msgspec.structs.replace(CANARY, version="v3"))
+    following.look()
+    without = told()
+
+    digest = make_bundle("v2", factor=3.0).card.onnx_digest
+    trial = {"version": "v2", "mode": "canary", "since": "2020-03-01T09:00:00Z", "weight": 0.5, "digest": digest}
+    assert [(one["challenger"], one["challenger_refused"]) for one in with_challenger] == [(trial, None)] * 2
+    assert [(one["version"], one["challenger"]) for one in without] == [("v1", None)] * 2
+    assert [one["challenger_refused"]["version"] for one in without] == ["v3"] * 2
