@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import typer
@@ -25,6 +25,9 @@ from flows import screens
 from flows.progress import counting, waiting
 from infra.errors import Misconfigured, NotFound
 from models.errors import DefinitionError, OkruhError, Refused
+
+if TYPE_CHECKING:
+    from models.deciding.rollout import Act
 
 DONE, FAILED, WRONG_USE, REFUSED = 0, 1, 2, 3
 BY_SIGNAL = 128
@@ -168,6 +171,53 @@ def rollback(
     from flows.rollback import rollback as run
 
     _show(_flow(lambda: run(model, to, None, branch), f"rolling {model} back"), screens.rolled_back, as_json)
+
+
+@app.command()
+def rollout(
+    model: ModelName,
+    shadow: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Try it: it answers as well, and nobody gets it.")
+    ] = None,
+    canary: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Try it: it answers instead, for a share of the keys.")
+    ] = None,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Let the challenger serve; the gate's verdict is kept and not needed.")
+    ] = False,
+    abort: Annotated[bool, typer.Option("--abort", help="Let the challenger go.")] = False,
+    weight: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Of the keys, at first; without it, 1 in shadow, 0.05 else.")
+    ] = None,
+    ramp: Annotated[
+        str | None, typer.Option(metavar="STEPS", help="Later shares, each after so long: 0.25@30m,1@2h (s, m, h, d).")
+    ] = None,
+    error_rate: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="More failed answers end the trial; without it, 0.01.")
+    ] = None,
+    p99_ms: Annotated[
+        float | None, typer.Option(metavar="MS", help="A 99th percentile above it ends the trial; without it, 100.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(metavar="NAME", help="Who does it; without it, who is logged in.")] = None,
+    why: Annotated[str | None, typer.Option(metavar="TEXT", help="The reason, for the record.")] = None,
+    branch: Branch = None,
+    as_json: Json = False,
+) -> None:
+    """Try a challenger beside the champion, or end its trial; alone: show it."""
+    from flows.status import standing
+
+    asked: dict[Act, Any] = {"shadow": shadow, "canary": canary, "promote": promote or None, "abort": abort or None}
+    acts = [act for act, value in asked.items() if value is not None]
+    terms: dict[str, Any] = {"weight": weight, "ramp": ramp, "error_rate": error_rate, "p99_ms": p99_ms}
+    _check_rollout(acts, shadow or canary, terms)
+    if not acts:
+        _show(standing(model, branch), screens.standing, as_json)
+        return
+    from flows.rollout import rollout as run
+
+    (act,) = acts
+    done = _flow(lambda: run(model, act, shadow or canary, **terms, by=by, why=why, branch=branch), f"{act} of {model}")
+    _show(done, screens.standing, as_json)
 
 
 @app.command()
@@ -395,6 +445,20 @@ def _moment(text: str | None) -> datetime | None:
     except ValueError as error:
         raise Misconfigured(f"{text!r} is not an ISO 8601 time such as 2020-03-30T00:00:00Z") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _check_rollout(acts: "list[Act]", version: str | None, terms: dict[str, Any]) -> None:
+    """Refuse what cannot be meant before anything is started. Raises: `Misconfigured`, `DefinitionError`."""
+    from models.deciding.rollout import challenge
+
+    if len(acts) > 1:
+        raise Misconfigured(f"one thing at a time: not {' and '.join(f'--{act}' for act in acts)}")
+    act = acts[0] if acts else None
+    if act == "shadow" or act == "canary":
+        challenge(act, version, datetime.now(UTC), **terms)
+    elif given := [name for name, value in terms.items() if value is not None]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise Misconfigured(f"{options}: these are terms of a trial, and go with --shadow or --canary")
 
 
 def _training_settings(model: str, changes: list[str]) -> dict[str, int | float]:

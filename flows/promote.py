@@ -1,7 +1,11 @@
 """Promote: a candidate that wins a paired test becomes champion, by one atomic commit."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from flows.orchestration import flow
 from infra import registry
@@ -43,7 +47,8 @@ def promote(
     """Judge a candidate against the champion and let it serve if it wins.
 
     Both are compared on the newest rows that the candidate was not trained on; without a champion, the candidate must
-    beat the model's naive prediction. The verdict is kept in the lake either way, a promotion in the same commit.
+    beat the model's naive prediction. The verdict is kept in the lake either way, a promotion in the same commit. A
+    promotion ends the trial of a challenger, whoever it is.
 
     Args:
         model: name in the catalog.
@@ -61,9 +66,8 @@ def promote(
     version = version or _newest(model, lake, commit)
     if serving and serving.champion == version and (given := registry.promotion_of(lake, commit, version)):
         return given
-    report = _judge(definition, lake, commit, version, serving, as_of or datetime.now(UTC), alarm, labels_since_change)
-    _record(lake, branch, report, serving)
-    return report
+    report = judge(definition, lake, commit, version, serving, as_of or datetime.now(UTC), alarm, labels_since_change)
+    return record(lake, branch, report, serving)
 
 
 def _newest(model: str, lake: Lake, commit: str) -> str:
@@ -73,16 +77,17 @@ def _newest(model: str, lake: Lake, commit: str) -> str:
     return max(known, key=lambda version: registry.load_card(lake, commit, version).created_at)
 
 
-def _judge(
+def judge(
     definition: Model,
     lake: Lake,
     commit: str,
     version: str,
     serving: Rollout | None,
     at: datetime,
-    alarm: str | None,
-    labels_since_change: int,
+    alarm: str | None = None,
+    labels_since_change: int = 0,
 ) -> PromotionReport:
+    """Compare a candidate with who serves. Raises: `NotFound`, `BundleError` where that cannot be done."""
     candidate = registry.load_bundle(lake, commit, version)
     judged = [candidate.card] + ([registry.load_card(lake, commit, serving.champion)] if serving else [])
     test = _test_rows(definition, lake, commit, judged, at)
@@ -137,18 +142,35 @@ def _answers(bundle: Bundle, test: "pd.DataFrame") -> "npt.NDArray[np.float32]":
     return Predictor(bundle.onnx, bundle.card.contract).predict(to_columns(bundle.card.contract, test))
 
 
-def _record(lake: Lake, branch: str, report: PromotionReport, serving: Rollout | None) -> None:
-    """Commit the verdict and, where it allows, the rollout, together.
+def record(
+    lake: Lake,
+    branch: str,
+    report: PromotionReport,
+    serving: Rollout | None,
+    about: Mapping[str, str] = MappingProxyType({}),
+) -> PromotionReport:
+    """Commit the verdict and, where it allows, the rollout, together; give the verdict as it was kept.
+
+    Args:
+        lake: where to.
+        branch: where to.
+        report: the verdict.
+        serving: the rollout that the candidate was judged against.
+        about: what else the commit's metadata says.
 
     Raises: `Conflict` when the rollout has changed since the candidate was judged against it, or changes meanwhile.
     """
     kind = "promotion" if report.allowed else "verdict"
     note = {"kind": kind, "version": report.version, "incumbent": report.incumbent, "at": report.at.isoformat()}
-    with transaction(lake, branch, f"{kind}: {report.version}", note) as work:
+    if report.allowed and serving and serving.challenger:
+        report = msgspec.structs.replace(report, ended_trial=serving.challenger.version)
+        note["ended-trial"] = serving.challenger.version
+    with transaction(lake, branch, f"{kind}: {report.version}", note | dict(about)) as work:
         path = f"{registry.VERDICTS}{report.at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{report.version}.json"
         work.put(path, registry.encode_report(report))
         if report.allowed:
             if registry.read_rollout(lake, work.base) != serving:
-                raise Conflict(f"the champion changed while {report.version} was judged; promote it again")
+                raise Conflict(f"the rollout changed while {report.version} was judged; promote it again")
             previous = serving.champion if serving else None
             work.put(rollout.PATH, rollout.encode(Rollout(champion=report.version, since=report.at, previous=previous)))
+    return report

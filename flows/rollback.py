@@ -2,22 +2,34 @@
 
 from datetime import UTC, datetime
 
+import msgspec
+
 from flows.orchestration import flow
 from infra import registry
 from infra.assembly import assemble
-from infra.errors import Conflict, NotFound
-from infra.lake.transaction import transaction
+from infra.errors import NotFound
 from infra.settings import load_settings
 from models import definitions
-from models.deciding import rollout
 from models.deciding.rollout import Rollout
+
+
+class RolledBack(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rollback has done."""
+
+    champion: str
+    """Who serves again."""
+    since: datetime
+    previous: str
+    """Who served until then."""
+    ended_trial: str | None
+    """The challenger whose trial it ended: it was tried against the one that serves no more."""
 
 
 @flow("rollback")
 def rollback(
     model: str, version: str | None = None, as_of: datetime | None = None, branch: str | None = None
-) -> Rollout:
-    """Let an earlier champion serve again; nothing of history is rewritten.
+) -> RolledBack:
+    """Let an earlier champion serve again, by itself: a challenger's trial ends. Nothing of history is rewritten.
 
     Args:
         model: name in the catalog.
@@ -39,10 +51,9 @@ def rollback(
             f"{present.champion}; former champions: {', '.join(sorted(former)) or 'none'}"
         )
     restored = Rollout(champion=wanted, since=as_of or datetime.now(UTC), previous=present.champion)
+    ended = present.challenger.version if present.challenger else None
     note = {"kind": "rollback", "version": wanted, "from": present.champion}
-    with transaction(lake, branch, f"roll back to {wanted}", note) as work:
-        registry.load_card(lake, work.base, wanted)
-        if registry.read_rollout(lake, work.base) != present:
-            raise Conflict(f"the champion of {model} has changed meanwhile; see who serves, and roll back again")
-        work.put(rollout.PATH, rollout.encode(restored))
-    return restored
+    note |= {"ended-trial": ended} if ended else {}
+    registry.load_card(lake, branch, wanted)
+    registry.change_rollout(lake, branch, present, restored, f"roll back to {wanted}", note)
+    return RolledBack(champion=wanted, since=restored.since, previous=present.champion, ended_trial=ended)

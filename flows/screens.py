@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from flows.lineage import Lineage
     from flows.monitor import Monitored
     from flows.retrain import Retrained
-    from flows.status import Line, Status
+    from flows.rollback import RolledBack
+    from flows.status import Line, Standing, Status
     from flows.story import Story
     from flows.sync import Ingested
     from flows.train import Registered
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from infra.bentos import Built
     from infra.lake.copying import Copied
     from infra.lake.protocol import Collected
-    from models.deciding.rollout import Rollout
+    from models.deciding.rollout import Challenger
     from models.deciding.verdict import PromotionReport
 
 _UNLIMITED = 10_000
@@ -95,6 +96,7 @@ def judged(report: "PromotionReport") -> None:
     _print(f"{report.version} {'promoted' if report.allowed else 'not promoted'}")
     for reason in report.reasons:
         _print_prose("  ", reason)
+    _print_end_of_trial(report.ended_trial)
 
 
 def built(result: "Built") -> None:
@@ -139,9 +141,48 @@ def retrained(result: "Retrained") -> None:
         judged(result.verdict)
 
 
-def rolled_back(result: "Rollout") -> None:
+def rolled_back(result: "RolledBack") -> None:
     """Show who serves now."""
     _print(f"{result.champion} serves again, instead of {result.previous}")
+    _print_end_of_trial(result.ended_trial)
+
+
+def standing(result: "Standing") -> None:
+    """Show who serves and who is tried, after what was done about it."""
+    if result.verdict is not None:
+        judged(result.verdict)
+    else:
+        _print_end_of_trial(result.ended_trial)
+    fields = {
+        "champion": f"{result.champion}, since {_minute(result.since)}",
+        "before it": result.previous or "none",
+        "challenger": _of_challenger(result.challenger, result.weight_now),
+    }
+    if (tried := result.challenger) is not None:
+        later = [
+            f"{step.weight:.4g} from {_minute(tried.since + timedelta(seconds=step.after_s))}" for step in tried.ramp
+        ]
+        fields["ramp"] = ", ".join((f"{tried.weight:.4g} at first", *later))
+        fields["ends itself"] = (
+            f"when more than {tried.abort.error_rate:.4g} of its answers fail, or their 99th percentile is above "
+            f"{tried.abort.p99_ms:g} ms"
+        )
+    _print_fields(fields)
+
+
+def _of_challenger(tried: "Challenger | None", weight_now: float | None) -> str:
+    if tried is None:
+        return "none"
+    return f"{tried.version}, {tried.mode} since {_minute(tried.since)}, now for {weight_now:.4g} of the keys"
+
+
+def _print_end_of_trial(version: str | None) -> None:
+    if version is not None:
+        _print(f"the trial of {version} has ended")
+
+
+def _minute(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def verified(result: "Verified") -> None:
@@ -243,6 +284,7 @@ def _of_line(line: "Line", unit: str, now: datetime) -> Mapping[str, str]:
         "champion": line.champion,
         "serves": f"for {_age(now - line.since)}, since {line.since:%Y-%m-%d %H:%M} UTC",
         "before it": line.previous or "none",
+        "challenger": _of_challenger(line.challenger, line.weight_now),
         "trained on": f"{line.trained_rows:,} rows known at {line.trained_as_of:%Y-%m-%d %H:%M} UTC",
         "lake commit": line.trained_on_commit,
         "test error": f"{line.test_error:.2f} {unit}",

@@ -1,15 +1,17 @@
-"""Status: who serves, how old it is, what it was trained on, the last alarm, the traffic. Reads only."""
+"""Status: who serves, who is tried, how old it is, what it was trained on, the last alarm, the traffic. Reads only."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
 from infra import registry
 from infra.assembly import Platform, assemble
+from infra.errors import NotFound
 from infra.lake import copying
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
 from models import definitions
+from models.deciding.rollout import Challenger, Rollout, weight_at
 from models.deciding.verdict import PromotionReport
 from models.watching.alarms import Alarm
 from models.watching.windows import WindowReport
@@ -22,6 +24,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     champion: str
     since: datetime
     previous: str | None
+    challenger: Challenger | None
+    weight_now: float | None
+    """The challenger's share of the keys."""
     trained_as_of: datetime
     trained_on_commit: str
     trained_rows: int
@@ -33,6 +38,23 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     last_verdict: str | None
     predictions: int
     labels: int
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """A branch's rollout, and what was done about it where something was."""
+
+    model: str
+    branch: str
+    champion: str
+    since: datetime
+    previous: str | None
+    challenger: Challenger | None
+    weight_now: float | None
+    """The challenger's share of the keys."""
+    ended_trial: str | None = None
+    """The challenger whose trial was ended."""
+    verdict: PromotionReport | None = None
+    """What let it become champion."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +80,34 @@ def status(model: str, branch: str | None = None) -> Status:
     return Status(model=model, unit=unit, bundles=bundles, lines=lines)
 
 
+def standing(model: str, branch: str | None = None) -> Standing:
+    """Read who serves and who is tried. Raises: `NotFound` without a champion."""
+    definitions.load(model)
+    settings = load_settings()
+    branch, platform = branch or settings.branch, assemble(settings)
+    serving = registry.read_rollout(platform.lake(model), branch) if platform.has_lake(model) else None
+    if serving is None:
+        raise NotFound(f"{model} has no champion on branch {branch!r} yet; run `okruh promote {model}` first")
+    return standing_of(model, branch, serving, datetime.now(UTC))
+
+
+def standing_of(model: str, branch: str, serving: Rollout, at: datetime) -> Standing:
+    """Say what a rollout means at a moment."""
+    return Standing(
+        model=model,
+        branch=branch,
+        champion=serving.champion,
+        since=serving.since,
+        previous=serving.previous,
+        challenger=serving.challenger,
+        weight_now=_weight(serving, at),
+    )
+
+
+def _weight(serving: Rollout, at: datetime) -> float | None:
+    return weight_at(serving.challenger, at) if serving.challenger else None
+
+
 def _line(platform: Platform, lake: Lake, model: str, branch: str) -> Line | None:
     commit = lake.resolve(branch)
     serving = registry.read_rollout(lake, commit)
@@ -73,6 +123,8 @@ def _line(platform: Platform, lake: Lake, model: str, branch: str) -> Line | Non
         champion=serving.champion,
         since=serving.since,
         previous=serving.previous,
+        challenger=serving.challenger,
+        weight_now=_weight(serving, datetime.now(UTC)),
         trained_as_of=card.as_of,
         trained_on_commit=copying.known_as(lake, card.data.commit),
         trained_rows=card.data.rows_train,

@@ -5,13 +5,14 @@ The lake is the registry: a bundle is registered when its four files are merged 
 decision can be read back with what it rested on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
 
-from infra.errors import NotFound
+from infra.errors import Conflict, NotFound
 from infra.lake.protocol import Commit, Lake
+from infra.lake.transaction import transaction
 from models.bundle import FILES, Bundle, Card, bundle_folder, decode_card
 from models.deciding import rollout
 from models.deciding.rollout import Rollout
@@ -64,6 +65,16 @@ def rollout_history(lake: Lake, ref: str) -> Iterator[tuple[Commit, Rollout]]:
         found = read_rollout(lake, commit.id)
         if found is not None:
             yield commit, found
+
+
+def change_rollout(
+    lake: Lake, branch: str, present: Rollout, wanted: Rollout, message: str, note: Mapping[str, str]
+) -> None:
+    """Commit another rollout in place of the one that was read. Raises: `Conflict` where it has changed meanwhile."""
+    with transaction(lake, branch, message, note) as work:
+        if read_rollout(lake, work.base) != present:
+            raise Conflict("the rollout has changed meanwhile; see who serves, and do it again")
+        work.put(rollout.PATH, rollout.encode(wanted))
 
 
 def read_reports(lake: Lake, ref: str, prefix: str, kind: type[T]) -> list[T]:

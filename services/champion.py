@@ -1,9 +1,10 @@
-"""The model that answers: loaded, warmed, and replaced when the lake's rollout names another.
+"""The model that answers and the one that is tried: loaded, warmed, and replaced when the lake's rollout says so.
 
-A champion is one immutable object; a request takes it once and uses it to its end, so that a swap is the assignment of
-one reference. The one before is kept, loaded and warm, for a rollback. Whatever is wrong with the new one (unreadable,
-corrupt, other inputs, no finite answer) is refused and reported, and the old one goes on, as it does while the lake
-does not answer. One daemon thread looks, every `rollout_poll_s`: the cost of an uneventful look is one `resolve`.
+Both are one immutable object; a request takes it once and uses it to its end, so that a swap is the assignment of one
+reference. The champion before is kept, loaded and warm, for a rollback, and a challenger that becomes champion is
+already both. Whatever is wrong with a new one (unreadable, corrupt, other inputs, no finite answer) is refused and
+reported, and the old champion goes on, as it does while the lake does not answer. One daemon thread looks, every
+`rollout_poll_s`: the cost of an uneventful look is one `resolve`.
 """
 
 import logging
@@ -23,7 +24,7 @@ from infra.lake.protocol import Lake
 from models.bundle import Bundle, Card, bundle_folder, decode_card
 from models.contract.rows import Array, Columns, RowDecoder, Rows, example_row, graph_inputs
 from models.deciding import rollout
-from models.deciding.rollout import Rollout
+from models.deciding.rollout import Challenger, Rollout
 from models.errors import BundleError, OkruhError
 from models.inference import Predictor
 from services import metrics
@@ -44,7 +45,7 @@ _WARM_RUNS = 3
 
 @dataclass(frozen=True)
 class Champion:
-    """One model, ready to answer."""
+    """One model, ready to answer; a challenger's is one as well."""
 
     card: Card
     decoder: RowDecoder
@@ -53,7 +54,28 @@ class Champion:
     """Event time of its promotion, where the lake's rollout says it."""
 
 
-def load(files: Mapping[str, bytes], threads: int, since: datetime | None = None) -> Champion:
+@dataclass(frozen=True)
+class Tried:
+    """A challenger, ready to answer, and the terms on which it is tried."""
+
+    model: Champion
+    terms: Challenger
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Who answers, and who is tried beside it, at one moment."""
+
+    champion: Champion
+    challenger: Tried | None = None
+
+    @property
+    def models(self) -> tuple[Champion, Champion | None]:
+        """The champion's and the challenger's."""
+        return self.champion, self.challenger.model if self.challenger else None
+
+
+def load(files: Mapping[str, bytes], threads: int) -> Champion:
     """Load and warm a champion from `FILES`. Raises: `BundleError`, `DefinitionError`."""
     if missing := [name for name in FILES if name not in files]:
         raise BundleError(f"bundle lacks {', '.join(missing)}")
@@ -72,7 +94,7 @@ def load(files: Mapping[str, bytes], threads: int, since: datetime | None = None
             raise BundleError(f"model {version} gave no finite number for an accepted row; nothing was recorded")
         return {name: array[:count] for name, array in columns.items()}, values
 
-    return Champion(bundle.card, decoder, Batcher(predict, _warm(bundle.card, decoder, predictor)), since)
+    return Champion(bundle.card, decoder, Batcher(predict, _warm(bundle.card, decoder, predictor)))
 
 
 def _predicted(predictor: Predictor, columns: Mapping[str, Array]) -> npt.NDArray[np.float32]:
@@ -116,7 +138,7 @@ def _warm(card: Card, decoder: RowDecoder, predictor: Predictor) -> Callable[[in
 
 
 class Following:
-    """The champion of now, and the thread that follows the rollout."""
+    """Champion and challenger of now, and the thread that follows the rollout."""
 
     def __init__(
         self, champion: Champion, lake: Callable[[], Lake] | None, branch: str, poll_s: float, threads: int
@@ -125,11 +147,12 @@ class Following:
 
         `lake` opens it, at the first look and again at each one until it succeeds; None: there is none to follow.
         """
-        self.champion = champion
+        self.serving = Serving(champion)
         """Take it once a request."""
         self._before: Champion | None = None
-        """The one that was replaced last, for a rollback."""
+        """The champion that was replaced last, for a rollback."""
         self.refused: Refusal | None = None
+        self.challenger_refused: Refusal | None = None
         self.lake_failure: str | None = None
         """Why the last look at the lake failed; None when it did not."""
         self._open_lake = lake
@@ -138,11 +161,17 @@ class Following:
         self._poll_s = poll_s
         self._threads = threads
         self._seen: str | None = None
-        self._refused_rollout: Rollout | None = None
+        self._refused_champion: tuple[str, datetime] | None = None
+        self._refused_terms: Challenger | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        metrics.CHAMPION.labels(champion.card.model, champion.card.version).set(1)
+        self._take(self.serving)
         self.look()
+
+    @property
+    def champion(self) -> Champion:
+        """Who answers now; a request that asks for the challenger as well takes `serving`."""
+        return self.serving.champion
 
     @property
     def active(self) -> bool:
@@ -162,7 +191,7 @@ class Following:
             self._thread.join()
 
     def look(self) -> None:
-        """Read the rollout and swap where it names another champion. Never raises what a lake or bundle can cause."""
+        """Read the rollout and swap where it names others. Never raises what a lake or bundle can cause."""
         if self._open_lake is None:
             return
         try:
@@ -184,30 +213,62 @@ class Following:
 
     def _follow(self, lake: Lake, commit: str) -> None:
         wanted = rollout.decode(lake.get(commit, rollout.PATH))
+        if self._follow_champion(lake, commit, wanted):
+            self._follow_challenger(lake, commit, wanted)
+        elif wanted.challenger is None:
+            self._drop_challenger()
+        else:  # what it answers would be compared with another champion's answers
+            self._refuse_challenger(wanted.challenger, f"it is tried beside {wanted.champion}, which is refused")
+
+    def _follow_champion(self, lake: Lake, commit: str, wanted: Rollout) -> bool:
+        """Say whether the rollout's champion answers now."""
         if wanted.champion == self.champion.card.version:
             self._same_version(wanted)
-            return
-        if wanted == self._refused_rollout:
-            return
+            return True
+        if (wanted.champion, wanted.since) == self._refused_champion:
+            return False
         try:
-            self._swap(self._kept(lake, commit, wanted) or self._fetch(lake, commit, wanted))
+            champion = self._model(lake, commit, wanted.champion)
         except Unavailable:
             raise
         except OkruhError as error:
             self._refuse(wanted, str(error))
+            return False
+        self._swap(replace(champion, since=wanted.since), wanted)
+        return True
 
-    def _kept(self, lake: Lake, commit: str, wanted: Rollout) -> Champion | None:
-        """Give the champion before this one, loaded and warm, where the rollout names it again and it is the same."""
-        before, folder = self._before, bundle_folder(wanted.champion)
-        if before is None or before.card.version != wanted.champion:
-            return None
-        same = decode_card(lake.get(commit, f"{folder}/card.json")) == before.card
-        same = same and lake.stat(commit, f"{folder}/model.onnx").digest == before.card.onnx_digest
-        return replace(before, since=wanted.since) if same else None
+    def _follow_challenger(self, lake: Lake, commit: str, wanted: Rollout) -> None:
+        terms, tried = wanted.challenger, self.serving.challenger
+        if terms is None:
+            self._drop_challenger()
+        elif tried is not None and tried.terms.version == terms.version:
+            if tried.terms != terms:
+                self._try(Tried(tried.model, terms))
+        elif terms != self._refused_terms:
+            try:
+                self._try(Tried(replace(self._model(lake, commit, terms.version), since=None), terms))
+            except Unavailable:
+                raise
+            except OkruhError as error:
+                self._refuse_challenger(terms, str(error))
+                self._refused_terms = terms
 
-    def _fetch(self, lake: Lake, commit: str, wanted: Rollout) -> Champion:
-        """Load the rollout's champion. Raises: `OkruhError` for whatever keeps it from serving here."""
-        folder = bundle_folder(wanted.champion)
+    def _model(self, lake: Lake, commit: str, version: str) -> Champion:
+        """Give a version ready to answer. Raises: `OkruhError` for whatever keeps it from serving here."""
+        return self._kept(lake, commit, version) or self._fetch(lake, commit, version)
+
+    def _kept(self, lake: Lake, commit: str, version: str) -> Champion | None:
+        """Give the challenger or the champion before, loaded and warm, where it is meant and still the same."""
+        folder = bundle_folder(version)
+        for kept in (self._before, *self.serving.models):
+            if kept is not None and kept.card.version == version:
+                same = decode_card(lake.get(commit, f"{folder}/card.json")) == kept.card
+                if same and lake.stat(commit, f"{folder}/model.onnx").digest == kept.card.onnx_digest:
+                    return kept
+        return None
+
+    def _fetch(self, lake: Lake, commit: str, version: str) -> Champion:
+        folder = bundle_folder(version)
         files = {name: lake.get(commit, f"{folder}/{name}") for name in FILES}
         card = decode_card(files["card.json"])
         served = self.champion.card
@@ -216,30 +277,57 @@ class Following:
                 f"bundle {card.version} takes other inputs than {served.version}, for which this service was built; "
                 "build a Bento for it"
             )
-        return load(files, self._threads, wanted.since)
+        return load(files, self._threads)
 
     def _same_version(self, wanted: Rollout) -> None:
         if self.champion.since != wanted.since:
-            self.champion = replace(self.champion, since=wanted.since)
+            self._take(replace(self.serving, champion=replace(self.champion, since=wanted.since)))
         self._forget_refusal()
 
-    def _swap(self, champion: Champion) -> None:
-        before = self.champion.card
-        self._before, self.champion = self.champion, champion
+    def _swap(self, champion: Champion, wanted: Rollout) -> None:
+        before, tried, terms = self.serving.champion, self.serving.challenger, wanted.challenger
+        goes_on = tried is not None and terms is not None and tried.terms.version == terms.version
+        self._take(Serving(champion, tried if goes_on else None))
+        self._before = before
         self._forget_refusal()
-        metrics.CHAMPION.labels(before.model, before.version).set(0)
-        metrics.CHAMPION.labels(champion.card.model, champion.card.version).set(1)
         metrics.SWAPS.inc()
-        logger.info("champion is now %s, before it %s", champion.card.version, before.version)
+        logger.info("champion is now %s, before it %s", champion.card.version, before.card.version)
+
+    def _try(self, tried: Tried | None) -> None:
+        """Have this challenger beside the champion, or none."""
+        self._take(replace(self.serving, challenger=tried))
+        self.challenger_refused = self._refused_terms = None
+        if tried is not None:
+            logger.info("challenger is now %s, %s", tried.terms.version, tried.terms.mode)
+
+    def _take(self, serving: Serving) -> None:
+        """Let others serve, and have the gauges say so."""
+        before, self.serving = self.serving, serving
+        for gauge, *models in zip((metrics.CHAMPION, metrics.CHALLENGER), before.models, serving.models, strict=True):
+            for model, value in zip(models, (0, 1), strict=True):
+                if model is not None:
+                    gauge.labels(model.card.model, model.card.version).set(value)
+
+    def _drop_challenger(self) -> None:
+        if self.serving.challenger is not None or self.challenger_refused is not None:
+            self._try(None)
+
+    def _refuse_challenger(self, terms: Challenger, reason: str) -> None:
+        refusal = Refusal(terms.version, reason)
+        if refusal != self.challenger_refused:
+            self._try(None)
+            self.challenger_refused = refusal
+            metrics.CHALLENGER_REFUSALS.inc()
+            logger.error("challenger %s is refused, the champion answers alone: %s", terms.version, reason)
 
     def _refuse(self, wanted: Rollout, reason: str) -> None:
-        self._refused_rollout = wanted
+        self._refused_champion = (wanted.champion, wanted.since)
         self.refused = Refusal(wanted.champion, reason)
         metrics.REFUSALS.inc()
         logger.error("champion %s is refused, %s goes on: %s", wanted.champion, self.champion.card.version, reason)
 
     def _forget_refusal(self) -> None:
-        self._refused_rollout = None
+        self._refused_champion = None
         self.refused = None
 
     def _lake_answers(self, failure: str | None) -> None:

@@ -13,9 +13,10 @@ from msgspec import UNSET
 from infra.journal.index import Label, LabelOutcome
 from infra.journal.journal import Journal
 from models.contract.rows import MAXIMUM_ROWS, NotJSON, TooManyRows, broken_contract, violation_of
+from models.deciding.rollout import weight_at
 from models.errors import Violation
 from services import metrics
-from services.champion import Following
+from services.champion import Following, Tried
 from services.formats import format_of
 from services.messages import (
     Answer,
@@ -29,6 +30,7 @@ from services.messages import (
     Readiness,
     Request,
     Route,
+    Trial,
     encode,
 )
 from services.observing import note, step
@@ -95,8 +97,8 @@ class Endpoints:
 
     async def model(self, _: Request) -> Answer:
         """Say what answers now."""
-        champion = self._following.champion
-        card = champion.card
+        serving = self._following.serving
+        champion, card = serving.champion, serving.champion.card
         answer = ModelAnswer(
             model=card.model,
             version=card.version,
@@ -108,6 +110,8 @@ class Endpoints:
             metrics=card.metrics,
             following=self._following.active,
             refused=self._following.refused,
+            challenger=_trial(serving.challenger),
+            challenger_refused=self._following.challenger_refused,
         )
         return Answer(200, encode(answer))
 
@@ -117,7 +121,8 @@ class Endpoints:
 
     async def readyz(self, _: Request) -> Answer:
         """Say that requests are answered, and what is not as it should be."""
-        card = self._following.champion.card
+        serving = self._following.serving
+        card = serving.champion.card
         readiness = Readiness(
             ready=True,
             model=card.model,
@@ -126,6 +131,8 @@ class Endpoints:
             lake=self._following.lake_failure,
             journal=self._journal.failure,
             refused=self._following.refused,
+            challenger=_trial(serving.challenger),
+            challenger_refused=self._following.challenger_refused,
         )
         return Answer(200, encode(readiness))
 
@@ -148,6 +155,13 @@ def _known_at(at: datetime, now: datetime, place: int) -> datetime:
     if known_at > now + _CLOCKS_DIFFER_BY:
         raise broken_contract([Violation("at", f"in the future, got {at.isoformat()}", place)])
     return known_at
+
+
+def _trial(tried: Tried | None) -> Trial | None:
+    if tried is None:
+        return None
+    terms, weight = tried.terms, weight_at(tried.terms, datetime.now(UTC))
+    return Trial(terms.version, terms.mode, terms.since, weight, tried.model.card.onnx_digest)
 
 
 def _decode_feedback(body: bytes) -> FeedbackRequest:

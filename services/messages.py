@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from models.contract.columns import Category, Number, Time
 from models.contract.rows import MAXIMUM_ROWS, Id
+from models.deciding.rollout import Mode
 
 
 class Predicted(Struct, frozen=True):
@@ -75,10 +76,23 @@ class ErrorAnswer(Struct, frozen=True):
 
 
 class Refusal(Struct, frozen=True):
-    """A champion that the rollout names and that this service does not take over."""
+    """A champion or challenger that the rollout names and that this service does not take over."""
 
     version: str
     reason: str
+
+
+class Trial(Struct, frozen=True):
+    """A challenger that is ready beside the champion."""
+
+    version: str
+    mode: Mode
+    since: datetime
+    """Event time of the trial's beginning."""
+    weight: float
+    """Its share of the keys at this moment."""
+    digest: str
+    """sha256 of the ONNX graph."""
 
 
 class ModelAnswer(Struct, frozen=True):
@@ -97,6 +111,8 @@ class ModelAnswer(Struct, frozen=True):
     following: bool
     """Whether promotions in the lake are taken over."""
     refused: Refusal | None
+    challenger: Trial | None
+    challenger_refused: Refusal | None
 
 
 class Readiness(Struct, frozen=True):
@@ -111,6 +127,8 @@ class Readiness(Struct, frozen=True):
     journal: str | None
     """Why the last write failed; null when it did not."""
     refused: Refusal | None
+    challenger: Trial | None
+    challenger_refused: Refusal | None
 
 
 class Liveness(Struct, frozen=True):

@@ -24,9 +24,18 @@ LABELS = Counter("okruh_labels_total", "Labels received, by what became of them.
 CHAMPION = Gauge(
     "okruh_champion_workers", "Workers that serve this version.", ["model", "version"], multiprocess_mode="livesum"
 )
+CHALLENGER = Gauge(
+    "okruh_challenger_workers",
+    "Workers that have this version ready beside the champion.",
+    ["model", "version"],
+    multiprocess_mode="livesum",
+)
 SWAPS = Counter("okruh_champion_swaps_total", "Champions taken over from the lake's rollout, by each worker.")
 REFUSALS = Counter(
     "okruh_champion_refusals_total", "Champions of the rollout that could not be taken over, by each worker."
+)
+CHALLENGER_REFUSALS = Counter(
+    "okruh_challenger_refusals_total", "Challengers of the rollout that could not be taken in, by each worker."
 )
 LAKE_REACHABLE = Gauge(
     "okruh_lake_reachable", "1 when every worker's last look at the lake succeeded.", multiprocess_mode="livemin"

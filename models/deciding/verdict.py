@@ -44,3 +44,5 @@ class PromotionReport(msgspec.Struct, frozen=True, kw_only=True):
     """Labels that were known since the alarm's change when the candidate was trained; 0 without an alarm."""
     ends_episode: bool
     """Whether a loss on a test this large ends the alarm's episode."""
+    ended_trial: str | None = None
+    """The challenger whose trial this promotion ended: it became champion, or lost the one it was tried against."""

@@ -183,6 +183,11 @@ def lake_of(desk: Desk) -> EmbeddedLake:
         (("train", "taxi_eta", "--set", "epochs=0"), "training.epochs must be greater than 0"),
         (("train", "taxi_eta", "--as-of", "yesterday"), "'yesterday' is not an ISO 8601 time"),
         (("serve", "taxi_eta", "--port", "70000"), "Invalid value for '--port'"),
+        (("rollout", "taxi_eta"), "taxi_eta has no champion on branch 'main' yet"),
+        (("rollout", "taxi_eta", "--abort", "--promote"), "one thing at a time: not --promote and --abort"),
+        (("rollout", "taxi_eta", "--p99-ms", "9"), "--p99-ms: these are terms of a trial"),
+        (("rollout", "taxi_eta", "--canary", "v1", "--weight", "2"), "weight must be above 0 and at most 1, not 2.0"),
+        (("rollout", "taxi_eta", "--shadow", "v1", "--ramp", "1"), "'1' is no step of a ramp"),
         (("lineage", "taxi_eta", "nothing"), "'nothing' is neither a version nor a prediction of taxi_eta"),
     ],
 )
@@ -439,6 +444,19 @@ def test_has_nothing_to_roll_back_to_after_one_promotion(promoted: tuple[Desk, s
         f"no version was ever champion of taxi_eta before {version}; former champions: none"
     )
     assert done.returncode == WRONG_USE
+
+
+def test_tries_nobody_against_himself_and_shows_who_serves(promoted: tuple[Desk, str]) -> None:
+    desk, version = promoted
+    before = head_of(desk)
+
+    tried, aborted = (desk.okruh("rollout", "taxi_eta", *words) for words in (("--canary", version), ("--abort",)))
+    shown = only_object(desk.okruh("rollout", "taxi_eta", "--json"))
+
+    assert (tried.returncode, aborted.returncode) == (WRONG_USE, WRONG_USE)
+    assert only_line(tried) == f"okruh: {version} is champion, and cannot be tried against itself"
+    assert only_line(aborted) == f"okruh: nobody is tried beside {version}; see `okruh rollout taxi_eta`"
+    assert (shown["champion"], shown["challenger"], head_of(desk)) == (version, None, before)
 
 
 def test_retrains_nothing_without_an_alarm(promoted: tuple[Desk, str]) -> None:

@@ -231,7 +231,7 @@ def deploys_each_flow_once(orchestration: Orchestration) -> None:
     deployed = {names[one["flow_id"]]: one for one in orchestration.find("deployments")}
     crons = {name: [each["schedule"]["cron"] for each in one["schedules"]] for name, one in deployed.items()}
     [automation] = orchestration.find("automations")
-    assert set(deployed) == {"ingest", "train", "promote", "build", "monitor", "retrain", "rollback"}
+    assert set(deployed) == {"ingest", "train", "promote", "build", "monitor", "retrain", "rollback", "rollout"}
     assert all(one["parameters"] == {"model": MODEL} for one in deployed.values())
     assert {name: cron for name, cron in crons.items() if cron} == {"ingest": ["0 4 * * *"], "monitor": ["0 * * * *"]}
     assert automation["name"] == f"retrain {MODEL} on its alarm"

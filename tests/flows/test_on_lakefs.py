@@ -12,6 +12,7 @@ from flows.lineage import lineage
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.rollback import rollback
+from flows.rollout import rollout
 from flows.status import status
 from flows.train import train
 from flows.upkeep import collect, verify
@@ -42,6 +43,8 @@ def test_the_circuit_runs_on_a_lakefs_server(on_lakefs: Path, make_month: MonthM
     assert promote(MODEL.name, version, AS_OF).allowed
     enthrone(add_scaled("scaled", 1.5), AS_OF + timedelta(days=1))
     rollback(MODEL.name)
+    rollout(MODEL.name, "canary", "scaled")
+    rollout(MODEL.name, "abort")
 
     assert [line.champion for line in status(MODEL.name).lines] == [champion()] == [version]
     assert lineage(MODEL.name, version).version == version

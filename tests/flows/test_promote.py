@@ -173,7 +173,7 @@ def test_a_candidate_judged_against_a_former_champion_does_not_take_over(
 
     monkeypatch.setattr(promotion, "judge", judge_and_let_another_win)
 
-    with pytest.raises(Conflict, match="the champion changed while less-weak was judged"):
+    with pytest.raises(Conflict, match="the rollout changed while less-weak was judged"):
         promote("taxi_eta", "less-weak", LATER)
 
     assert champion() == best

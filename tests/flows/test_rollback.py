@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.rollback import rollback
+from flows.rollback import RolledBack, rollback
 from infra import registry
 from infra.errors import Conflict, NotFound
 from infra.lake.transaction import transaction
@@ -26,7 +26,8 @@ def test_without_a_version_the_one_before_serves_again(trained: Path) -> None:
 
     restored = rollback("taxi_eta", as_of=LATEST)
 
-    assert restored == serving() == Rollout(champion=first, since=LATEST, previous="second")
+    assert restored == RolledBack(champion=first, since=LATEST, previous="second", ended_trial=None)
+    assert serving() == Rollout(champion=first, since=LATEST, previous="second")
     commit = next(lake().log("main"))
     assert (commit.metadata["kind"], commit.metadata["from"]) == ("rollback", "second")
 
@@ -105,7 +106,7 @@ def test_a_promotion_meanwhile_is_a_conflict(trained: Path, monkeypatch: pytest.
         enthrone("third", LATER)
         return transaction(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("flows.rollback.transaction", promote_first)
+    monkeypatch.setattr(registry, "transaction", promote_first)
 
     with pytest.raises(Conflict, match="has changed meanwhile"):
         rollback("taxi_eta")

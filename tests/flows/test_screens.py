@@ -4,13 +4,17 @@ from datetime import UTC, datetime, timedelta
 from io import StringIO
 
 import msgspec
+import numpy as np
 import pytest
 
 from flows import screens
 from flows.lineage import Answered, Lineage
-from flows.status import Line, Status
+from flows.rollback import RolledBack
+from flows.status import Line, Standing, Status
 from flows.sync import Ingested
-from models.deciding.rollout import Rollout
+from models.deciding.rollout import challenge
+from models.deciding.verdict import PromotionReport
+from models.watching.profile import describe_loss
 
 COMMIT, DIGEST = "c0" * 32, "d1" * 32
 REASON = "error 2.944 against 3.379 of naive (12.9% smaller) on 3404 rows not trained on; gain beyond 0.5% is certain"
@@ -22,6 +26,8 @@ def line(since: datetime) -> Line:
         champion="20180301-d2176e30",
         since=since,
         previous=None,
+        challenger=None,
+        weight_now=None,
         trained_as_of=datetime(2018, 3, 1, 4, 54, tzinfo=UTC),
         trained_on_commit=COMMIT,
         trained_rows=12_767,
@@ -110,6 +116,7 @@ def test_status_names_champion_age_data_window_alarm_and_traffic(capsys: pytest.
         "champion      20180301-d2176e30",
         f"serves        for 3 days, since {since:%Y-%m-%d %H:%M} UTC",
         "before it     none",
+        "challenger    none",
         "trained on    12,767 rows known at 2018-03-01 04:54 UTC",
         f"lake commit   {COMMIT}",
         "test error    2.94 minutes",
@@ -204,6 +211,51 @@ def test_lineage_begins_with_the_answer_and_prints_its_row_as_it_is(capsys: pyte
 
 
 def test_rollback_names_both_versions(capsys: pytest.CaptureFixture[str]) -> None:
-    screens.rolled_back(Rollout(champion="v1", since=datetime(2020, 1, 1, tzinfo=UTC), previous="v2"))
+    at = datetime(2020, 1, 1, tzinfo=UTC)
+    screens.rolled_back(RolledBack(champion="v1", since=at, previous="v2", ended_trial=None))
+    screens.rolled_back(RolledBack(champion="v1", since=at, previous="v2", ended_trial="v3"))
 
-    assert capsys.readouterr().out == "v1 serves again, instead of v2\n"
+    alone = "v1 serves again, instead of v2\n"
+    assert capsys.readouterr().out == alone + alone + "the trial of v3 has ended\n"
+
+
+def test_a_rollout_names_who_serves_who_is_tried_and_on_which_terms(capsys: pytest.CaptureFixture[str]) -> None:
+    at = datetime(2020, 3, 2, 8, tzinfo=UTC)
+    tried = challenge("canary", "v3", at, weight=0.05, ramp="0.25@30m,1@2h")
+    alone = Standing(model="m", branch="main", champion="v2", since=at, previous="v1", challenger=None, weight_now=None)
+
+    screens.standing(msgspec.structs.replace(alone, challenger=tried, weight_now=0.25))
+    shown = capsys.readouterr().out.splitlines()
+    screens.standing(msgspec.structs.replace(alone, ended_trial="v3"))
+    ended = capsys.readouterr().out.splitlines()
+
+    assert shown == [
+        "champion      v2, since 2020-03-02 08:00 UTC",
+        "before it     v1",
+        "challenger    v3, canary since 2020-03-02 08:00 UTC, now for 0.25 of the keys",
+        "ramp          0.05 at first, 0.25 from 2020-03-02 08:30 UTC, 1 from 2020-03-02 10:00 UTC",
+        "ends itself   when more than 0.01 of its answers fail, or their 99th percentile is above 100 ms",
+    ]
+    assert ended == ["the trial of v3 has ended", *shown[:2], "challenger    none"]
+
+
+def test_a_promotion_says_whose_trial_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    loss = describe_loss(np.array([1.0, 2.0]), 30.0)
+    report = PromotionReport(
+        at=datetime(2020, 3, 2, tzinfo=UTC),
+        version="v4",
+        incumbent="v2",
+        allowed=True,
+        reasons=("it is better",),
+        test_rows=2,
+        incumbent_loss=loss,
+        candidate_loss=loss,
+        alarm=None,
+        labels_since_change=0,
+        ends_episode=False,
+        ended_trial="v3",
+    )
+
+    screens.judged(report)
+
+    assert capsys.readouterr().out == "v4 promoted\n  it is better\nthe trial of v3 has ended\n"

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from infra import registry
-from infra.errors import NotFound
+from infra.errors import Conflict, NotFound
 from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.transaction import transaction
 from models.bundle import bundle_folder
@@ -142,3 +142,17 @@ def test_searches_the_settings_branch_and_then_the_newest_replay(lake: EmbeddedL
         lake.create_branch(name, "main")
 
     assert registry.branches_to_search(lake, "main") == ["main", "loop-10", "loop-2", "loop-1"]
+
+
+def test_another_rollout_takes_the_place_of_the_one_that_was_read(lake: EmbeddedLake) -> None:
+    present = registry.read_rollout(lake, "main")
+    assert present is not None
+    wanted = Rollout(champion="v2", since=START + timedelta(days=9), previous="v1")
+
+    registry.change_rollout(lake, "main", present, wanted, "change", {"kind": "test", "by": "E. Novak"})
+    with pytest.raises(Conflict, match="the rollout has changed meanwhile"):
+        registry.change_rollout(lake, "main", present, present, "change back", {})
+
+    commit = next(lake.log("main"))
+    assert registry.read_rollout(lake, "main") == wanted
+    assert (commit.message, commit.metadata["by"]) == ("change", "E. Novak")

@@ -1,14 +1,18 @@
-"""The champion: follows the rollout, and goes on whatever is wrong with the next one."""
+"""Champion and challenger: follow the rollout; the champion goes on whatever is wrong with another one."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from infra.errors import Unavailable
+from infra.journal.journal import Journal
 from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.lakefs.server import Server
 from infra.lake.lakefs.store import LakeFSLake
@@ -17,10 +21,17 @@ from infra.lake.transaction import transaction
 from models.bundle import Bundle, bundle_folder
 from models.contract.columns import Contract
 from models.deciding import rollout
-from models.deciding.rollout import Rollout
+from models.deciding.rollout import Challenger, Rollout, challenge
 from models.errors import BundleError
+from services import metrics
 from services.champion import Following, load
+from services.endpoints import Endpoints
+from services.messages import Refusal, Request
+from services.predictions import Predictions
 from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
+
+CANARY = challenge("canary", "v2", datetime(2020, 3, 1, 9, tzinfo=UTC))
+SHADOW = challenge("shadow", "v2", datetime(2020, 3, 1, 9, tzinfo=UTC))
 
 
 @pytest.fixture(params=["embedded", "lakefs"])
@@ -57,6 +68,13 @@ def promote(lake: Lake, version: str, day: int) -> None:
         work.put(rollout.PATH, rollout.encode(Rollout(champion=version, since=since)))
 
 
+def change(lake: Lake, champion: str, challenger: Challenger | None = None, day: int = 1) -> None:
+    """Commit a rollout; services look at nothing else."""
+    serving = Rollout(champion=champion, since=datetime(2020, 3, day, tzinfo=UTC), challenger=challenger)
+    with transaction(lake, "main", "rollout", {}) as work:
+        work.put(rollout.PATH, rollout.encode(serving))
+
+
 def follow(lake: Lake, bundle: Bundle) -> Following:
     return Following(load(bundle.files(), threads=1), lambda: lake, "main", 60.0, 1)
 
@@ -85,16 +103,9 @@ def test_swaps_forth_and_back(lake: Lake, make_bundle: Callable[..., Bundle]) ->
     assert following.refused is None
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_keeps_the_one_before_for_a_rollback(
-    lake: Lake, make_bundle: Callable[..., Bundle], same: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    following = follow(lake, make_bundle("v1"))
-    before = following.champion
-    promote(lake, "v2", day=2)
-    following.look()
-    if not same:
-        register(lake, make_bundle("v1", factor=5.0).files(), "v1")
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch, lake: Lake) -> list[str]:
+    """Names of the files that are read from the lake."""
     get, read = type(lake).get, list[str]()
 
     def get_and_note(of: Lake, ref: str, path: str) -> bytes:
@@ -103,12 +114,26 @@ def test_keeps_the_one_before_for_a_rollback(
         return content
 
     monkeypatch.setattr(type(lake), "get", get_and_note)
+    return read
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_keeps_the_one_before_for_a_rollback(
+    lake: Lake, make_bundle: Callable[..., Bundle], same: bool, reads: list[str]
+) -> None:
+    following = follow(lake, make_bundle("v1"))
+    before = following.champion
+    promote(lake, "v2", day=2)
+    following.look()
+    if not same:
+        register(lake, make_bundle("v1", factor=5.0).files(), "v1")
+    reads.clear()
     promote(lake, "v1", day=3)
     following.look()
 
     assert following.champion.card.version == "v1"
     assert following.champion.since == datetime(2020, 3, 3, tzinfo=UTC)
-    assert ("model.onnx" not in read) == (following.champion.batcher is before.batcher) == same
+    assert ("model.onnx" not in reads) == (following.champion.batcher is before.batcher) == same
 
 
 def corrupt(files: dict[str, bytes], _: Contract) -> dict[str, bytes]:
@@ -233,3 +258,254 @@ def test_serves_what_it_contains_where_there_is_no_lake(make_bundle: Callable[..
 def test_does_not_start_from_a_bundle_that_lacks_a_file(make_bundle: Callable[..., Bundle]) -> None:
     with pytest.raises(BundleError, match=r"lacks model\.onnx"):
         load({"card.json": make_bundle().files()["card.json"]}, threads=1)
+
+
+def trying(lake: Lake, make_bundle: Callable[..., Bundle], terms: Challenger = CANARY) -> Following:
+    """Follow a rollout with a challenger."""
+    change(lake, "v1", terms)
+    return follow(lake, make_bundle("v1"))
+
+
+def tried(following: Following) -> tuple[str, Challenger] | None:
+    """Say whose model is ready beside the champion, and on which terms."""
+    found = following.serving.challenger
+    return (found.model.card.version, found.terms) if found else None
+
+
+@pytest.fixture
+def gauges() -> None:
+    """Gauges that no other test has set."""
+    metrics.CHAMPION.clear()
+    metrics.CHALLENGER.clear()
+
+
+def workers_with(version: str) -> list[float | None]:
+    """Read the gauges of champion and challenger."""
+    labels = {"model": "tiny", "version": version}
+    return [REGISTRY.get_sample_value(f"okruh_{role}_workers", labels) for role in ("champion", "challenger")]
+
+
+def refusals() -> float:
+    """Count the challengers that were refused in this process."""
+    return REGISTRY.get_sample_value("okruh_challenger_refusals_total") or 0.0
+
+
+@pytest.mark.usefixtures("gauges")
+def test_takes_the_challenger_in_beside_the_champion(lake: Lake, make_bundle: Callable[..., Bundle]) -> None:
+    following = follow(lake, make_bundle("v1"))
+    before = following.serving
+
+    change(lake, "v1", SHADOW)
+    following.look()
+
+    assert (before.challenger, tried(following)) == (None, ("v2", SHADOW))
+    assert following.champion is before.champion
+    assert (workers_with("v1"), workers_with("v2")) == ([1, None], [None, 1])
+
+
+def test_other_terms_load_nothing(lake: Lake, make_bundle: Callable[..., Bundle], reads: list[str]) -> None:
+    following = trying(lake, make_bundle, SHADOW)
+    before = following.serving.challenger
+    reads.clear()
+
+    change(lake, "v1", CANARY)
+    following.look()
+
+    assert before is not None
+    assert following.serving.challenger is not None
+    assert following.serving.challenger.model is before.model
+    assert (tried(following), reads) == (("v2", CANARY), ["rollout.json"])
+
+
+@pytest.mark.usefixtures("gauges")
+def test_drops_the_challenger_when_the_rollout_does(lake: Lake, make_bundle: Callable[..., Bundle]) -> None:
+    following = trying(lake, make_bundle)
+
+    change(lake, "v1")
+    following.look()
+
+    assert (following.champion.card.version, tried(following)) == ("v1", None)
+    assert workers_with("v2") == [None, 0]
+
+
+@pytest.mark.usefixtures("gauges")
+def test_a_challenger_that_becomes_champion_is_ready_and_so_is_the_one_before(
+    lake: Lake, make_bundle: Callable[..., Bundle], reads: list[str]
+) -> None:
+    following = trying(lake, make_bundle)
+    before = following.serving
+    reads.clear()
+
+    change(lake, "v2", day=2)
+    following.look()
+    after = following.serving
+    change(lake, "v1", day=3)
+    following.look()
+
+    assert before.challenger is not None
+    assert after.champion.batcher is before.challenger.model.batcher
+    assert (after.champion.since, after.challenger) == (datetime(2020, 3, 2, tzinfo=UTC), None)
+    assert following.champion.batcher is before.champion.batcher
+    assert "model.onnx" not in reads
+    assert (workers_with("v1"), workers_with("v2")) == ([1, None], [0, 0])
+
+
+def test_the_champion_before_can_be_tried_without_loading_it(
+    lake: Lake, make_bundle: Callable[..., Bundle], reads: list[str]
+) -> None:
+    following = trying(lake, make_bundle)
+    change(lake, "v2", day=2)
+    following.look()
+    reads.clear()
+
+    first_again = msgspec.structs.replace(CANARY, version="v1")
+    change(lake, "v2", first_again, day=2)
+    following.look()
+
+    assert (following.champion.card.version, tried(following)) == ("v2", ("v1", first_again))
+    assert "model.onnx" not in reads
+
+
+def test_a_swap_of_the_champion_leaves_the_challenger_of_both_rollouts_alone(
+    lake: Lake, make_bundle: Callable[..., Bundle]
+) -> None:
+    register(lake, make_bundle("v3").files(), "v3")
+    following = trying(lake, make_bundle)
+    before = following.serving.challenger
+
+    change(lake, "v3", SHADOW, day=2)
+    following.look()
+
+    assert before is not None
+    assert following.serving.challenger is not None
+    assert following.serving.challenger.model is before.model
+    assert (following.champion.card.version, tried(following)) == ("v3", ("v2", SHADOW))
+
+
+def other_inputs(make_bundle: Callable[..., Bundle], contract: Contract) -> dict[str, bytes]:
+    return make_bundle("v3", contract=msgspec.structs.replace(contract, features=contract.features[:-1])).files()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda make, contract: corrupt(make("v3").files(), contract), "digest"),
+        (lambda make, contract: truncated(make("v3").files(), contract), "card.json"),
+        (lambda make, contract: incomplete(make("v3").files(), contract), "model.onnx"),
+        (lambda make, _: make("v3", factor=float("nan")).files(), "no finite number"),
+        (other_inputs, "build a Bento for it"),
+    ],
+)
+def test_refuses_a_challenger_once_and_the_champion_goes_on_alone(
+    lake: Lake,
+    make_bundle: Callable[..., Bundle],
+    tiny_contract: Contract,
+    spoil: Callable[[Callable[..., Bundle], Contract], dict[str, bytes]],
+    reason: str,
+    reads: list[str],
+) -> None:
+    register(lake, spoil(make_bundle, tiny_contract), "v3")
+    following = trying(lake, make_bundle)
+    before = refusals()
+
+    change(lake, "v1", msgspec.structs.replace(CANARY, version="v3"))
+    following.look()
+    reads.clear()
+    with transaction(lake, "main", "data", {}) as work:
+        work.put("data/more", b"1")
+    following.look()
+
+    refused = following.challenger_refused
+    assert (following.champion.card.version, tried(following), following.refused) == ("v1", None, None)
+    assert refused is not None
+    assert (refused.version, reason in refused.reason) == ("v3", True)
+    assert refusals() == before + 1
+    assert reads == ["rollout.json"]
+
+
+def test_a_refusal_is_forgotten_with_the_trial_and_a_new_one_tries_again(
+    lake: Lake, make_bundle: Callable[..., Bundle]
+) -> None:
+    following = trying(lake, make_bundle, msgspec.structs.replace(CANARY, version="v3"))
+    refused = following.challenger_refused
+    change(lake, "v1")
+    following.look()
+    after_abort = following.challenger_refused
+    register(lake, make_bundle("v3").files(), "v3")
+    again = challenge("canary", "v3", datetime(2020, 3, 2, tzinfo=UTC))
+    change(lake, "v1", again)
+    following.look()
+
+    assert refused is not None
+    assert after_abort is None
+    assert (tried(following), following.challenger_refused) == (("v3", again), None)
+
+
+def test_nobody_is_tried_beside_a_champion_that_is_refused(lake: Lake, make_bundle: Callable[..., Bundle]) -> None:
+    following = trying(lake, make_bundle)
+
+    change(lake, "v3", CANARY, day=2)
+    following.look()
+    refused = (following.refused and following.refused.version, following.challenger_refused)
+    change(lake, "v3", day=2)
+    following.look()
+
+    assert refused == ("v3", Refusal("v2", "it is tried beside v3, which is refused"))
+    assert (following.champion.card.version, tried(following)) == ("v1", None)
+    assert (following.refused and following.refused.version, following.challenger_refused) == ("v3", None)
+
+
+def test_a_lake_that_fails_between_the_two_is_asked_again(
+    lake: Lake, make_bundle: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(lake, make_bundle("v3").files(), "v3")
+    following = follow(lake, make_bundle("v1"))
+    change(lake, "v3", CANARY, day=2)
+    get = type(lake).get
+
+    def get_no_challenger(of: Lake, ref: str, path: str) -> bytes:
+        if path.startswith(bundle_folder("v2")):
+            raise Unavailable("the lake does not answer")
+        content: bytes = get(of, ref, path)
+        return content
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(lake), "get", get_no_challenger)
+        following.look()
+    between = (following.champion.card.version, tried(following), following.lake_failure)
+    following.look()
+
+    assert between == ("v3", None, "the lake does not answer")
+    assert (tried(following), following.lake_failure) == (("v2", CANARY), None)
+
+
+def test_what_a_request_took_is_of_one_moment(lake: Lake, make_bundle: Callable[..., Bundle]) -> None:
+    following = trying(lake, make_bundle)
+    taken = following.serving
+
+    change(lake, "v2", day=2)
+    following.look()
+
+    assert (taken.champion.card.version, taken.challenger and taken.challenger.terms) == ("v1", CANARY)
+
+
+def test_the_paths_tell_of_challenger_and_refusal(
+    lake: Lake, make_bundle: Callable[..., Bundle], journal: Journal
+) -> None:
+    following = trying(lake, make_bundle, challenge("canary", "v2", CANARY.since, ramp="0.5@1d"))
+    endpoints = Endpoints(following, journal, Predictions(journal))
+
+    def told() -> list[dict[str, Any]]:
+        answers = [asyncio.run(path(Request(b""))) for path in (endpoints.model, endpoints.readyz)]
+        return [msgspec.json.decode(answer.body) for answer in answers]
+
+    with_challenger = told()
+    change(lake, "v1", msgspec.structs.replace(CANARY, version="v3"))
+    following.look()
+    without = told()
+
+    digest = make_bundle("v2", factor=3.0).card.onnx_digest
+    trial = {"version": "v2", "mode": "canary", "since": "2020-03-01T09:00:00Z", "weight": 0.5, "digest": digest}
+    assert [(one["challenger"], one["challenger_refused"]) for one in with_challenger] == [(trial, None)] * 2
+    assert [(one["version"], one["challenger"]) for one in without] == [("v1", None)] * 2
+    assert [one["challenger_refused"]["version"] for one in without] == ["v3"] * 2

@@ -197,6 +197,8 @@ def test_says_what_answers(client: Any) -> None:
         "lake": None,
         "journal": None,
         "refused": None,
+        "challenger": None,
+        "challenger_refused": None,
     }
 
 
