@@ -133,13 +133,20 @@ def build(model: ModelName, branch: Branch = None, as_json: Json = False) -> Non
 @app.command()
 def serve(
     model: ModelName,
-    port: Annotated[int, typer.Option(help="Loopback port.", min=1, max=65535)] = 3000,
+    port: Annotated[int, typer.Option(help="Port.", min=1, max=65535)] = 3000,
     branch: Branch = None,
+    host: Annotated[str, typer.Option(metavar="IP", help="Address to listen at; 0.0.0.0 is all.")] = "127.0.0.1",
+    ssl_certfile: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate, for https.")] = None,
+    ssl_keyfile: Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key.")] = None,
 ) -> None:
     """Serve the champion over HTTP until Ctrl-C."""
+    from infra.serving_process import Certificate, check_free
+
+    Certificate.of(ssl_certfile, ssl_keyfile)  # what cannot be served is said before Prefect is started
+    check_free(port, host)
     from flows.serve import serve as run
 
-    raise typer.Exit(_flow(lambda: run(model, port, branch)))
+    raise typer.Exit(_flow(lambda: run(model, port, branch, host, ssl_certfile, ssl_keyfile)))
 
 
 @app.command()
@@ -357,6 +364,45 @@ def lake_copy(
     with counting("copying commits") as tell:
         copied = run(source, target, tell)
     _show(copied, screens.copied, as_json)
+
+
+keys = typer.Typer(
+    cls=_Verbs, help="Look after the keys of those who call a service.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(keys, name="keys")
+
+
+@keys.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who calls; a further key of a name replaces none.")],
+    scopes: Annotated[list[str], typer.Option("--scope", help="predict, feedback or admin; repeatable.")],
+    rate: Annotated[float | None, typer.Option(help="Requests a second; without it, no bound.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, once; services know it within a second."""
+    from flows.keys import add as run
+
+    _show(run(name, scopes, rate), screens.key_made, as_json)
+
+
+@keys.command("list")
+def keys_list(as_json: Json = False) -> None:
+    """List whose keys there are; not the keys, which nobody has."""
+    from flows.keys import listed as run
+
+    _show(run(), screens.keys, as_json)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose keys.")],
+    older: Annotated[bool, typer.Option("--older", help="All but the newest one, once that is in use.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove the keys of a name; services refuse them within a second."""
+    from flows.keys import revoke as run
+
+    _show(run(name, older), screens.keys_revoked, as_json)
 
 
 def main() -> None:

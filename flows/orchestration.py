@@ -13,10 +13,9 @@ import atexit
 import hashlib
 import logging
 import os
-import signal
 import subprocess
+import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -67,8 +66,16 @@ from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.settings import (  # noqa: E402
     PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    get_current_settings,
     temporary_settings,
 )
+
+_SERVER = (
+    *("-m", "uvicorn", "--app-dir", str(prefect.__module_path__.parent), "--factory"),
+    *("prefect.server.api.server:create_app", "--log-level", "error", "--lifespan", "on"),
+)
+_SERVER_ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+"""As `SubprocessASGIServer` has them."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -156,42 +163,37 @@ def on_a_laptop() -> Iterator[None]:
 
 
 def _start_server() -> None:
-    """Start the temporary server: out of Ctrl-C's reach, for flows end first, and not to outlive a killed command.
+    """Start the temporary server: out of reach of signals to our group, for flows end first, and not to outlive us.
 
-    A terminal sends Ctrl-C to every process. A child inherits the blocked signals of the thread that starts it; our own
-    Ctrl-C reaches the main thread.
+    A terminal sends Ctrl-C to every process of a group, and so does who ends a job. Prefect starts its server in ours.
     """
     from prefect.server.api.server import SubprocessASGIServer
 
-    failures: list[Exception] = []
     guards: list[Guard] = []
     atexit.register(_release, guards)  # registered before the server's own end, so that it comes after it
+    server = SubprocessASGIServer()
 
-    def start() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-        try:
-            server = SubprocessASGIServer()
-            run = server._run_uvicorn_command
+    def run_apart() -> subprocess.Popen[Any]:
+        process = subprocess.Popen(  # noqa: S603 (what Prefect runs)
+            [sys.executable, *_SERVER, "--host", "127.0.0.1", "--port", str(server.port)],
+            env={
+                **os.environ,
+                **_SERVER_ENVIRONMENT,
+                **get_current_settings().to_environment_variables(exclude_unset=True),
+            },
+            start_new_session=True,
+        )
+        guards.append(Guard.of_process(process.pid))  # from its first moment: it takes seconds to come up
+        return process
 
-            def run_guarded() -> subprocess.Popen[Any]:
-                process = run()
-                guards.append(Guard.of_process(process.pid))
-                return process
-
-            # From its first moment: it takes seconds to come up, and a command may be killed in them
-            server._run_uvicorn_command = run_guarded  # type: ignore[method-assign]
-            server.start()
-        except Exception as error:  # noqa: BLE001 (raised again by who waits)
-            failures.append(error)
-
-    starting = threading.Thread(target=start, daemon=True)
-    starting.start()
-    starting.join()
-    if failures:
+    server._run_uvicorn_command = run_apart  # type: ignore[method-assign]
+    try:
+        server.start()
+    except Exception as error:
         raise Unavailable(
-            f"Prefect's temporary server does not start ({str(failures[0]).strip()}): check space and permissions of "
+            f"Prefect's temporary server does not start ({str(error).strip()}): check space and permissions of "
             f"{os.environ['PREFECT_HOME']}, or set PREFECT_API_URL to a server that runs"
-        ) from failures[0]
+        ) from error
 
 
 def _release(guards: list[Guard]) -> None:

@@ -20,6 +20,7 @@ from infra.lake.names import some
 if TYPE_CHECKING:
     from flows.data_diff import DataDifference
     from flows.forget import Forgotten
+    from flows.keys import Listed, Made, Revoked
     from flows.lineage import Lineage
     from flows.monitor import Monitored
     from flows.retrain import Retrained
@@ -240,6 +241,30 @@ def forgotten(result: "Forgotten") -> None:
         _print(f"the server keeps it until its garbage collection has run: {address}")
     for branch in result.still_on:
         _print(f"branch {branch} of a writer still has it, and is dropped a day after a kill: do this again then")
+
+
+def key_made(result: "Made") -> None:
+    """Show a key, the only time: alone on standard output, for `KEY=$(okruh keys add ...)`."""
+    _print(result.key)
+    note = f"the key of {result.name}, shown once: {result.file} keeps its digest alone"
+    _Screen(stderr=True, highlight=False, markup=False, emoji=False).print(note, soft_wrap=True)
+
+
+def keys(result: "Listed") -> None:
+    """Show whose keys there are."""
+    if not result.keys:
+        _print(f"there is no key in {result.file}")
+        return
+    table = _table("name", "scopes", "rate", "created", numbers=("rate",))
+    for key in result.keys:
+        rate = "" if key.rate is None else f"{key.rate:g}/s"
+        table.add_row(key.name, ", ".join(key.scopes), rate, f"{key.created_at:%Y-%m-%d %H:%M}")
+    _print_table(table)
+
+
+def keys_revoked(result: "Revoked") -> None:
+    """Show what was removed."""
+    _print(f"revoked {result.revoked} keys of {result.name}")
 
 
 def data_difference(result: "DataDifference") -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from infra.errors import Misconfigured, NotFound
 from infra.journal.journal import Journal
+from infra.keys import KeyFile
 from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.lakefs import address
 from infra.lake.protocol import MAIN, Lake
@@ -85,6 +86,15 @@ class Platform:
             raise Misconfigured(f"branch {branch!r}: a name is letters, digits, '.', '_' and '-'")
         folder = self.settings.home / "journal" / repository(model) / branch
         return Journal(folder, self.settings.journal_keep_days, self.settings.journal_mib << 20)
+
+    def keys(self) -> KeyFile:
+        """Give the keys of those who call a service."""
+        return KeyFile(self.settings.keys or self.settings.home / "keys.json")
+
+    def asked_keys(self, loopback: bool) -> KeyFile | None:
+        """Give the keys that a service asks for; None where it asks for none. `loopback`: only this machine calls."""
+        wanted = self.settings.access == "keys" or (self.settings.access == "auto" and not loopback)
+        return self.keys() if wanted else None
 
     def seen_files(self, model: str, branch: str, basis: str) -> SeenFiles:
         """Give what is known of files that were ingested before; a cache. Raises: `Misconfigured`."""

@@ -8,6 +8,7 @@ from bentoml.images import Image
 _REQUIREMENTS = (
     "bentoml",
     "blake3",
+    "click",
     "httptools",
     "lakefs-client",
     "msgspec",

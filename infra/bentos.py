@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,9 +71,10 @@ def bento_name(model: str) -> str:
     return f"okruh_{model}"
 
 
-def serve_command(tag: str, port: int, host: str = "127.0.0.1") -> list[str]:
+def serve_command(tag: str, port: int, host: str = "127.0.0.1", options: Mapping[str, str] | None = None) -> list[str]:
     """Give the command that serves a Bento; it needs `bentoml_environment`."""
-    return [sys.executable, "-m", "bentoml", "serve", tag, "--port", str(port), "--host", host]
+    further = chain.from_iterable((options or {}).items())
+    return [sys.executable, "-m", "bentoml", "serve", tag, "--port", str(port), "--host", host, *further]
 
 
 def bentoml_environment(settings: Settings) -> dict[str, str]:

@@ -89,6 +89,12 @@ class Settings(BaseSettings):
     traces_rate: float = Field(default=0.01, ge=0, le=1)
     """Share of the requests without a `traceparent` that are traced; with one, its sampled flag decides."""
 
+    access: Literal["auto", "open", "keys"] = "auto"
+    """Whether callers of a service need a key: `auto`, where other machines reach it; `open`, never; `keys`, always."""
+
+    keys: Path | None = None
+    """The file of callers' keys; without it, `keys.json` in `home`."""
+
     rollout_poll_s: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     """Seconds between a service's looks at the lake's rollout: an upper bound of how late a promotion is seen."""
 
@@ -105,18 +111,18 @@ class Settings(BaseSettings):
             )
         return value if parts.path.strip("/") else urlunsplit(parts._replace(path="/v1/traces"))
 
-    @field_validator("home", "branch", "model", mode="before")
+    @field_validator("home", "branch", "model", "keys", mode="before")
     @classmethod
     def _given(cls, value: object) -> object:
         if value == "":
             raise ValueError("it is empty; give a value, or leave it out")
         return value
 
-    @field_validator("home")
+    @field_validator("home", "keys")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
+    def _absolute(cls, value: Path | None) -> Path | None:
         try:
-            return value.expanduser().absolute()
+            return value and value.expanduser().absolute()
         except RuntimeError as error:
             raise ValueError("no user has that home directory") from error
 

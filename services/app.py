@@ -1,9 +1,10 @@
 """The edge: HTTP in, HTTP out, for the service's own paths; everything else goes on to BentoML's application.
 
 A plain ASGI function, because that answers a third more requests a second than a framework in between, and before
-BentoML's middleware, because that costs more than the prediction. Errors become answers here, once. No body beyond
-16 MiB is held, on BentoML's paths neither: what exceeds it is thrown away as it arrives, so that the caller can read
-the refusal, and past 64 MiB the connection is closed.
+BentoML's middleware, because that costs more than the prediction. Errors become answers here, once. Whatever comes, on
+BentoML's paths as well, is first let in by `services.access`. No body beyond 16 MiB is held: what exceeds it is thrown
+away as it arrives, so that the caller can read the refusal, and past 64 MiB the connection is closed. No answer is kept
+by caches on its way, nor taken for another type than it says.
 """
 
 import asyncio
@@ -17,7 +18,9 @@ from models.contract.arrow import NotArrow
 from models.contract.rows import NotJSON, TooManyRows
 from models.errors import ContractError, OkruhError
 from services import metrics
+from services.access import Access, NotAdmitted, refuse_pickled_parts, wanted
 from services.batching import Overloaded
+from services.departures import Departures
 from services.messages import Answer, BrokenRule, ErrorAnswer, Fault, Handler, Request, Route, encode
 from services.observing import OTHER, Observer
 from services.predictions import IdsTaken
@@ -29,6 +32,7 @@ MAXIMUM_BODY_BYTES = 16 << 20
 _DRAINED_BYTES = 64 << 20
 _RETRY_AFTER = ((b"retry-after", b"1"),)
 _CLOSE = ((b"connection", b"close"),)
+_ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -52,11 +56,14 @@ class Edge:
         most: int | None = None,
         observer: Observer | None = None,
         fallback_paths: Collection[str] = (),
+        access: Access | None = None,
     ) -> None:
         """Answer within `timeout_s`, from a request's head to its answer, `most` requests at a time; None: no bound.
 
-        `observer` is told of each request; `fallback_paths` are those of the fallback that are told apart.
+        `observer` is told of each request; `fallback_paths` are those of the fallback that are told apart. `access`
+        says who may ask; None: everybody.
         """
+        self.access = access or Access()
         self.find: Find = lambda _: None
         """Gives what answers a path; None for what is passed on."""
         self._fallback = fallback
@@ -65,11 +72,12 @@ class Edge:
         self._running = 0
         self._observer = observer or Observer()
         self._fallback_paths = frozenset(fallback_paths)
+        self._departures = Departures()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection's event, as ASGI says."""
         if scope["type"] != "http":
-            await self._fallback(scope, receive, send)
+            await (_refuse_upgrade(send) if scope["type"] == "websocket" else self._fallback(scope, receive, send))
             return
         route = self.find(scope["path"])
         if route is None:
@@ -104,30 +112,77 @@ class Edge:
             self._observer.end(observed, scope, name, status, time.perf_counter() - started)
 
     async def _within_bounds(self, route: Route, scope: Scope, receive: Receive) -> Answer | None:
+        try:
+            within_s = self.access.admit(route.name, scope["headers"], ours=True)
+        except NotAdmitted as error:
+            return _unread(scope, error_answer(error))
         counted = route.method != "GET"  # whoever asks how it is doing is told
         if counted and self._running == self._most:
             fault = Fault(f"{self._most} requests are being answered: try again")
             return Answer(429, encode(ErrorAnswer(fault)), (*_RETRY_AFTER, *_CLOSE))
+        if within_s is None or (self._timeout_s is not None and self._timeout_s < within_s):
+            within_s = self._timeout_s
         self._running += counted
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await _answer(route, scope, receive)
+            async with asyncio.timeout(within_s):
+                return await self._answer(route, scope, receive)
         except TimeoutError:
-            return Answer(504, encode(ErrorAnswer(Fault(f"not answered within {self._timeout_s:g} s"))), _CLOSE)
+            return _too_late(within_s)
         finally:
             self._running -= counted
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] in {"GET", "HEAD"}:
-            await self._fallback(scope, receive, send)
-            return
+    async def _answer(self, route: Route, scope: Scope, receive: Receive) -> Answer | None:
+        """Give the answer to a request for one of our paths; None where the caller has gone."""
+        method, handler, name = route
+        asked = scope["method"]
+        if asked != method and (asked, method) != ("HEAD", "GET"):
+            fault = Fault(f"{scope['path']} answers {method}, not {asked}")
+            return Answer(405, encode(ErrorAnswer(fault)), ((b"allow", method.encode()), *_CLOSE))
+        if method == "GET":
+            return await answered(handler, Request(b"", scope["headers"], scope["path"]))
         try:
             body = await _read(scope, receive)
         except BodyTooLarge as error:
-            await _send(scope, send, error_answer(error))
+            return error_answer(error)
+        if body is None:
+            return None
+        answering = answered(handler, Request(body, scope["headers"], scope["path"]))
+        if wanted(name) == "predict":  # a label is kept, whether its sender waits or not
+            return await self._departures.watch(answering, receive)
+        return await answering
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            within_s = self.access.admit(scope["path"], scope["headers"], ours=False)
+        except NotAdmitted as error:
+            await _send(scope, send, _unread(scope, error_answer(error)))
             return
-        if body is not None:
-            await self._fallback(scope, _replay(body, receive), send)
+        if scope["method"] not in {"GET", "HEAD"}:
+            try:
+                body = await _read(scope, receive)
+                refuse_pickled_parts(scope["headers"], body or b"")
+            except OkruhError as error:
+                await _send(scope, send, error_answer(error))
+                return
+            if body is None:
+                return
+            receive = _replay(body, receive)
+        began = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal began
+            if message["type"] == "http.response.start":
+                began = True
+                message = {**message, "headers": [*message.get("headers", ()), *_ALWAYS]}
+            await send(message)
+
+        try:
+            async with asyncio.timeout(within_s) as bound:
+                await self._fallback(scope, receive, send_on)
+        except TimeoutError:
+            if began or not bound.expired():
+                raise
+            await _send(scope, send, _too_late(within_s))
 
 
 async def answered(handler: Handler, request: Request) -> Answer:
@@ -157,6 +212,8 @@ def error_answer(error: OkruhError) -> Answer:
             return Answer(413, body)
         case NotJSON() | NotArrow():
             return Answer(400, body)
+        case NotAdmitted():
+            return Answer(error.status, body, error.headers)
         case ContractError():
             return Answer(422, body)
         case NotFound():
@@ -174,20 +231,19 @@ def error_answer(error: OkruhError) -> Answer:
             return Answer(500, body)
 
 
-async def _answer(route: Route, scope: Scope, receive: Receive) -> Answer | None:
-    """Give the answer to a request for one of our paths; None where the caller has gone."""
-    method, handler, _ = route
-    asked = scope["method"]
-    if asked != method and (asked, method) != ("HEAD", "GET"):
-        fault = Fault(f"{scope['path']} answers {method}, not {asked}")
-        return Answer(405, encode(ErrorAnswer(fault)), ((b"allow", method.encode()), *_CLOSE))
-    if method == "GET":
-        return await answered(handler, Request(b"", scope["headers"], scope["path"]))
-    try:
-        body = await _read(scope, receive)
-    except BodyTooLarge as error:
-        return error_answer(error)
-    return None if body is None else await answered(handler, Request(body, scope["headers"], scope["path"]))
+def _too_late(within_s: float | None) -> Answer:
+    return Answer(504, encode(ErrorAnswer(Fault(f"not answered within {within_s:g} s"))), _CLOSE)
+
+
+def _unread(scope: Scope, answer: Answer) -> Answer:
+    """Have the server read on after an answer only where little is left of the body."""
+    little = scope["method"] in {"GET", "HEAD"} or 0 < _declared_length(scope) <= MAXIMUM_BODY_BYTES
+    return answer if little else answer._replace(headers=(*answer.headers, *_CLOSE))
+
+
+async def _refuse_upgrade(send: Send) -> None:
+    """Refuse a web socket: nothing here speaks it, and none shall pass by."""
+    await send({"type": "websocket.close"})
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes | None:
@@ -240,6 +296,10 @@ async def _send(scope: Scope, send: Send, answer: Answer, headers: tuple[tuple[b
     kind = (b"content-type", answer.content_type)
     length = (b"content-length", str(len(answer.body)).encode())
     await send(
-        {"type": "http.response.start", "status": answer.status, "headers": [kind, length, *answer.headers, *headers]}
+        {
+            "type": "http.response.start",
+            "status": answer.status,
+            "headers": [kind, length, *_ALWAYS, *answer.headers, *headers],
+        }
     )
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})

@@ -5,6 +5,7 @@ timer. A batch that takes less than a millisecond is predicted in the event loop
 thread; a longer one in a thread, one at a time, while the loop reads what comes next.
 
 Whoever waits gets what belongs to their own rows, or their own error: where a batch fails, each request is tried alone.
+What nobody waits for any more is not predicted.
 """
 
 import asyncio

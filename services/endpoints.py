@@ -16,6 +16,7 @@ from models.contract.rows import MAXIMUM_ROWS, NotJSON, TooManyRows, broken_cont
 from models.deciding.rollout import weight_at
 from models.errors import Violation
 from services import metrics
+from services.access import Access
 from services.champion import Following, Tried
 from services.formats import format_of
 from services.messages import (
@@ -50,6 +51,8 @@ class Endpoints:
         self._following = following
         self._journal = journal
         self._predictions = predictions
+        self.access = Access()
+        """Who may ask."""
         self._protocol = OpenInference(following, predictions)
         answered: dict[str, tuple[str, Handler]] = {
             "/v1/predict": ("POST", self.predict),
@@ -133,13 +136,14 @@ class Endpoints:
             refused=self._following.refused,
             challenger=_trial(serving.challenger),
             challenger_refused=self._following.challenger_refused,
+            keys=self.access.failure,
         )
         return Answer(200, encode(readiness))
 
     async def docs(self, _: Request) -> Answer:
         """Give the OpenAPI document of these paths."""
         champion = self._following.champion
-        return Answer(200, encode(document(champion.card, champion.decoder)))
+        return Answer(200, encode(document(champion.card, champion.decoder, self.access.asks_for_keys)))
 
     async def metrics(self, _: Request) -> Answer:
         """Give what is counted in all workers, for Prometheus."""

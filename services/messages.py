@@ -129,6 +129,8 @@ class Readiness(Struct, frozen=True):
     refused: Refusal | None
     challenger: Trial | None
     challenger_refused: Refusal | None
+    keys: str | None
+    """Why callers' keys cannot be read, or that there are none; null where they can, or are not asked for."""
 
 
 class Liveness(Struct, frozen=True):

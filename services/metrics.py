@@ -45,6 +45,7 @@ LOST = Counter("okruh_unrecorded_predictions_total", "Rows that were answered an
 OVERLOADS = Counter("okruh_overloads_total", "Requests refused because too many rows waited.")
 LOST_SPANS = Counter("okruh_lost_spans_total", "Parts of traces that no collector took.")
 JOURNAL_FAILURES = Counter("okruh_journal_failures_total", "Requests refused because the journal could not write.")
+ABANDONED = Counter("okruh_abandoned_requests_total", "Predictions whose callers had gone before they were answered.")
 
 
 def exposition() -> bytes:

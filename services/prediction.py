@@ -4,6 +4,7 @@ Importing this module says which model it is for: inside a Bento the contained o
 `OKRUH_MODEL`, which is put into BentoML's model store if it is not there.
 """
 
+import logging
 import math
 import os
 from pathlib import Path
@@ -21,6 +22,8 @@ from infra.errors import Misconfigured
 from infra.guard import end_with_parent
 from infra.settings import load_settings
 from models.contract.rows import NotJSON
+from services import listener
+from services.access import Access
 from services.app import ASGIApp, Edge, answered, error_answer
 from services.champion import FILES, Following, load
 from services.endpoints import Endpoints
@@ -30,6 +33,8 @@ from services.predictions import Predictions
 
 T = TypeVar("T")
 
+logger = logging.getLogger("bentoml.okruh.service")
+
 _SETTINGS = load_settings()
 
 
@@ -38,6 +43,8 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
 
     _edge: Edge | None = None
     _observer = Observer()
+    _shuts: int | None = None
+    """The listening socket, where this worker is the only one."""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Put the edge in front of BentoML's application, under the same bounds.
@@ -57,11 +64,16 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
             )
         configured = BentoMLContainer.config.services.get()[self.name]
         workers = configured.get("workers") or 1
-        most = configured["traffic"].get("max_concurrency")
-        share = math.ceil(most / (workers if isinstance(workers, int) else os.cpu_count() or 1)) if most else None
+        count = workers if isinstance(workers, int) else os.cpu_count() or 1
+        traffic = configured["traffic"]
+        most = traffic.get("max_concurrency")
+        share = math.ceil(most / count) if most else None
+        listening = listener.inherited()
+        keys = assemble(_SETTINGS).asked_keys(listener.is_loopback(listening))
+        self._shuts = listening if count == 1 else None
         self._observer = _observer()
         routes = [method.route for method in self.apis.values()]
-        self._edge = Edge(application, configured["traffic"].get("timeout"), share, self._observer, routes)
+        self._edge = Edge(application, traffic.get("timeout"), share, self._observer, routes, Access(keys, count))
         return self._edge
 
     def __call__(self) -> T:
@@ -70,6 +82,11 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
         if self._edge is not None and isinstance(instance, Served):
             self._edge.find = instance.endpoints.find
             instance.observer = self._observer
+            instance.endpoints.access = self._edge.access
+            if failure := self._edge.access.failure:
+                logger.warning("nobody but those who ask for health is let in: %s", failure)
+        if self._shuts is not None:
+            listener.refuse_when_ending(self._shuts)
         return instance
 
 

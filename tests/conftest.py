@@ -1,16 +1,21 @@
 """What several test folders share: a tiny real model, settings of a temporary home, lakeFS servers of ours."""
 
 import hashlib
+import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from onnx import TensorProto, helper, numpy_helper
 
+from infra.serving_process import Certificate
 from infra.settings import Settings
 from models.bundle import Bundle, Card, DataReference, Origin, Parity
 from models.contract.columns import Category, Contract, Number, Time, TimePart
@@ -50,6 +55,25 @@ def make_bundle(tiny_contract: Contract) -> BundleMaker:
 def settings(tmp_path: Path) -> Settings:
     """Settings of a fresh home, for the model `tiny`."""
     return Settings(home=tmp_path / ".okruh", model="tiny", rollout_poll_s=0.05)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """A certificate of 127.0.0.1, signed by itself."""
+    folder = tmp_path_factory.mktemp("certificate")
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(names, critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return Certificate(folder / "cert.pem", folder / "key.pem")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -484,11 +484,13 @@ def test_serves_until_ctrl_c_and_leaves_no_process(promoted: tuple[Desk, str]) -
         pass
 
 
-def test_ends_its_service_when_it_is_told_to_end(promoted: tuple[Desk, str]) -> None:
+@pytest.mark.parametrize("tell", [os.kill, os.killpg])
+def test_ends_its_service_when_it_is_told_to_end(promoted: tuple[Desk, str], tell: Callable[[int, int], None]) -> None:
     desk, _ = promoted
+    alone = Desk(desk.place)  # with a Prefect server of its own, which must not end before it
 
-    with serving(desk, free_port()) as process:
-        process.terminate()
+    with serving(alone, free_port()) as process:
+        tell(process.pid, signal.SIGTERM)
         _, said = process.communicate(timeout=WITHIN_S)
 
     assert (process.returncode, said) == (128 + signal.SIGTERM, INTERRUPTED)
@@ -530,6 +532,63 @@ def processes_of(desk: Desk) -> list[str]:
         except OSError:
             continue
     return [command for command in found if command]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--host", "localhost"), "host 'localhost' is no IP address"),
+        (("--ssl-certfile", "cert.pem"), "https wants a certificate and its key"),
+        (("--ssl-certfile", "cert.pem", "--ssl-keyfile", "key.pem"), "No such file"),
+    ],
+)
+def test_refuses_to_serve_where_it_cannot_before_anything_is_started(
+    fresh: Desk, words: tuple[str, ...], said: str
+) -> None:
+    refused = fresh.okruh("serve", "taxi_eta", *words)
+
+    assert (refused.returncode, said in only_line(refused)) == (WRONG_USE, True)
+    assert not (fresh.place / "okruh" / "prefect").exists()
+
+
+def test_makes_lists_and_revokes_keys(fresh: Desk) -> None:
+    made = fresh.okruh("keys", "add", "app", "--scope", "predict", "--scope", "feedback", "--rate", "100")
+    second = only_object(fresh.okruh("keys", "add", "app", "--scope", "predict", "--json"))
+    shown = fresh.okruh("keys", "list")
+    listed = only_object(fresh.okruh("keys", "list", "--json"))
+    revoked = only_object(fresh.okruh("keys", "revoke", "app", "--older", "--json"))
+    left = only_object(fresh.okruh("keys", "list", "--json"))["keys"]
+
+    file = fresh.place / "okruh" / "keys.json"
+    (key,) = made.stdout.splitlines()
+    assert key.startswith("okruh_")
+    assert made.stderr == f"the key of app, shown once: {file} keeps its digest alone\n"
+    assert key not in shown.stdout + json.dumps(listed) + file.read_text()
+    assert second["key"] not in json.dumps(listed) + file.read_text()
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["name", "app", "app"]
+    assert "predict, feedback  100/s" in shown.stdout
+    assert [(one["scopes"], one["rate"]) for one in listed["keys"]] == [
+        (["predict", "feedback"], 100),
+        (["predict"], None),
+    ]
+    assert revoked == {"name": "app", "revoked": 1}
+    assert left == listed["keys"][1:]
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("add", "app"), "Missing option '--scope'"),
+        (("add", "app", "--scope", "everything"), "Invalid enum value 'everything'"),
+        (("add", "app", "--scope", "predict", "--rate", "0"), "> 0"),
+        (("revoke", "nobody"), "no key is called 'nobody'"),
+    ],
+)
+def test_refuses_keys_that_mean_nothing(fresh: Desk, words: tuple[str, ...], said: str) -> None:
+    refused = fresh.okruh("keys", *words)
+
+    assert (refused.returncode, refused.stdout, said in refused.stderr) == (WRONG_USE, "", True)
 
 
 @pytest.mark.parametrize("words", [("status", "taxi_eta"), ("status", "taxi_eta", "--json")])

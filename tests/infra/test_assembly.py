@@ -4,6 +4,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -30,6 +31,21 @@ def test_refuses_a_model_name_that_is_no_module_name(name: str) -> None:
 def test_refuses_a_branch_that_is_no_file_name(settings: Settings, branch: str) -> None:
     with pytest.raises(Misconfigured, match="branch"):
         assemble(settings).journal("tiny", branch)
+
+
+@pytest.mark.parametrize(
+    ("access", "loopback", "asked"),
+    [("auto", True, False), ("auto", False, True), ("open", False, False), ("keys", True, True)],
+)
+def test_asks_for_keys_where_other_machines_reach_a_service(
+    settings: Settings, tmp_path: Path, access: str, loopback: bool, asked: bool
+) -> None:
+    at_home = assemble(settings.model_copy(update={"access": access})).asked_keys(loopback)
+    elsewhere = assemble(settings.model_copy(update={"access": access, "keys": tmp_path / "k"})).asked_keys(loopback)
+
+    assert (at_home is not None, elsewhere is not None) == (asked, asked)
+    if at_home and elsewhere:
+        assert (at_home.path, elsewhere.path) == (settings.home / "keys.json", tmp_path / "k")
 
 
 def test_says_whether_a_lake_exists_and_makes_none(settings: Settings) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import Unavailable
-from infra.serving_process import ServiceProcess, check_free, free_port
+from infra.errors import Misconfigured, Unavailable
+from infra.serving_process import Certificate, ServiceProcess, check_free, free_port
 from infra.settings import Settings
 
 
@@ -61,6 +61,42 @@ def test_a_port_is_free_again_once_nobody_listens() -> None:
             check_free(port)
 
     check_free(port)
+
+
+@pytest.mark.parametrize("host", ["localhost", "", "1.2.3", "192.0.2.1"])
+def test_refuses_a_host_that_is_no_address_of_this_machine(settings: Settings, host: str) -> None:
+    with pytest.raises(Misconfigured, match="address"):
+        ServiceProcess.start(settings, "okruh_tiny:v1", host=host)
+
+
+@pytest.mark.parametrize(
+    ("host", "scheme", "url"),
+    [
+        ("127.0.0.1", "http", "http://127.0.0.1:"),
+        ("0.0.0.0", "https", "https://127.0.0.1:"),
+        ("::", "http", "http://[::1]:"),
+        ("10.1.2.3", "https", "https://10.1.2.3:"),
+    ],
+)
+def test_says_where_this_machine_reaches_it(tmp_path: Path, host: str, scheme: str, url: str) -> None:
+    with subprocess.Popen(["true"], start_new_session=True) as process:
+        service = ServiceProcess(process, 3000, tmp_path / "log", host, scheme)
+        service.stop()
+
+    assert service.url == f"{url}3000"
+
+
+def test_takes_a_certificate_with_its_key_and_nothing_else(certificate: Certificate, tmp_path: Path) -> None:
+    cert, key = certificate
+    (tmp_path / "empty.pem").touch()
+
+    assert Certificate.of(cert, key) == certificate
+    assert Certificate.of(None, None) is None
+    for one, other in ((cert, None), (None, key), (key, cert), (cert, cert), (tmp_path / "empty.pem", key)):
+        with pytest.raises(Misconfigured):
+            Certificate.of(one, other)
+    with pytest.raises(Misconfigured, match="No such file"):
+        Certificate.of(cert, tmp_path / "missing.pem")
 
 
 def test_says_why_a_service_ended(settings: Settings) -> None:

@@ -52,6 +52,8 @@ def test_a_variable_beats_the_file_and_the_file_beats_the_default(
         ("OKRUH_HOME", "~nobody-of-this-name/okruh"),
         ("OKRUH_BRANCH", ""),
         ("OKRUH_MODEL", ""),
+        ("OKRUH_ACCESS", "closed"),
+        ("OKRUH_KEYS", ""),
         ("OKRUH_LAKE", "lakefs+https://user:sesame@host/repository"),
     ],
 )

@@ -62,11 +62,17 @@ def journal(settings: Settings) -> Iterator[Journal]:
 
 
 @pytest.fixture
-def edge(journal: Journal, make_bundle: Callable[..., Bundle]) -> Edge:
-    """A service without a lake; paths that are not ours answer 418 with the body's length."""
+def endpoints(journal: Journal, make_bundle: Callable[..., Bundle]) -> Endpoints:
+    """What each path of ours does, without a lake."""
     following = Following(load(make_bundle().files(), threads=1), None, "main", 1.0, 1)
-    edge, predictions = Edge(teapot), Predictions(journal)
-    edge.find = Endpoints(following, journal, predictions).find
+    return Endpoints(following, journal, Predictions(journal))
+
+
+@pytest.fixture
+def edge(endpoints: Endpoints) -> Edge:
+    """A service; paths that are not ours answer 418 with the body's length."""
+    edge = Edge(teapot)
+    edge.find = endpoints.find
     return edge
 
 

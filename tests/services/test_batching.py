@@ -95,9 +95,11 @@ def test_a_row_that_cannot_be_predicted_fails_alone(seconds: float) -> None:
     assert isinstance(second, TypeError)
 
 
-def test_whoever_has_gone_is_in_nobodys_way() -> None:
+def test_whoever_has_gone_is_in_nobodys_way_and_not_predicted() -> None:
+    doubling = Doubling()
+
     async def ask() -> list[float]:
-        asked = Asked(Doubling())
+        asked = Asked(doubling)
         gone = asyncio.create_task(asked.predict([1], 1))
         stays = asyncio.create_task(asked.predict([2], 1))
         await asyncio.sleep(0)
@@ -105,6 +107,23 @@ def test_whoever_has_gone_is_in_nobodys_way() -> None:
         return await stays
 
     assert asyncio.run(ask()) == [4.0]
+    assert doubling.sizes == [1]
+
+
+def test_does_nothing_where_all_have_gone_and_goes_on() -> None:
+    doubling = Doubling()
+
+    async def ask() -> list[float]:
+        asked = Asked(doubling)
+        gone = [asyncio.create_task(asked.predict([1, 1], 1)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for one in gone:
+            one.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        return await asked.predict([2], 1)
+
+    assert asyncio.run(ask()) == [4.0]
+    assert doubling.sizes == [1]
 
 
 def test_a_burst_after_quiet_loses_none() -> None:

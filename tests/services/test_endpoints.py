@@ -199,6 +199,7 @@ def test_says_what_answers(client: Any) -> None:
         "refused": None,
         "challenger": None,
         "challenger_refused": None,
+        "keys": None,
     }
 
 

@@ -1,7 +1,10 @@
 """The service as it is deployed: a built Bento, served by `bentoml serve` in its own process, over a real lake."""
 
 import json
+import os
+import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,7 +19,7 @@ import pytest
 from infra import bentos
 from infra.assembly import assemble
 from infra.errors import Unavailable
-from infra.serving_process import ServiceProcess
+from infra.serving_process import Certificate, ServiceProcess
 from infra.settings import Settings
 
 WITHIN_S = 30.0
@@ -44,6 +47,7 @@ def test_builds_serves_follows_and_stops(
     with httpx.Client(base_url=service.url, timeout=WITHIN_S) as client:
         answers_predictions_and_feedback(client, row)
         answers_bento_clients(service.url, row)
+        refuses_pickles(client)
         refuses_bad_input(client, service.url, row, journal.counts)
         swaps_without_a_failed_request(client, row, lambda: promote("v2", 3.0))
         counts_its_requests(client)
@@ -51,9 +55,36 @@ def test_builds_serves_follows_and_stops(
         assert (built.fresh, bentos.build(settings, "tiny").fresh) == (True, False)
         assert built.tag.startswith("okruh_tiny:v2-")
 
-    assert service.stop() == 0
-    with pytest.raises(ConnectionError), socket.create_connection(("127.0.0.1", httpx.URL(service.url).port or 0)):
-        pass
+    ends_in_order(service, row)
+    assert assemble(settings).journal("tiny", "main").find("last").value == 19.0
+
+
+def ends_in_order(service: ServiceProcess, row: dict[str, Any]) -> None:
+    """Tell it to end while a request comes in: that is answered, and no other one is let in."""
+    address, body = (
+        ("127.0.0.1", httpx.URL(service.url).port or 0),
+        json.dumps({"rows": [{**row, "id": "last"}]}).encode(),
+    )
+    with socket.create_connection(address, WITHIN_S) as under_way:
+        under_way.sendall(b"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body[:10])
+        becomes(200, lambda: httpx.get(f"{service.url}/livez"))  # and so the request's head has been read
+        os.kill(service.pid, signal.SIGTERM)
+        deadline = datetime.now(UTC).timestamp() + WITHIN_S
+        while not refuses(address):
+            assert datetime.now(UTC).timestamp() < deadline
+        under_way.sendall(body[10:])
+        answer = b"".join(iter(lambda: under_way.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b'"value":19.0' in answer
+    assert service.wait() == 0
+
+
+def refuses(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, WITHIN_S).close()
+    except ConnectionError as error:  # reset, where it comes at that very moment
+        return isinstance(error, ConnectionRefusedError)
+    return False
 
 
 def answers_predictions_and_feedback(client: httpx.Client, row: dict[str, Any]) -> None:
@@ -77,6 +108,12 @@ def answers_bento_clients(url: str, row: dict[str, Any]) -> None:
         with pytest.raises(BentoMLException, match="unknown category") as refused:
             client.predict(rows=[{**row, "kind": "boat"}])
         assert refused.value.error_code == 422
+
+
+def refuses_pickles(client: httpx.Client) -> None:
+    for path in ("/v1/predict", "/predict", "/no/such/path"):
+        answer = client.post(path, content=b"N.", headers={"content-type": "application/vnd.bentoml+pickle"})
+        assert answer.status_code == 415
 
 
 def refuses_bad_input(client: httpx.Client, url: str, row: dict[str, Any], counts: Callable[[], Any]) -> None:
@@ -130,19 +167,53 @@ def counts_its_requests(client: httpx.Client) -> None:
     assert float(lines["okruh_lake_reachable"]) == 1
 
 
-def test_a_bento_without_a_lake_serves_what_it_contains(
-    settings: Settings, promote: Callable[..., None], row: dict[str, Any]
+def test_a_bento_without_a_lake_serves_what_it_contains_to_whoever_has_a_key(
+    settings: Settings, promote: Callable[..., None], row: dict[str, Any], certificate: Certificate
 ) -> None:
     promote("v1", 2.0)
     tag = bentos.build(settings, "tiny").tag
     (settings.home / "lake").rename(settings.home / "lake-elsewhere")
+    trusted = ssl.create_default_context(cafile=certificate.certfile)
 
-    with ServiceProcess.start(settings, tag) as service:
-        answer = httpx.post(f"{service.url}/v1/predict", json={"rows": [row]})
-        model = httpx.get(f"{service.url}/v1/model").json()
+    with (
+        ServiceProcess.start(settings, tag, host="0.0.0.0", certificate=certificate) as service,
+        httpx.Client(base_url=service.url, verify=trusted, timeout=WITHIN_S) as client,
+    ):
+        assert service.url.startswith("https://127.0.0.1:")
+        key = lets_in_who_has_a_key(settings, client, row)
+        model = client.get("/v1/model", headers=bearing(key)).json()
+        assert (model["version"], model["following"]) == ("v1", False)
 
-    assert answer.json()["predictions"][0]["value"] == 16.0
-    assert (model["version"], model["following"]) == ("v1", False)
+
+def lets_in_who_has_a_key(settings: Settings, client: httpx.Client, row: dict[str, Any]) -> str:
+    """Ask without a key, with a first one, and with a second one while the first is revoked; give the second."""
+    file, rows = assemble(settings).keys(), {"rows": [row]}
+    refused = client.post("/v1/predict", json=rows)
+    assert (refused.status_code, "okruh keys add" in refused.text) == (401, True)
+    assert "okruh keys add" in client.get("/readyz").json()["keys"]
+    keys = [file.add("app", ["predict"])]
+    becomes(200, lambda: client.post("/v1/predict", json=rows, headers=bearing(keys[0])))
+    assert client.get("/readyz").json()["keys"] is None
+    keys.append(file.add("app", ["predict"]))
+    becomes(200, lambda: client.post("/v1/predict", json=rows, headers=bearing(keys[1])))
+    file.revoke("app", older=True)
+    becomes(401, lambda: client.post("/v1/predict", json=rows, headers=bearing(keys[0])))
+    paths = {"/v1/predict": 200, "/predict": 200, "/v1/feedback": 403, "/other": 403}
+    assert {path: client.post(path, json=rows, headers=bearing(keys[1])).status_code for path in paths} == paths
+    assert client.get("/metrics", headers=bearing(keys[1])).status_code == 403
+    assert client.get("/schema.json").status_code == 401
+    return keys[1]
+
+
+def bearing(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def becomes(status: int, ask: Callable[[], httpx.Response]) -> None:
+    """Ask until the answer has a status."""
+    deadline = datetime.now(UTC).timestamp() + WITHIN_S
+    while ask().status_code != status:
+        assert datetime.now(UTC).timestamp() < deadline
 
 
 def test_imports_nothing_of_training_or_orchestration(settings: Settings, promote: Callable[..., None]) -> None:
