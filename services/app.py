@@ -10,7 +10,9 @@ by caches on its way, nor taken for another type than it says.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, MutableMapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from infra.errors import NotFound, Unavailable
@@ -21,7 +23,7 @@ from services import metrics
 from services.access import Access, NotAdmitted, refuse_pickled_parts, wanted
 from services.batching import Overloaded
 from services.departures import Departures
-from services.messages import Answer, BrokenRule, ErrorAnswer, Fault, Handler, Request, Route, encode
+from services.messages import Answer, BrokenRule, ErrorAnswer, Fault, Handler, Request, Route, encode, media_type
 from services.observing import OTHER, Observer
 from services.predictions import IdsTaken
 
@@ -39,11 +41,16 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Find = Callable[[str], Route | None]
+Sending = AbstractAsyncContextManager[Callable[[bytes], Awaitable[None]]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class BodyTooLarge(ContractError):
     """The body exceeds `MAXIMUM_BODY_BYTES`."""
+
+
+class TooMany(OkruhError):
+    """As many requests as shall be are being answered."""
 
 
 class Edge:
@@ -85,11 +92,17 @@ class Edge:
             return
         started, status = time.perf_counter(), None
         observed = self._observer.begin(scope)
+        headers = observed.headers if observed else ()
         try:
-            answer = await self._within_bounds(route, scope, receive)
+            kind = media_type(scope["headers"]) if route.streams else b""
+            if kind in route.streams and scope["method"] == route.method:
+                answer = await self._stream(kind, route, scope, receive, partial(_send_parts, send, kind, headers))
+                status = 200
+            else:
+                answer = await self._within_bounds(route, scope, receive)
             if answer is not None:
                 status = answer.status
-                await _send(scope, send, answer, observed.headers if observed else ())
+                await _send(scope, send, answer, headers)
         finally:
             self._observer.end(observed, scope, route.name, status, time.perf_counter() - started)
 
@@ -113,27 +126,52 @@ class Edge:
 
     async def _within_bounds(self, route: Route, scope: Scope, receive: Receive) -> Answer | None:
         try:
-            within_s = self.access.admit(route.name, scope["headers"], ours=True)
-        except NotAdmitted as error:
+            within_s = self._enter(route, scope)
+        except (NotAdmitted, TooMany) as error:
             return _unread(scope, error_answer(error))
-        counted = route.method != "GET"  # whoever asks how it is doing is told
-        if counted and self._running == self._most:
-            fault = Fault(f"{self._most} requests are being answered: try again")
-            return Answer(429, encode(ErrorAnswer(fault)), (*_RETRY_AFTER, *_CLOSE))
-        if within_s is None or (self._timeout_s is not None and self._timeout_s < within_s):
-            within_s = self._timeout_s
-        self._running += counted
         try:
             async with asyncio.timeout(within_s):
                 return await self._answer(route, scope, receive)
         except TimeoutError:
             return _too_late(within_s)
         finally:
-            self._running -= counted
+            self._leave(route)
+
+    async def _stream(
+        self, kind: bytes, route: Route, scope: Scope, receive: Receive, send: Callable[[], Sending]
+    ) -> Answer | None:
+        """Answer a body while it comes; None where that is done. The bound is one from part to part."""
+        try:
+            within_s = self._enter(route, scope)
+        except (NotAdmitted, TooMany) as error:
+            return _unread(scope, error_answer(error))
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(within_s) as bound, send() as send_part:
+                async for part in route.streams[kind](_chunks(receive)):
+                    await send_part(part)
+                    bound.reschedule(None if within_s is None else loop.time() + within_s)
+        finally:
+            self._leave(route)
+        return None
+
+    def _enter(self, route: Route, scope: Scope) -> float | None:
+        """Count a request in, and give the seconds within which it is answered. Raises: `NotAdmitted`, `TooMany`."""
+        within_s = self.access.admit(route.name, scope["headers"], ours=True)
+        if route.method != "GET":  # whoever asks how it is doing is told
+            if self._running == self._most:
+                raise TooMany(f"{self._most} requests are being answered: try again")
+            self._running += 1
+        if within_s is None or (self._timeout_s is not None and self._timeout_s < within_s):
+            within_s = self._timeout_s
+        return within_s
+
+    def _leave(self, route: Route) -> None:
+        self._running -= route.method != "GET"
 
     async def _answer(self, route: Route, scope: Scope, receive: Receive) -> Answer | None:
         """Give the answer to a request for one of our paths; None where the caller has gone."""
-        method, handler, name = route
+        method, handler, name, _ = route
         asked = scope["method"]
         if asked != method and (asked, method) != ("HEAD", "GET"):
             fault = Fault(f"{scope['path']} answers {method}, not {asked}")
@@ -205,30 +243,31 @@ def fault_of(error: OkruhError) -> Fault:
 def error_answer(error: OkruhError) -> Answer:
     """Turn an error into an answer."""
     body = encode(ErrorAnswer(fault_of(error)))
-    match error:
-        case BodyTooLarge():
-            return Answer(413, body, _CLOSE)
-        case TooManyRows():
-            return Answer(413, body)
-        case NotJSON() | NotArrow():
-            return Answer(400, body)
-        case NotAdmitted():
-            return Answer(error.status, body, error.headers)
-        case ContractError():
-            return Answer(422, body)
-        case NotFound():
-            return Answer(404, body)
-        case IdsTaken():
-            return Answer(409, body)
-        case Overloaded():
-            metrics.OVERLOADS.inc()
-            return Answer(503, body, _RETRY_AFTER)
-        case Unavailable():
-            metrics.JOURNAL_FAILURES.inc()
-            return Answer(503, body, _RETRY_AFTER)
-        case _:
-            logger.error("a request failed: %s", error)
-            return Answer(500, body)
+    if isinstance(error, NotAdmitted):
+        return Answer(error.status, body, error.headers)
+    status, headers = next((told for kind, told in _TOLD.items() if isinstance(error, kind)), (500, ()))
+    if status == 500:
+        logger.error("a request failed: %s", error)
+    elif isinstance(error, Overloaded):
+        metrics.OVERLOADS.inc()
+    elif isinstance(error, Unavailable):
+        metrics.JOURNAL_FAILURES.inc()
+    return Answer(status, body, headers)
+
+
+_TOLD: dict[type[OkruhError], tuple[int, tuple[tuple[bytes, bytes], ...]]] = {
+    BodyTooLarge: (413, _CLOSE),
+    TooManyRows: (413, ()),
+    NotJSON: (400, ()),
+    NotArrow: (400, ()),
+    ContractError: (422, ()),
+    NotFound: (404, ()),
+    IdsTaken: (409, ()),
+    TooMany: (429, (*_RETRY_AFTER, *_CLOSE)),
+    Overloaded: (503, _RETRY_AFTER),
+    Unavailable: (503, _RETRY_AFTER),
+}
+"""Status and headers of errors, the first that fits; of others 500."""
 
 
 def _too_late(within_s: float | None) -> Answer:
@@ -271,6 +310,14 @@ async def _read(scope: Scope, receive: Receive) -> bytes | None:
     return None
 
 
+async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+    """Give a body as it comes, to its end or until the caller has gone."""
+    while (message := await receive())["type"] == "http.request":
+        yield message.get("body", b"")
+        if not message.get("more_body"):
+            return
+
+
 def _declared_length(scope: Scope) -> int:
     for name, value in scope["headers"]:
         if name == b"content-length":
@@ -290,6 +337,20 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return replay
+
+
+@asynccontextmanager
+async def _send_parts(
+    send: Send, kind: bytes, headers: tuple[tuple[bytes, bytes], ...]
+) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
+    """Begin an answer whose length is not known, give what sends its parts, and end it."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind), *_ALWAYS, *headers]})
+
+    async def send_part(part: bytes) -> None:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+
+    yield send_part
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _send(scope: Scope, send: Send, answer: Answer, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:

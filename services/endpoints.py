@@ -4,7 +4,7 @@ Large bodies are decoded and encoded in a thread.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -15,7 +15,7 @@ from infra.journal.journal import Journal
 from models.contract.rows import MAXIMUM_ROWS, NotJSON, TooManyRows, broken_contract, violation_of
 from models.deciding.rollout import weight_at
 from models.errors import Violation
-from services import metrics
+from services import metrics, streaming
 from services.access import Access
 from services.champion import Following, Tried
 from services.formats import format_of
@@ -64,6 +64,8 @@ class Endpoints:
             "/metrics": ("GET", self.metrics),
         }
         self._routes = {path: Route(method, handler, path) for path, (method, handler) in answered.items()}
+        lines = {streaming.MEDIA_TYPE: self.predict_lines}
+        self._routes["/v1/predict"] = self._routes["/v1/predict"]._replace(streams=lines)
 
     def find(self, path: str) -> Route | None:
         """Give what answers a path; None where it is none of ours."""
@@ -85,6 +87,10 @@ class Endpoints:
             return (
                 kind.encode(champion, answered) if inline else await asyncio.to_thread(kind.encode, champion, answered)
             )
+
+    def predict_lines(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Answer rows as they come, a line each."""
+        return streaming.answer_lines(chunks, lambda: self._following.champion, self._predictions)
 
     async def feedback(self, request: Request) -> Answer:
         """Keep labels; name those that cannot be. Raises: `ContractError`, `Unavailable`."""

@@ -26,8 +26,7 @@ class Format(NamedTuple):
 
 def format_of(request: Request) -> Format:
     """Give the format of a request."""
-    kind = request.header(b"content-type")
-    return ARROW if kind is not None and kind.partition(b";")[0].strip().lower() == _ARROW else JSON
+    return ARROW if request.media_type == _ARROW else JSON
 
 
 def _from_json(champion: Champion, body: bytes) -> Rows:

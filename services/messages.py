@@ -1,6 +1,6 @@
 """What travels over HTTP: answers, feedback and errors. The predict request is made from the champion's contract."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, NamedTuple
 
@@ -139,6 +139,14 @@ class Liveness(Struct, frozen=True):
     alive: bool = True
 
 
+def media_type(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Give what a body is said to be, in small letters and without parameters."""
+    for name, value in headers:
+        if name == b"content-type":
+            return value.partition(b";")[0].strip().lower()
+    return b""
+
+
 class Request(NamedTuple):
     """What came."""
 
@@ -146,6 +154,11 @@ class Request(NamedTuple):
     headers: Sequence[tuple[bytes, bytes]] = ()
     """Names in small letters."""
     path: str = ""
+
+    @property
+    def media_type(self) -> bytes:
+        """What the body is said to be, in small letters."""
+        return media_type(self.headers)
 
     def header(self, name: bytes) -> bytes | None:
         """Give the first header of a name."""
@@ -163,6 +176,9 @@ class Answer(NamedTuple):
 
 Handler = Callable[[Request], Awaitable[Answer]]
 
+Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+"""Takes a body as it comes and gives an answer as it is made; never raises what a caller can cause."""
+
 
 class Route(NamedTuple):
     """What answers a path."""
@@ -171,6 +187,8 @@ class Route(NamedTuple):
     handler: Handler
     name: str
     """What metrics call it."""
+    streams: Mapping[bytes, Stream] = {}
+    """What answers bodies of these types while they come."""
 
 
 encode = msgspec.json.Encoder().encode

@@ -1,10 +1,12 @@
 """The service's paths, from bytes to bytes."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 
 from infra.errors import NotFound
@@ -58,6 +60,65 @@ def test_answers_ten_thousand_rows_in_order(client: Any, journal: Journal, row: 
     values = [one["value"] for one in answer.json()["predictions"]]
     assert values == pytest.approx([index / 50 + 10 for index in range(10_000)], rel=1e-6)
     assert journal.counts() == Counts(10_000, 0)
+
+
+ARROW = "application/vnd.apache.arrow.stream"
+
+
+def stream(*rows: dict[str, Any]) -> bytes:
+    kinds = {"starts_at": pa.timestamp("us"), "weight": pa.float64()}
+    rows = tuple(one | {"starts_at": datetime.fromisoformat(one["starts_at"])} for one in rows)
+    table = pa.table({name: pa.array([one[name] for one in rows], kinds.get(name)) for name in rows[0]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def test_answers_an_arrow_stream_by_one_and_records_it(client: Any, journal: Journal, row: dict[str, Any]) -> None:
+    content = stream({**row, "id": "a"}, {**row, "id": None})
+
+    answer = client.post("/v1/predict", content=content, headers={"content-type": ARROW})
+
+    with pa.ipc.open_stream(answer.content) as answered:
+        table = answered.read_all()
+    assert (answer.status_code, answer.headers["content-type"]) == (200, ARROW)
+    assert table.schema.metadata == {b"model": b"tiny", b"version": b"v1"}
+    assert table["value"].to_pylist() == [16.0, 16.0]
+    assert [one.id for one in journal.predictions()] == table["id"].to_pylist()
+    assert table["id"][0].as_py() == "a"
+
+
+def test_answers_ten_thousand_rows_of_arrow_as_those_of_json(
+    client: Any, journal: Journal, row: dict[str, Any]
+) -> None:
+    rows = [{**row, "distance": number / 200} for number in range(10_000)]
+
+    of_json = client.post("/v1/predict", json=rows_of(*rows)).json()["predictions"]
+    answer = client.post("/v1/predict", content=stream(*rows), headers={"content-type": ARROW})
+
+    with pa.ipc.open_stream(answer.content) as answered:
+        assert answered.read_all()["value"].to_pylist() == [one["value"] for one in of_json]
+    assert journal.counts() == Counts(20_000, 0)
+
+
+@pytest.mark.parametrize(("content", "status"), [(b"{}", 400), (b"", 400)])
+def test_refuses_what_is_called_arrow_and_is_none(client: Any, content: bytes, status: int) -> None:
+    answer = client.post("/v1/predict", content=content, headers={"content-type": ARROW})
+
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+    assert "no Arrow stream" in answer.json()["error"]["message"]
+
+
+def test_refuses_an_arrow_stream_for_one_wrong_row(client: Any, journal: Journal, row: dict[str, Any]) -> None:
+    content = stream(row, {**row, "kind": "boat"})
+
+    answer = client.post("/v1/predict", content=content, headers={"content-type": ARROW})
+
+    (violation,) = answer.json()["error"]["violations"]
+    assert (answer.status_code, violation["row"], violation["field"]) == (422, 1, "kind")
+    assert journal.counts() == Counts(0, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""NDJSON: a line each, in order, as long as lines come; a wrong line fails no other."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from infra.journal.journal import Counts, Journal
+from services import streaming
+from services.app import Edge
+from tests.services.conftest import Caller
+
+LINES = {"content-type": "application/x-ndjson; charset=utf-8"}
+
+
+def ask(client: Caller, *lines: object, end: str = "\n") -> list[dict[str, Any]]:
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + end
+    answer = client.post("/v1/predict", content=text.encode(), headers=LINES)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_answers_each_line_in_order_and_records_it(
+    client: Caller, journal: Journal, row: dict[str, Any], end: str
+) -> None:
+    answers = ask(client, {**row, "id": "a"}, "", {**row, "distance": 0.0}, {**row, "id": "c"}, end=end)
+
+    assert [one["value"] for one in answers] == [16.0, answers[1]["value"], 16.0]
+    assert {one["version"] for one in answers} == {"v1"}
+    assert [one["id"] for one in answers] == ["a", answers[1]["id"], "c"] == [one.id for one in journal.predictions()]
+
+
+def test_a_wrong_line_is_answered_by_its_error_and_fails_no_other(
+    client: Caller, journal: Journal, row: dict[str, Any]
+) -> None:
+    wrong = [{**row, "kind": "boat"}, "{", "[]", json.dumps(row) + "," + json.dumps(row), {**row, "id": "a", "zone": 9}]
+
+    answers = ask(client, row, *wrong, {**row, "id": "a"}, {**row, "id": "a", "distance": 9}, row)
+
+    assert ["error" in one for one in answers] == [False, True, True, True, True, True, False, True, False]
+    assert answers[1]["error"]["violations"][0] | {"rule": ""} == {"field": "kind", "rule": "", "row": 1}
+    assert answers[5]["error"]["message"].startswith("row 5, field 'zone': unknown category")
+    assert answers[7]["error"]["conflicting"] == ["a"]
+    assert journal.counts() == Counts(3, 0)
+
+
+def test_answers_more_lines_than_a_request_may_have_rows(client: Caller, journal: Journal, row: dict[str, Any]) -> None:
+    answers = ask(client, *[row] * 12_000)
+
+    assert {one["value"] for one in answers} == {16.0}
+    assert len({one["id"] for one in answers}) == 12_000 == journal.counts().predictions
+
+
+def test_answers_what_has_come_before_the_rest_comes(edge: Edge, row: dict[str, Any]) -> None:
+    """The second line is sent when the first one's answer is there."""
+    sent, received = list[bytes](), list[None]()
+    first = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        received.append(None)
+        if len(received) == 1:
+            return {"type": "http.request", "body": json.dumps(row).encode() + b"\n{", "more_body": True}
+        await first.wait()
+        return {"type": "http.request", "body": b"}", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+        if b"value" in sent[-1]:
+            first.set()
+
+    async def run() -> None:
+        async with asyncio.timeout(30):
+            await edge(scope(), receive, send)
+
+    asyncio.run(run())
+
+    answers = [json.loads(line) for line in b"".join(sent).splitlines()]
+    assert [list(one) for one in answers] == [["id", "value", "version"], ["error"]]
+
+
+def test_ends_where_a_line_does_not(client: Caller, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "_LINE_BYTES", 1000)
+
+    answers = ask(client, row, "x" * 2000, end="")
+
+    assert [list(one) for one in answers] == [["id", "value", "version"], ["error"]]
+    assert answers[1]["error"]["message"].startswith("a line holds at most")
+
+
+def test_stops_where_the_caller_has_gone(edge: Edge, journal: Journal, row: dict[str, Any]) -> None:
+    came: Iterator[dict[str, Any]] = iter(
+        [
+            {"type": "http.request", "body": json.dumps(row).encode() + b"\n", "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+
+    async def receive() -> dict[str, Any]:
+        return next(came)
+
+    async def send(message: Any) -> None:
+        assert message["type"].startswith("http.response")
+
+    asyncio.run(edge(scope(), receive, send))
+
+    assert journal.counts() == Counts(1, 0)
+
+
+def test_is_within_the_time_from_part_to_part(row: dict[str, Any], edge: Edge) -> None:
+    edge._timeout_s = 0.01
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        assert message["type"] == "http.response.start"
+
+    async def run() -> None:
+        async with asyncio.timeout(30):
+            await edge(scope(), receive, send)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(run())
+    assert edge._running == 0
+
+
+async def chunks(*content: bytes) -> AsyncIterator[bytes]:
+    for one in content:
+        yield one
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_lines_are_the_same_however_they_are_cut(size: int) -> None:
+    content = b'{"a":1}\n\n{"b":2}\r\nlast'
+
+    async def read() -> list[bytes]:
+        cut = chunks(*(content[start : start + size] for start in range(0, len(content), size)))
+        return [line async for lines in streaming._lines(cut) for line in lines]
+
+    assert asyncio.run(read()) == [b'{"a":1}', b'{"b":2}\r', b"last"]
+
+
+def scope() -> dict[str, Any]:
+    headers = [(b"content-type", b"application/x-ndjson")]
+    return {"type": "http", "method": "POST", "path": "/v1/predict", "headers": headers}
