@@ -123,11 +123,16 @@ def promote(
 
 
 @app.command()
-def build(model: ModelName, branch: Branch = None, as_json: Json = False) -> None:
+def build(
+    model: ModelName,
+    branch: Branch = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="For an image with CUDA and onnxruntime-gpu.")] = False,
+    as_json: Json = False,
+) -> None:
     """Build a Bento that contains the champion."""
     from flows.build import build as run
 
-    _show(_flow(lambda: run(model, branch), f"building {model}"), screens.built, as_json)
+    _show(_flow(lambda: run(model, branch, gpu), f"building {model}"), screens.built, as_json)
 
 
 @app.command()

@@ -1,9 +1,9 @@
 """Building and finding Bentos.
 
 A Bento contains the sources that serve and the champion's bundle (without its training state), so that it starts with
-no lake. Its version names both, the champion's version and a digest of the sources: building the same again finds it
-done. BentoML builds in a child process (about three seconds), because it works in one folder, one store and one set of
-modules a process. Everything it writes lies in `settings.bentos` and `settings.home/tmp`.
+no lake. Its version names the champion's version, a digest of the sources, and whether its image is for a GPU: building
+the same again finds it done. BentoML builds in a child process (about three seconds), because it works in one folder,
+one store and one set of modules a process. Everything it writes lies in `settings.bentos` and `settings.home/tmp`.
 """
 
 import fcntl
@@ -31,14 +31,14 @@ SOURCES = Path(__file__).resolve().parents[1]
 """What holds `services/`, `infra/` and `models/`: a checkout, or the `src` of a Bento."""
 
 SERVED = ("services", "infra", "models")
-"""Packages whose Python files a Bento contains; `bentofile.yaml` says the same."""
+"""Packages whose Python files a Bento contains; `bentofile.yaml` and `bentofile.gpu.yaml` say the same."""
 
 LEFT_OUT = ("models/catalog", "models/learning")
 """What a service never imports."""
 
 _FILES = ("model.onnx", "card.json", "profile.json")
 _COMPLETE = ".complete"
-_BENTOFILE = {"service": "services.prediction:Prediction", "include": [f"{package}/**/*.py" for package in SERVED]}
+_SERVICE, _SERVICE_ON_GPU = "services.prediction:Prediction", "services.prediction_on_gpu:Prediction"
 
 
 class Built(NamedTuple):
@@ -49,18 +49,24 @@ class Built(NamedTuple):
     """False where it was there already."""
 
 
-def build(settings: Settings, model: str) -> Built:
-    """Build the Bento of a model's champion. Raises: `Misconfigured` without a champion, `Unavailable`."""
+def build(settings: Settings, model: str, gpu: bool = False) -> Built:
+    """Build the Bento of a model's champion. Raises: `Misconfigured` without a champion, `Unavailable`.
+
+    Args:
+        settings: the lake, its branch, and where the store is.
+        model: name in the catalog.
+        gpu: whether its image has CUDA; the machine that builds needs none.
+    """
     champion_version(settings, model)
     fixed = {"model": model, "branch": assemble(settings).lake(model).resolve(settings.branch)}
     settings = settings.model_copy(update=fixed)  # a promotion meanwhile belongs to the next Bento
-    tag = f"{bento_name(model)}:{champion_version(settings, model)}-{_sources_digest()[:8]}".lower()
+    tag = f"{bento_name(model)}:{champion_version(settings, model)}-{_sources_digest()[:8]}{'-gpu' * gpu}".lower()
     folder = _bento_folder(settings, tag)
     with _locked(settings.bentos / "build.lock"):
         if (folder / _COMPLETE).exists():
             return Built(tag, fresh=False)
         shutil.rmtree(folder, ignore_errors=True)  # what a killed build left
-        with _staged_sources(settings) as stage:
+        with _staged_sources(settings, _SERVICE_ON_GPU if gpu else _SERVICE) as stage:
             _run_build(settings, stage, tag)
         (folder / _COMPLETE).touch()
     return Built(tag, fresh=True)
@@ -181,7 +187,7 @@ def last_error(log: str) -> str:
 
 
 @contextmanager
-def _staged_sources(settings: Settings) -> Iterator[Path]:
+def _staged_sources(settings: Settings, service: str) -> Iterator[Path]:
     """Copy what serves into a folder of its own: BentoML would look at every file of a checkout and its `.venv`."""
     bentoml_environment(settings)
     with tempfile.TemporaryDirectory(dir=settings.home / "tmp", prefix="build-") as folder:
@@ -189,7 +195,8 @@ def _staged_sources(settings: Settings) -> Iterator[Path]:
         for name, content in sources().items():
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             (stage / name).write_bytes(content)
-        (stage / "bentofile.yaml").write_text(json.dumps(_BENTOFILE))  # JSON is YAML
+        described = {"service": service, "include": [f"{package}/**/*.py" for package in SERVED]}
+        (stage / "bentofile.yaml").write_text(json.dumps(described))  # JSON is YAML
         yield stage
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from infra.errors import Misconfigured
@@ -62,8 +62,20 @@ class Settings(BaseSettings):
     train_threads: int = Field(default=1, ge=1)
     """CPU threads of a training. More than one helps wide networks; on a busy machine it slows small ones down."""
 
-    serve_threads: int = Field(default=1, ge=1)
-    """CPU threads of one service worker's ONNX Runtime session."""
+    provider: Literal["auto", "cpu", "cuda", "tensorrt", "coreml", "openvino"] = "auto"
+    """What runs the served model. `auto`: the best one that the installed onnxruntime offers and that can be used here;
+    tensorrt only where it is named. A named one that cannot be used is an error."""
+
+    provider_fallback: bool = False
+    """Whether the CPU may serve where the named provider cannot."""
+
+    serve_threads: int | None = Field(default=None, ge=1)
+    """CPU threads of each model that a service worker has loaded; without it, usable cores / workers. Idle ones sleep
+    and cost about a MB a model. The smallest networks are some microseconds faster with 1."""
+
+    gpu_memory_mb: int | None = Field(default=None, ge=1)
+    """MiB of a CUDA device that each loaded model may take; without it, what there is. A worker holds more than one
+    model: the champion and the one before it."""
 
     journal: Literal["strict", "relaxed"] = "strict"
     """Whether a prediction is on disk before its answer leaves, or within a twentieth of a second after it."""
@@ -131,6 +143,13 @@ class Settings(BaseSettings):
     def _known_lake(cls, value: str) -> str:
         if value != EMBEDDED:
             address.parse(value)
+        return value
+
+    @field_validator("gpu_memory_mb")
+    @classmethod
+    def _of_cuda(cls, value: int | None, others: ValidationInfo) -> int | None:
+        if value is not None and (provider := others.data.get("provider", "auto")) not in ("auto", "cuda"):
+            raise ValueError(f"only OKRUH_PROVIDER=cuda keeps such a bound, and {provider} is set; leave it out")
         return value
 
     @model_validator(mode="after")

@@ -6,7 +6,8 @@ OkruhError
 ├── Refused                a verdict said no; its reasons are the message
 │   ├── TrainingDiverged   the loss is not a number
 │   └── ParityFailed       the exported graph does not answer as the network does
-└── BundleError            a bundle is incomplete, corrupt or does not fit
+├── BundleError            a bundle is incomplete, corrupt or does not fit
+└── ProviderUnavailable    what a graph shall be run on cannot be used here
 
 The family of what we stand on (network, disk, configuration) is `infra.errors`.
 """
@@ -58,3 +59,7 @@ class ParityFailed(Refused):
 
 class BundleError(OkruhError):
     """A bundle is incomplete, corrupt or does not fit."""
+
+
+class ProviderUnavailable(OkruhError):
+    """What a graph shall be run on cannot be used here."""

@@ -2,16 +2,30 @@
 
 The graph takes one named input a column, shape [N]: numbers float32 (NaN for null), integer categories int64
 (`MISSING_CODE` for null), text categories string (empty for null), times int64 seconds; it gives `value`, float32 [N].
+
+ONNX Runtime goes on with the CPU where a provider cannot be loaded, and says so to nobody. Here a provider that is
+wanted is used, or it is an error, or, where that is allowed, a reason that is kept beside what is used. Used means
+that it is loaded, runs nodes of the graph, and answers example rows as the CPU does, within a ten-thousandth: some
+take 64-bit integers for floats, or half precision for whole. A row has the same bits in every batch on the CPU (see
+`batch_rows`); elsewhere kernels differ by the size of the batch.
 """
 
+import io
+import json
 import os
+import threading
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from models.contract.columns import Category, Contract, Number, Time
-from models.errors import BundleError
+from models.contract.examples import example_columns
+from models.errors import BundleError, ProviderUnavailable
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; otherwise a folder appears under ~/.cache
 import onnxruntime
@@ -21,14 +35,90 @@ OUTPUT = "value"
 Columns = Mapping[str, npt.NDArray[np.generic]]
 """One array a column, all of length N."""
 
+Provider = Literal["cpu", "cuda", "tensorrt", "coreml", "openvino"]
+"""What runs a graph's nodes; those that it cannot run are left to the CPU."""
+
+NAMES: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+
+_OFFERED_BY: Mapping[Provider, str] = {
+    "cpu": "onnxruntime",
+    "cuda": "onnxruntime-gpu",
+    "tensorrt": "onnxruntime-gpu and TensorRT 10",
+    "coreml": "onnxruntime for macOS",
+    "openvino": "onnxruntime-openvino",
+}
+
+_BEST_FIRST: tuple[Provider, ...] = ("cuda", "coreml", "openvino", "cpu")
+"""What `auto` tries. Not tensorrt: it builds an engine for each batch size, which takes minutes at every start."""
+
+_CUDA_OPTIONS = {
+    "use_tf32": "0",  # on by default, and then answers differ from the CPU's in the third digit
+    "cudnn_conv_algo_search": "HEURISTIC",  # the default times all algorithms for each shape: slow, and never the same
+    "arena_extend_strategy": "kSameAsRequested",  # the default doubles what it takes; workers share a GPU
+}
+
+VECTOR = 16
+"""Values of four bytes that a processor takes at once, at most (AVX-512)."""
+
+_FEW_SHAPES = tuple(VECTOR << step for step in range(7))
+"""16 to 1,024: what batches are filled up to where each shape costs a search, an engine or buffers of its own."""
+
+_TRIAL_ROWS = 256
+_ALIKE = 1e-4
+"""How far answers may be from the CPU's, as a share of the largest; TF32 and half precision are beyond it."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How graphs are run."""
+
+    provider: Literal["auto"] | Provider = "cpu"
+    """`auto`: the best one that the installed wheel offers and that can be used here."""
+    fallback: bool = False
+    """Whether the CPU may be used where the provider cannot."""
+    threads: int = 1
+    """CPU threads of one graph; idle ones sleep."""
+    gpu_memory_mb: int | None = None
+    """MiB of a GPU that one graph may take; None: what there is. The GPU is the first of CUDA_VISIBLE_DEVICES."""
+
+
+ON_THE_CPU = Runtime()
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a graph is run."""
+
+    provider: Provider
+    nodes: dict[str, int]
+    """How many of the graph's nodes each provider runs, as ONNX Runtime says."""
+    missed: str | None
+    """Why a better or wanted provider is not used; null where there is none."""
+
+
+class Opened(NamedTuple):
+    """A graph that can be run."""
+
+    session: onnxruntime.InferenceSession
+    placement: Placement
+
 
 class Predictor:
     """One loaded graph. Thread-safe; a run of one small batch takes tens of microseconds."""
 
-    def __init__(self, onnx: bytes, contract: Contract, threads: int = 1) -> None:
-        """Load a graph and check that it takes the contract's columns. Raises: `BundleError`."""
+    def __init__(self, onnx: bytes, contract: Contract, runtime: Runtime = ON_THE_CPU) -> None:
+        """Load a graph and check that it takes the contract's columns. Raises: `BundleError`, `ProviderUnavailable`."""
         try:
-            self._session = open_session(onnx, threads)
+            trial = example_columns(contract, _TRIAL_ROWS)
+            self._session, self.placement = open_session(onnx, runtime, trial)
+        except ProviderUnavailable:
+            raise
         except Exception as error:  # onnxruntime raises a dozen unrelated classes for a bad graph
             raise BundleError(f"model.onnx cannot be loaded: {str(error).splitlines()[0]}") from error
         wanted = {column.name: input_type(column) for column in contract.inputs}
@@ -39,21 +129,177 @@ class Predictor:
         if given != {OUTPUT: "tensor(float)"}:
             raise BundleError(f"model.onnx gives {given}, it should give {OUTPUT!r}, a tensor(float)")
 
+        text = any(kind == "tensor(string)" for kind in found.values())  # cannot be bound
+        sizes = () if self.placement.provider == "cpu" or text else warm_sizes(self.placement.provider)
+        self._bound = {size: Buffers(self._session, size) for size in sizes}
+
     def predict(self, columns: Columns) -> npt.NDArray[np.float32]:
         """Predict N rows; the answer is float32 [N] in the target's unit."""
+        if self._bound and (bound := self._bound.get(len(next(iter(columns.values()))))):
+            return bound.run(columns)
         (value,) = self._session.run([OUTPUT], dict(columns))
         answer: npt.NDArray[np.float32] = value
         return answer
 
 
-def open_session(onnx: bytes, threads: int) -> onnxruntime.InferenceSession:
-    """Open a graph on the CPU; its threads sleep when they have nothing to do."""
+class Buffers:
+    """Memory for batches of one size, where the graph wants it; made once and used again. Thread-safe."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, rows: int) -> None:
+        self._session = session
+        self._binding = session.io_binding()
+        self._one_at_a_time = threading.Lock()
+        self._inputs = {
+            node.name: _buffer(node, memory, rows)
+            for node, memory in zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
+        }
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        self._output = _buffer(session.get_outputs()[0], session.get_output_memory_infos()[0], rows)
+        self._binding.bind_ortvalue_output(OUTPUT, self._output)
+
+    def run(self, columns: Columns) -> npt.NDArray[np.float32]:
+        """Predict as many rows as there is room for, of columns that are numbers."""
+        with self._one_at_a_time:
+            for name, value in self._inputs.items():
+                value.update_inplace(np.ascontiguousarray(columns[name]))
+            self._session.run_with_iobinding(self._binding)
+            return np.array(self._output.numpy())  # on the CPU it is the buffer itself
+
+
+def _buffer(node: Any, memory: Any, rows: int) -> onnxruntime.OrtValue:
+    kind = {"tensor(float)": np.float32, "tensor(int64)": np.int64}[node.type]
+    device = "cuda" if memory.name == "Cuda" else "cpu"
+    return onnxruntime.OrtValue.ortvalue_from_shape_and_type([rows], kind, device, memory.device_id)
+
+
+def batch_rows(rows: int, provider: Provider) -> int:
+    """Say to how many rows a batch is filled up.
+
+    On the CPU to whole vectors, so that a row has the same bits in every batch: kernels treat what is left of a vector
+    otherwise, and a logarithm differs there in its last bit. Elsewhere to few sizes, each of which can be warmed:
+    powers of two up to 1,024, then multiples of it.
+    """
+    if provider == "cpu":
+        return rows + -rows % VECTOR
+    most = _FEW_SHAPES[-1]
+    return rows + -rows % most if rows > most else max(VECTOR, 1 << (rows - 1).bit_length())
+
+
+def warm_sizes(provider: Provider) -> tuple[int, ...]:
+    """Give the sizes of batches that are to be run once before the first request, in rising order."""
+    return _FEW_SHAPES[:3] if provider == "cpu" else _FEW_SHAPES
+
+
+def open_session(onnx: bytes, runtime: Runtime = ON_THE_CPU, trial: Columns | None = None) -> Opened:
+    """Open a graph where it shall be run, and make sure that it is.
+
+    Args:
+        onnx: the graph.
+        runtime: where and how.
+        trial: rows that another provider must answer as the CPU does.
+
+    Raises: `ProviderUnavailable`; for a bad graph what onnxruntime raises.
+    """
+    missed: ProviderUnavailable | None = None
+    for provider in _candidates(runtime):
+        try:
+            session = _open_on(provider, onnx, runtime)
+            if trial is not None and provider != "cpu":
+                check_alike(provider, session, _open_on("cpu", onnx, runtime), trial)
+            return Opened(session, Placement(provider, _nodes(session), str(missed) if missed else None))
+        except ProviderUnavailable as error:
+            missed = missed or error
+    assert missed is not None
+    raise missed
+
+
+def check_alike(
+    provider: Provider, session: onnxruntime.InferenceSession, on_cpu: onnxruntime.InferenceSession, trial: Columns
+) -> None:
+    """Run rows on both. Raises: `ProviderUnavailable` where a provider answers otherwise than the CPU."""
+    (found_N,), (wanted_N,) = session.run([OUTPUT], dict(trial)), on_cpu.run([OUTPUT], dict(trial))
+    largest = float(np.abs(wanted_N).max())
+    if not np.allclose(found_N, wanted_N, rtol=0, atol=_ALIKE * largest, equal_nan=True):
+        apart = float(np.abs(found_N - wanted_N).max())
+        raise ProviderUnavailable(
+            f"{provider} cannot be used: it answers example rows otherwise than the CPU, by up to {apart:.2g} "
+            f"at answers of up to {largest:.2g}"
+        )
+
+
+def _candidates(runtime: Runtime) -> tuple[Provider, ...]:
+    if runtime.provider == "auto":
+        offered = onnxruntime.get_available_providers()
+        return tuple(provider for provider in _BEST_FIRST if NAMES[provider] in offered)
+    return (runtime.provider, "cpu") if runtime.fallback and runtime.provider != "cpu" else (runtime.provider,)
+
+
+def _open_on(provider: Provider, onnx: bytes, runtime: Runtime) -> onnxruntime.InferenceSession:
+    """Open a graph on one provider. Raises: `ProviderUnavailable`; for a bad graph what onnxruntime raises."""
+    name, offered = NAMES[provider], onnxruntime.get_available_providers()
+    if name not in offered:
+        ours = ", ".join(ours for ours, theirs in NAMES.items() if theirs in offered)
+        raise ProviderUnavailable(
+            f"{provider} cannot be used: the installed onnxruntime {onnxruntime.__version__} offers {ours}; "
+            f"uninstall it and install {_OFFERED_BY[provider]}"
+        )
+    missing = _load_cuda() if provider in ("cuda", "tensorrt") else ""
+    try:
+        session = onnxruntime.InferenceSession(
+            onnx, _session_options(runtime), providers=_chain(provider, runtime), enable_fallback=0
+        )
+    except Exception as error:
+        if provider == "cpu":
+            raise
+        _open_on("cpu", onnx, runtime)  # where that fails as well, it is the graph
+        raise ProviderUnavailable(f"{provider} cannot be used: {missing or str(error).splitlines()[0]}") from error
+    if session.get_providers()[0] != name:
+        needs = f"CUDA {onnxruntime.cuda_version}, cuDNN 9 and a GPU" if provider == "cuda" else "what it stands on"
+        reason = missing or f"onnxruntime {onnxruntime.__version__} did not load it; it needs {needs}"
+        raise ProviderUnavailable(f"{provider} cannot be used: {reason}")
+    if not _nodes(session).get(provider):
+        raise ProviderUnavailable(f"{provider} cannot be used: it runs none of the graph's nodes")
+    return session
+
+
+def _chain(provider: Provider, runtime: Runtime) -> list[tuple[str, dict[str, str]]]:
+    """Name a provider and those that run what it cannot, with their options."""
+    limit = {} if runtime.gpu_memory_mb is None else {"gpu_mem_limit": str(runtime.gpu_memory_mb << 20)}
+    openvino = {"CPU": {"INFERENCE_NUM_THREADS": str(runtime.threads), "INFERENCE_PRECISION_HINT": "f32"}}
+    options: dict[Provider, dict[str, str]] = {
+        "cuda": _CUDA_OPTIONS | limit,
+        "coreml": {"ModelFormat": "MLProgram"},  # the default computes in half precision
+        "openvino": {"device_type": "CPU", "load_config": json.dumps(openvino)},
+    }
+    chain: tuple[Provider, ...] = ("tensorrt", "cuda", "cpu") if provider == "tensorrt" else (provider, "cpu")
+    return [(NAMES[one], options.get(one, {})) for one in dict.fromkeys(chain)]
+
+
+def _session_options(runtime: Runtime) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = runtime.threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    return options
+
+
+def _load_cuda() -> str:
+    """Load CUDA's libraries where pip has installed them; give what is missing, in one line."""
+    with redirect_stdout(io.StringIO()) as said:  # it prints what it misses
+        onnxruntime.preload_dlls(directory="")
+    return next((line for line in said.getvalue().splitlines() if line.startswith("Failed")), "")
+
+
+def _nodes(session: onnxruntime.InferenceSession) -> dict[str, int]:
+    ours = {theirs: ours for ours, theirs in NAMES.items()}
+    assigned = session.get_provider_graph_assignment_info()
+    counts = Counter[str]()
+    for part in assigned:
+        counts[ours.get(part.ep_name, part.ep_name)] += len(part.get_nodes())
+    return dict(counts)
 
 
 def input_type(column: Time | Number | Category) -> str:

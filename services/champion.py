@@ -26,7 +26,7 @@ from models.contract.rows import Array, Columns, RowDecoder, Rows, example_row, 
 from models.deciding import rollout
 from models.deciding.rollout import Challenger, Rollout
 from models.errors import BundleError, OkruhError
-from models.inference import Predictor
+from models.inference import ON_THE_CPU, Placement, Predictor, Runtime, batch_rows, warm_sizes
 from services import metrics
 from services.batching import MAXIMUM_BATCH_ROWS, Batcher
 from services.messages import Refusal
@@ -36,10 +36,6 @@ logger = logging.getLogger("bentoml.okruh.champion")  # BentoML shows what is lo
 FILES = ("model.onnx", "card.json")
 """What serving needs of a bundle."""
 
-_VECTOR = 16
-"""Values of four bytes that a processor takes at once, at most (AVX-512)."""
-
-_WARM_BATCHES = (_VECTOR, 2 * _VECTOR, 4 * _VECTOR)
 _WARM_RUNS = 3
 
 
@@ -50,6 +46,7 @@ class Champion:
     card: Card
     decoder: RowDecoder
     batcher: Batcher
+    placement: Placement
     since: datetime | None = None
     """Event time of its promotion, where the lake's rollout says it."""
 
@@ -75,26 +72,28 @@ class Serving:
         return self.champion, self.challenger.model if self.challenger else None
 
 
-def load(files: Mapping[str, bytes], threads: int) -> Champion:
-    """Load and warm a champion from `FILES`. Raises: `BundleError`, `DefinitionError`."""
+def load(files: Mapping[str, bytes], runtime: Runtime = ON_THE_CPU) -> Champion:
+    """Load and warm a champion from `FILES`. Raises: `BundleError`, `DefinitionError`, `ProviderUnavailable`."""
     if missing := [name for name in FILES if name not in files]:
         raise BundleError(f"bundle lacks {', '.join(missing)}")
     bundle = Bundle(card=decode_card(files["card.json"]), onnx=files["model.onnx"], profile=b"", state=b"")
     contract = bundle.card.contract
-    decoder, predictor = RowDecoder(contract), Predictor(bundle.onnx, contract, threads)
+    decoder, predictor = RowDecoder(contract), Predictor(bundle.onnx, contract, runtime)
+    placement = predictor.placement
+    _tell(bundle.card, placement)
 
     inputs = graph_inputs(contract)
 
     def predict(parts: Sequence[Rows]) -> tuple[Columns, Array]:
         count = sum(part.count for part in parts)
-        columns = decoder.together(parts, filled(count))
+        columns = decoder.together(parts, batch_rows(count, placement.provider))
         values = _predicted(predictor, inputs(columns))[:count]
         if not np.isfinite(values).all():
             version = bundle.card.version
             raise BundleError(f"model {version} gave no finite number for an accepted row; nothing was recorded")
         return {name: array[:count] for name, array in columns.items()}, values
 
-    return Champion(bundle.card, decoder, Batcher(predict, _warm(bundle.card, decoder, predictor)))
+    return Champion(bundle.card, decoder, Batcher(predict, _warm(bundle.card, decoder, predictor)), placement)
 
 
 def _predicted(predictor: Predictor, columns: Mapping[str, Array]) -> npt.NDArray[np.float32]:
@@ -107,12 +106,13 @@ def _predicted(predictor: Predictor, columns: Mapping[str, Array]) -> npt.NDArra
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def filled(rows: int) -> int:
-    """Give the multiple of 16 that a batch is filled up to, so that a row has the same bits in every batch.
-
-    Kernels treat what is left of a vector of the processor otherwise: a logarithm differs there in its last bit.
-    """
-    return -(-rows // _VECTOR) * _VECTOR
+def _tell(card: Card, placement: Placement) -> None:
+    """Say where a bundle is run, and why not elsewhere."""
+    metrics.PROVIDER_MISSED.set(placement.missed is not None)
+    nodes = ", ".join(f"{count} on {provider}" for provider, count in placement.nodes.items())
+    logger.info("%s runs on %s; nodes of its graph: %s", card.version, placement.provider, nodes)
+    if placement.missed is not None:
+        logger.warning("%s runs on %s: %s", card.version, placement.provider, placement.missed)
 
 
 def _warm(card: Card, decoder: RowDecoder, predictor: Predictor) -> Callable[[int], float]:
@@ -121,8 +121,9 @@ def _warm(card: Card, decoder: RowDecoder, predictor: Predictor) -> Callable[[in
     Gives how many seconds so many rows take, as if each took the same beside what a batch takes anyway.
     """
     example = decoder.decode(msgspec.json.encode({"rows": [example_row(card.contract)]}))
-    inputs, seconds = graph_inputs(card.contract), dict.fromkeys(_WARM_BATCHES, math.inf)
-    for size in _WARM_BATCHES:
+    inputs, sizes = graph_inputs(card.contract), warm_sizes(predictor.placement.provider)
+    seconds = dict.fromkeys(sizes, math.inf)
+    for size in sizes:
         for _ in range(_WARM_RUNS):
             began = time.perf_counter()
             try:
@@ -132,7 +133,7 @@ def _warm(card: Card, decoder: RowDecoder, predictor: Predictor) -> Callable[[in
             seconds[size] = min(seconds[size], time.perf_counter() - began)
         if values.shape != (size,) or not np.isfinite(values).all():
             raise BundleError(f"bundle {card.version} gives no finite number a row for {size} example rows")
-    fewest, most = _WARM_BATCHES[0], _WARM_BATCHES[-1]
+    fewest, most = sizes[0], sizes[-1]
     a_row = max(0.0, (seconds[most] - seconds[fewest]) / (most - fewest))
     return lambda count: seconds[fewest] + a_row * max(0, count - fewest)
 
@@ -141,7 +142,12 @@ class Following:
     """Champion and challenger of now, and the thread that follows the rollout."""
 
     def __init__(
-        self, champion: Champion, lake: Callable[[], Lake] | None, branch: str, poll_s: float, threads: int
+        self,
+        champion: Champion,
+        lake: Callable[[], Lake] | None,
+        branch: str,
+        poll_s: float,
+        runtime: Runtime = ON_THE_CPU,
     ) -> None:
         """Start from a loaded champion; take over the rollout's at once where there is a lake and it answers.
 
@@ -159,7 +165,7 @@ class Following:
         self._lake: Lake | None = None
         self._branch = branch
         self._poll_s = poll_s
-        self._threads = threads
+        self._runtime = runtime
         self._seen: str | None = None
         self._refused_champion: tuple[str, datetime] | None = None
         self._refused_terms: Challenger | None = None
@@ -277,7 +283,7 @@ class Following:
                 f"bundle {card.version} takes other inputs than {served.version}, for which this service was built; "
                 "build a Bento for it"
             )
-        return load(files, self._threads)
+        return load(files, self._runtime)
 
     def _same_version(self, wanted: Rollout) -> None:
         if self.champion.since != wanted.since:

@@ -117,6 +117,7 @@ class Endpoints:
             inputs=card.contract.inputs,
             target=card.contract.target,
             metrics=card.metrics,
+            runs_on=champion.placement,
             following=self._following.active,
             refused=self._following.refused,
             challenger=_trial(serving.challenger),
@@ -131,12 +132,13 @@ class Endpoints:
     async def readyz(self, _: Request) -> Answer:
         """Say that requests are answered, and what is not as it should be."""
         serving = self._following.serving
-        card = serving.champion.card
+        champion = serving.champion
         readiness = Readiness(
             ready=True,
-            model=card.model,
-            version=card.version,
+            model=champion.card.model,
+            version=champion.card.version,
             following=self._following.active,
+            provider=champion.placement.missed,
             lake=self._following.lake_failure,
             journal=self._journal.failure,
             refused=self._following.refused,

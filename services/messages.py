@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from models.contract.columns import Category, Number, Time
 from models.contract.rows import MAXIMUM_ROWS, Id
 from models.deciding.rollout import Mode
+from models.inference import Placement
 
 
 class Predicted(Struct, frozen=True):
@@ -108,6 +109,7 @@ class ModelAnswer(Struct, frozen=True):
     inputs: tuple[Time | Number | Category, ...]
     target: Number
     metrics: dict[str, float]
+    runs_on: Placement
     following: bool
     """Whether promotions in the lake are taken over."""
     refused: Refusal | None
@@ -122,6 +124,8 @@ class Readiness(Struct, frozen=True):
     model: str
     version: str
     following: bool
+    provider: str | None
+    """Why the model does not run on the provider that is wanted, or best; null when it does."""
     lake: str | None
     """Why the lake's rollout cannot be read; null when it can."""
     journal: str | None

@@ -30,6 +30,11 @@ CHALLENGER = Gauge(
     ["model", "version"],
     multiprocess_mode="livesum",
 )
+PROVIDER_MISSED = Gauge(
+    "okruh_provider_missed",
+    "Workers whose last loaded model does not run on the provider that is wanted, or best.",
+    multiprocess_mode="livesum",
+)
 SWAPS = Counter("okruh_champion_swaps_total", "Champions taken over from the lake's rollout, by each worker.")
 REFUSALS = Counter(
     "okruh_champion_refusals_total", "Champions of the rollout that could not be taken over, by each worker."

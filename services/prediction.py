@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import bentoml
 import msgspec
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.resource import system_resources
 from starlette.responses import Response
 
 from infra.assembly import assemble
@@ -22,6 +23,8 @@ from infra.errors import Misconfigured
 from infra.guard import end_with_parent
 from infra.settings import load_settings
 from models.contract.rows import NotJSON
+from models.errors import ProviderUnavailable
+from models.inference import Runtime
 from services import listener
 from services.access import Access
 from services.app import ASGIApp, Edge, answered, error_answer
@@ -34,6 +37,8 @@ from services.predictions import Predictions
 T = TypeVar("T")
 
 logger = logging.getLogger("bentoml.okruh.service")
+
+NAME = "prediction"
 
 _SETTINGS = load_settings()
 
@@ -62,10 +67,7 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
                 "BentoML's tracing is switched on (tracing.exporter_type), which sees none of the paths that are "
                 "answered before its middleware: leave it out, and set OKRUH_TRACES_ENDPOINT, which tells of all paths"
             )
-        configured = BentoMLContainer.config.services.get()[self.name]
-        workers = configured.get("workers") or 1
-        count = workers if isinstance(workers, int) else os.cpu_count() or 1
-        traffic = configured["traffic"]
+        count, traffic = _workers(), _configured()["traffic"]
         most = traffic.get("max_concurrency")
         share = math.ceil(most / count) if most else None
         listening = listener.inherited()
@@ -90,6 +92,29 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
         return instance
 
 
+def _configured() -> dict[str, Any]:
+    """Give BentoML's configuration of the service: the decorator's, with what `bentoml serve` was told."""
+    services: dict[str, dict[str, Any]] = BentoMLContainer.config.services.get()
+    return services[NAME]
+
+
+def _workers() -> int:
+    workers = _configured().get("workers") or 1
+    return workers if isinstance(workers, int) else int(system_resources()["cpu"]) or 1
+
+
+def runtime() -> Runtime:
+    """Say how models are run: with threads of its own for each worker's part of the cores that it may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(allowed, int(system_resources()["cpu"]))  # a container's quota may be less than its cores
+    return Runtime(
+        provider=_SETTINGS.provider,
+        fallback=_SETTINGS.provider_fallback,
+        threads=_SETTINGS.serve_threads or max(1, cores // _workers()),
+        gpu_memory_mb=_SETTINGS.gpu_memory_mb,
+    )
+
+
 class Served:
     """One worker's champion, journal and endpoints."""
 
@@ -98,14 +123,17 @@ class Served:
 
     def __init__(self) -> None:
         end_with_parent()  # BentoML leaves workers behind where it is killed, on their port
-        platform = assemble(_SETTINGS)
-        champion = load(
-            {name: (Path(self.champion.path) / name).read_bytes() for name in FILES}, _SETTINGS.serve_threads
-        )
+        platform, how = assemble(_SETTINGS), runtime()
+        files = {name: (Path(self.champion.path) / name).read_bytes() for name in FILES}
+        try:
+            champion = load(files, how)
+        except ProviderUnavailable as error:
+            allow = "OKRUH_PROVIDER_FALLBACK=true serves on the CPU instead"
+            raise Misconfigured(f"OKRUH_PROVIDER={_SETTINGS.provider}: {error}; {allow}") from error
         model = champion.card.model
         lake = platform.followed_lake(model)
         self._journal = platform.journal(model, _SETTINGS.branch)
-        self._following = Following(champion, lake, _SETTINGS.branch, _SETTINGS.rollout_poll_s, _SETTINGS.serve_threads)
+        self._following = Following(champion, lake, _SETTINGS.branch, _SETTINGS.rollout_poll_s, how)
         self._following.start()
         self._predictions = Predictions(
             self._journal, strict=_SETTINGS.journal == "strict", goes_on=_SETTINGS.journal_full == "go_on"
@@ -142,11 +170,13 @@ def _observer() -> Observer:
     return Observer(_SETTINGS.access_log_rate, Tracing(_SETTINGS.traces_endpoint, _SETTINGS.traces_rate, service))
 
 
-Prediction = bentoml.service(
-    name="prediction",
-    service_class=DirectService,
-    image=image(),
-    workers=_SETTINGS.workers,
-    logging={"access": {"enabled": False}},
-    metrics={"enabled": False},  # whose series are named by whatever path is asked for: they have no bound
-)(Served)
+OPTIONS: dict[str, Any] = {
+    "name": NAME,
+    "service_class": DirectService,
+    "workers": _SETTINGS.workers,
+    "logging": {"access": {"enabled": False}},
+    "metrics": {"enabled": False},  # whose series are named by whatever path is asked for: they have no bound
+}
+"""What BentoML is told of the service, whichever image it is for."""
+
+Prediction = bentoml.service(image=image(), **OPTIONS)(Served)

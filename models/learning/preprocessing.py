@@ -44,7 +44,7 @@ class Prepared:
 
 def prepare(contract: Contract, columns: Columns) -> Prepared:
     """Run the preprocessing graph over raw columns."""
-    session = open_session(build(contract).SerializeToString(), threads=1)
+    session = open_session(build(contract).SerializeToString()).session
     outputs = [PREFIX + name for name in (NUMBERS, CATEGORIES, TIME_PARTS)]
     return Prepared(*session.run(outputs, dict(columns)))
 

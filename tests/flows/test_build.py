@@ -15,10 +15,12 @@ def test_builds_a_champion_once_and_another_one_anew(trained: Path) -> None:
     first, again = build("taxi_eta"), build("taxi_eta")
     lake().create_branch("trial", "main")
     enthrone(add_scaled("second", 1.1), datetime(2020, 3, 2, tzinfo=UTC))
+    on_a_gpu = build("taxi_eta", gpu=True)
     second, of_the_branch = build("taxi_eta"), build("taxi_eta", branch="trial")
 
     assert champion() == "second"
     assert (first.fresh, again) == (True, first._replace(fresh=False))
+    assert on_a_gpu == (f"{second.tag}-gpu", True)
     assert second.tag.startswith("okruh_taxi_eta:second-")
     assert (second.fresh, of_the_branch) == (True, again)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pathspec import GitIgnoreSpec
 
-from infra import bentos
+from infra import bento_image, bentos
 from infra.bento_image import requirements
 from infra.errors import Misconfigured, Unavailable
 from infra.settings import Settings
@@ -36,8 +36,9 @@ def test_says_that_the_home_cannot_be_written(settings: Settings) -> None:
         bentos.bentoml_environment(settings)
 
 
-def test_bentofile_contains_what_build_contains() -> None:
-    lines = (bentos.SOURCES / "bentofile.yaml").read_text().split("exclude:")
+@pytest.mark.parametrize("bentofile", ["bentofile.yaml", "bentofile.gpu.yaml"])
+def test_bentofile_contains_what_build_contains(bentofile: str) -> None:
+    lines = (bentos.SOURCES / bentofile).read_text().split("exclude:")
     included, excluded = (
         GitIgnoreSpec.from_lines(line.strip(' -"\n') for line in part.splitlines() if line.startswith("  -"))
         for part in lines
@@ -56,6 +57,13 @@ def test_pins_what_a_service_imports() -> None:
 
     assert {"bentoml", "msgspec", "numpy", "onnxruntime"} <= pinned
     assert not pinned & {"torch", "prefect", "pandas", "wandb"}
+
+
+def test_two_runtimes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bento_image, "version", lambda name: "1.31.1")
+
+    with pytest.raises(Misconfigured, match=r"onnxruntime, onnxruntime-gpu.* exclude each other"):
+        requirements()
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ def test_a_variable_beats_the_file_and_the_file_beats_the_default(
     [
         ("OKRUH_TRAIN_THREADS", "0"),
         ("OKRUH_SERVE_THREADS", "many"),
+        ("OKRUH_PROVIDER", "gpu"),
+        ("OKRUH_GPU_MEMORY_MB", "0"),
         ("OKRUH_DEVICE", "gpu"),
         ("OKRUH_TRACKING", "sometimes"),
         ("OKRUH_ROLLOUT_POLL_S", "0"),
@@ -68,6 +70,15 @@ def test_names_a_wrong_value_in_one_line_and_shows_no_secret(
     assert f"{name}: " in str(refused.value)
     assert "\n" not in str(refused.value)
     assert "sesame" not in "".join(traceback.format_exception(refused.value))  # nor in what it came from
+
+
+def test_refuses_a_bound_that_the_provider_does_not_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OKRUH_GPU_MEMORY_MB", "2048")
+    accepted = load_settings(provider="cuda").gpu_memory_mb
+
+    assert accepted == 2048
+    with pytest.raises(Misconfigured, match="OKRUH_GPU_MEMORY_MB: only OKRUH_PROVIDER=cuda keeps"):
+        load_settings(provider="openvino")
 
 
 @pytest.mark.parametrize(

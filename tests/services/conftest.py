@@ -64,7 +64,7 @@ def journal(settings: Settings) -> Iterator[Journal]:
 @pytest.fixture
 def endpoints(journal: Journal, make_bundle: Callable[..., Bundle]) -> Endpoints:
     """What each path of ours does, without a lake."""
-    following = Following(load(make_bundle().files(), threads=1), None, "main", 1.0, 1)
+    following = Following(load(make_bundle().files()), None, "main", 1.0)
     return Endpoints(following, journal, Predictions(journal))
 
 

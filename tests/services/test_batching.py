@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from models.catalog.taxi_eta import CONTRACT
 from models.contract.rows import Array, Columns, Rows
-from models.inference import Predictor
+from models.inference import Predictor, Runtime, batch_rows
 from services import batching
 from services.batching import MAXIMUM_BATCH_ROWS, Batcher, Overloaded, Predict
-from services.champion import filled
 from tests.models.learning import export_taxi
 
 AT_ONCE, LONG = 0.0, 1.0
@@ -175,13 +174,17 @@ def test_refuses_more_than_shall_wait_and_answers_the_rest(bound: str, monkeypat
 
 
 @hypothesis_settings(deadline=None, max_examples=20)
-@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30), seconds=st.sampled_from([AT_ONCE, LONG]))
-def test_a_row_has_the_same_answer_alone_and_in_any_batch(sizes: list[int], seconds: float) -> None:
-    predictor, columns = Predictor(GRAPH, CONTRACT), export_taxi.columns(sum(sizes))
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    seconds=st.sampled_from([AT_ONCE, LONG]),
+    threads=st.integers(1, 3),
+)
+def test_a_row_has_the_same_answer_alone_and_in_any_batch(sizes: list[int], seconds: float, threads: int) -> None:
+    predictor, columns = Predictor(GRAPH, CONTRACT, Runtime(threads=threads)), export_taxi.columns(sum(sizes))
 
     def predict(parts: Sequence[Rows]) -> tuple[Columns, Array]:
         rows = [row for part in parts for row in part.one_by_one or ()]
-        places = rows + rows[-1:] * (filled(len(rows)) - len(rows))
+        places = rows + rows[-1:] * (batch_rows(len(rows), "cpu") - len(rows))
         return {}, predictor.predict({name: values[places] for name, values in columns.items()})[: len(rows)]
 
     async def ask() -> list[list[float]]:

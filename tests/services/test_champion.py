@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnxruntime
 import pytest
 from prometheus_client import REGISTRY
 
@@ -22,7 +23,8 @@ from models.bundle import Bundle, bundle_folder
 from models.contract.columns import Contract
 from models.deciding import rollout
 from models.deciding.rollout import Challenger, Rollout, challenge
-from models.errors import BundleError
+from models.errors import BundleError, ProviderUnavailable
+from models.inference import Columns, Predictor, Provider, Runtime, warm_sizes
 from services import metrics
 from services.champion import Following, load
 from services.endpoints import Endpoints
@@ -76,7 +78,7 @@ def change(lake: Lake, champion: str, challenger: Challenger | None = None, day:
 
 
 def follow(lake: Lake, bundle: Bundle) -> Following:
-    return Following(load(bundle.files(), threads=1), lambda: lake, "main", 60.0, 1)
+    return Following(load(bundle.files()), lambda: lake, "main", 60.0)
 
 
 def test_takes_over_the_rollouts_champion_at_start(lake: Lake, make_bundle: Callable[..., Bundle]) -> None:
@@ -198,6 +200,40 @@ def test_refuses_a_bundle_that_gives_no_number(lake: Lake, make_bundle: Callable
     assert "no finite number" in following.refused.reason
 
 
+@pytest.mark.skipif("OpenVINOExecutionProvider" in onnxruntime.get_available_providers(), reason="it can be used here")
+def test_refuses_a_bundle_that_cannot_run_where_it_shall(lake: Lake, make_bundle: Callable[..., Bundle]) -> None:
+    served = load(make_bundle("v1").files())
+    following = Following(served, lambda: lake, "main", 60.0, Runtime(provider="openvino"))
+
+    promote(lake, "v2", day=2)
+    following.look()
+
+    assert following.champion.card.version == "v1"
+    assert following.refused is not None
+    assert "openvino cannot be used" in following.refused.reason
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+def test_runs_each_size_of_batch_before_it_serves(
+    provider: Provider, make_bundle: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, predict = list[int](), Predictor.predict
+
+    def predict_and_note(of: Predictor, columns: Columns) -> Any:
+        ran.append(len(columns["distance"]))
+        return predict(of, columns)
+
+    monkeypatch.setattr(Predictor, "predict", predict_and_note)
+
+    try:
+        loaded = load(make_bundle().files(), Runtime(provider=provider))
+    except ProviderUnavailable as error:
+        pytest.skip(str(error))
+
+    assert loaded.placement.provider == provider
+    assert sorted(set(ran)) == [*warm_sizes(provider)]
+
+
 def test_a_refused_bundle_is_forgotten_by_rollback_and_tried_again_when_promoted_again(
     lake: Lake, make_bundle: Callable[..., Bundle]
 ) -> None:
@@ -227,7 +263,7 @@ def test_goes_on_without_the_lake_and_follows_once_it_answers(lake: Lake, make_b
             raise Unavailable("the lake does not answer")
         return lake
 
-    following = Following(load(make_bundle("v1").files(), threads=1), open_lake, "main", 60.0, 1)
+    following = Following(load(make_bundle("v1").files()), open_lake, "main", 60.0)
     without = (following.champion.card.version, following.lake_failure)
     answers = True
     following.look()
@@ -247,7 +283,7 @@ def test_says_that_there_is_no_rollout(lake: Lake, make_bundle: Callable[..., Bu
 
 
 def test_serves_what_it_contains_where_there_is_no_lake(make_bundle: Callable[..., Bundle]) -> None:
-    following = Following(load(make_bundle("v1").files(), threads=1), None, "main", 60.0, 1)
+    following = Following(load(make_bundle("v1").files()), None, "main", 60.0)
     following.start()
     following.stop()
 
@@ -257,7 +293,7 @@ def test_serves_what_it_contains_where_there_is_no_lake(make_bundle: Callable[..
 
 def test_does_not_start_from_a_bundle_that_lacks_a_file(make_bundle: Callable[..., Bundle]) -> None:
     with pytest.raises(BundleError, match=r"lacks model\.onnx"):
-        load({"card.json": make_bundle().files()["card.json"]}, threads=1)
+        load({"card.json": make_bundle().files()["card.json"]})
 
 
 def trying(lake: Lake, make_bundle: Callable[..., Bundle], terms: Challenger = CANARY) -> Following:

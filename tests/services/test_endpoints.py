@@ -249,12 +249,14 @@ def test_says_what_answers(client: Any) -> None:
     assert [column["name"] for column in model["inputs"]] == ["starts_at", "distance", "weight", "kind", "zone"]
     assert model["metrics"] == {"mae": 1.5}
     assert len(model["digest"]) == 64
+    assert model["runs_on"] == {"provider": "cpu", "nodes": {"cpu": 6}, "missed": None}
     assert readiness.status_code == 200
     assert readiness.json() == {
         "ready": True,
         "model": "tiny",
         "version": "v1",
         "following": False,
+        "provider": None,
         "lake": None,
         "journal": None,
         "refused": None,

@@ -52,7 +52,7 @@ def served(journal: Journal, make_bundle: Callable[..., Bundle]) -> Callable[[fl
 
     def served(rate: float) -> Caller:
         edge = Edge(teapot, observer=Observer(rate))
-        following = Following(load(make_bundle().files(), threads=1), None, "main", 1.0, 1)
+        following = Following(load(make_bundle().files()), None, "main", 1.0)
         edge.find = Endpoints(following, journal, Predictions(journal)).find
         return Caller(edge)
 

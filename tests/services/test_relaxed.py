@@ -20,7 +20,7 @@ from services.predictions import Answered, Predictions
 
 @pytest.fixture
 def champion(make_bundle: Callable[..., Bundle]) -> Champion:
-    return load(make_bundle().files(), threads=1)
+    return load(make_bundle().files())
 
 
 @pytest.fixture

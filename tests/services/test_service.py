@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from bentoml._internal.resource import system_resources
 
 from infra import bentos
 from infra.assembly import assemble
@@ -233,11 +234,42 @@ def test_imports_nothing_of_training_or_orchestration(settings: Settings, promot
     assert imported.stdout.split() == []
 
 
-def test_plain_bentoml_build_builds_the_champion(settings: Settings, promote: Callable[..., None]) -> None:
+@pytest.mark.parametrize(("workers", "asked"), [(1, None), (64, None), (64, 3)])
+def test_threads_are_a_workers_part_of_the_cores_that_it_may_use(
+    settings: Settings, promote: Callable[..., None], tmp_path: Path, workers: int, asked: int | None
+) -> None:
+    promote("v1", 2.0)
+    configured = tmp_path / "bentoml.yaml"
+    configured.write_text(f"services: {{prediction: {{workers: {workers}}}}}")
+    environment = bentos.bentoml_environment(settings.model_copy(update={"serve_threads": asked}))
+    code = """if True:
+        import os, services.prediction as served
+        served.Prediction.inject_config()
+        print(served.runtime().threads)
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        print(served.runtime().threads)"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=bentos.SOURCES,
+        env=environment | {"BENTOML_CONFIG": str(configured)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    cores = min(len(os.sched_getaffinity(0)), int(system_resources()["cpu"]))
+    assert [int(threads) for threads in done.stdout.split()] == [asked or max(1, cores // workers), asked or 1]
+
+
+@pytest.mark.parametrize("bentofile", ["bentofile.yaml", "bentofile.gpu.yaml"])
+def test_plain_bentoml_build_builds_the_champion(
+    settings: Settings, promote: Callable[..., None], bentofile: str
+) -> None:
     promote("v1", 2.0)
 
     done = subprocess.run(
-        [sys.executable, "-m", "bentoml", "build", str(bentos.SOURCES), "--output", "tag"],
+        [sys.executable, "-m", "bentoml", "build", str(bentos.SOURCES), "--bentofile", bentofile, "--output", "tag"],
         cwd=bentos.SOURCES,
         env=bentos.bentoml_environment(settings),
         capture_output=True,
@@ -249,7 +281,7 @@ def test_plain_bentoml_build_builds_the_champion(settings: Settings, promote: Ca
     built = settings.bentos / "bentos" / name / version
     assert name == "prediction"
     assert "okruh_tiny:v1" in (built / "bento.yaml").read_text()
-    assert "onnxruntime==" in (built / "env" / "python" / "requirements.txt").read_text()
+    assert recipe_of(built) == ("gpu" if "gpu" in bentofile else "cpu")
     assert not (built / "src" / "models" / "learning").exists()
 
 
@@ -278,6 +310,48 @@ def test_a_second_service_of_the_same_home_leaves_the_first_its_counts(
         with ServiceProcess.start(settings, tag) as second:
             assert asked in httpx.get(f"{first.url}/metrics").text
             assert asked not in httpx.get(f"{second.url}/metrics").text
+
+
+def recipe_of(bento: Path) -> str:
+    """Say which image a Bento's recipe makes, having looked at all that makes the difference."""
+    recipe = (bento / "env" / "docker" / "Dockerfile").read_text().splitlines()
+    pinned = (bento / "env" / "python" / "requirements.txt").read_text().splitlines()
+    (base,) = (line.split()[1] for line in recipe if line.startswith("FROM "))
+    (runtime,) = (line for line in pinned if line.startswith("onnxruntime"))
+    wanted = [line for line in recipe if line == "ARG OKRUH_PROVIDER=cuda"]
+    installs_uv = [
+        line for line in recipe if line.startswith("RUN") and line.endswith("pip install --break-system-packages uv")
+    ]
+    if base.startswith("python:"):
+        assert (runtime.split("==")[0], wanted, installs_uv) == ("onnxruntime", [], [])
+        return "cpu"
+    assert base.startswith("nvidia/cuda:13.0.")
+    assert "-cudnn-runtime-" in base
+    assert (runtime.split("==")[0], len(wanted), len(installs_uv)) == ("onnxruntime-gpu", 1, 1)
+    return "gpu"
+
+
+def test_a_bento_for_a_gpu_serves_on_the_cpu_where_that_is_allowed_and_says_so(
+    settings: Settings, promote: Callable[..., None], row: dict[str, Any]
+) -> None:
+    promote("v1", 2.0)
+    tag = bentos.build(settings, "tiny", gpu=True).tag
+    wanted = settings.model_copy(update={"provider": "cuda"})
+
+    with pytest.raises(Unavailable, match=r"OKRUH_PROVIDER=cuda: .* OKRUH_PROVIDER_FALLBACK=true"):
+        ServiceProcess.start(wanted, tag)
+    with ServiceProcess.start(wanted.model_copy(update={"provider_fallback": True}), tag) as service:
+        answer = httpx.post(f"{service.url}/v1/predict", json={"rows": [row]}).json()
+        runs_on = httpx.get(f"{service.url}/v1/model").json()["runs_on"]
+        detail = httpx.get(f"{service.url}/readyz").json()["provider"]
+        metrics = httpx.get(f"{service.url}/metrics").text.splitlines()
+        log = service.log.read_text()
+
+    assert answer["predictions"][0]["value"] == 16.0
+    assert (runs_on["provider"], runs_on["missed"]) == ("cpu", detail)
+    assert "install onnxruntime-gpu" in detail
+    assert "okruh_provider_missed 1.0" in metrics
+    assert f"v1 runs on cpu: {detail}" in log
 
 
 def test_a_spoilt_store_is_one_clear_line(settings: Settings, promote: Callable[..., None]) -> None:

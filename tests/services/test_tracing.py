@@ -40,7 +40,7 @@ def traced(journal: Journal, make_bundle: Callable[..., Bundle]) -> Callable[[Tr
 
     def traced(how: Tracing) -> Caller:
         edge = Edge(teapot, observer=Observer(tracing=how), fallback_paths=["/predict"])
-        following = Following(load(make_bundle().files(), threads=1), None, "main", 1.0, 1)
+        following = Following(load(make_bundle().files()), None, "main", 1.0)
         edge.find = Endpoints(following, journal, Predictions(journal)).find
         return Caller(edge)
 
