@@ -33,6 +33,7 @@ from services.messages import (
 )
 from services.open_inference import OpenInference
 from services.openapi import document
+from services.page import CONTENT_TYPE, HEADERS, page
 from services.predictions import INLINE_BYTES, Answered, Predictions
 
 _CLOCKS_DIFFER_BY = timedelta(minutes=5)
@@ -55,6 +56,7 @@ class Endpoints:
             "/livez": ("GET", self.livez),
             "/readyz": ("GET", self.readyz),
             "/docs.json": ("GET", self.docs),
+            "/": ("GET", self.page),
         }
         self._routes = {path: Route(method, handler, path) for path, (method, handler) in answered.items()}
 
@@ -127,6 +129,10 @@ class Endpoints:
         """Give the OpenAPI document of these paths."""
         champion = self._following.champion
         return Answer(200, encode(document(champion.card, champion.decoder)))
+
+    async def page(self, _: Request) -> Answer:
+        """Give the page on which a person tries the model."""
+        return Answer(200, page(self._following.champion.card), HEADERS, CONTENT_TYPE)
 
 
 def _predicted(champion: Champion, answered: Answered) -> bytes:
