@@ -15,61 +15,94 @@ from services.messages import (
     PredictAnswer,
     Readiness,
 )
+from services.open_inference import (
+    InferenceAnswer,
+    InferenceRequest,
+    Live,
+    ModelMetadata,
+    ProtocolError,
+    Ready,
+    ServerMetadata,
+    example_request,
+)
 
 _ERRORS = {
     400: "The body is not JSON.",
     404: "Some ids are unknown; the other labels are kept.",
     409: "Some ids stand for other rows, or labels contradict earlier ones; what was recorded first stays.",
     413: "Too many rows, or too large a body.",
+    415: "The body is compressed.",
     422: "The contract is broken; nothing is recorded.",
     429: "As many requests as shall be are being answered. Try again after `Retry-After` seconds.",
     500: "The service failed; nothing is recorded.",
     503: "Too much waits, or no record can be written; nothing is answered. Try again after `Retry-After` seconds.",
     504: "Not answered in time.",
 }
+_KINDS = (
+    PredictAnswer,
+    FeedbackRequest,
+    FeedbackAnswer,
+    ModelAnswer,
+    Liveness,
+    Readiness,
+    ErrorAnswer,
+    InferenceRequest,
+    InferenceAnswer,
+    ModelMetadata,
+    ServerMetadata,
+    Live,
+    Ready,
+    ProtocolError,
+)
 _REFERENCE = "#/components/schemas/{name}"
 
 
 def document(card: Card, decoder: RowDecoder) -> dict[str, Any]:
     """Describe the paths as OpenAPI 3.1."""
-    kinds = (
-        decoder.request,
-        PredictAnswer,
-        FeedbackRequest,
-        FeedbackAnswer,
-        ModelAnswer,
-        Liveness,
-        Readiness,
-        ErrorAnswer,
-    )
-    _, schemas = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
-    example = {"rows": [example_row(decoder.contract)]}
+    _, schemas = msgspec.json.schema_components((decoder.request, *_KINDS), ref_template=_REFERENCE)
     return {
         "openapi": "3.1.0",
         "info": {"title": card.model, "version": card.version},
-        "paths": {
-            "/v1/predict": {
-                "post": _operation("predict", "Predict rows.", PredictAnswer, (400, 409, 413, 422, 429, 500, 503, 504))
-                | {"requestBody": _body(decoder.request, example)}
-            },
-            "/v1/feedback": {
-                "post": _operation(
-                    "feedback", "Tell what was true.", FeedbackAnswer, (400, 404, 409, 413, 422, 429, 503, 504)
-                )
-                | {"requestBody": _body(FeedbackRequest)}
-            },
-            "/v1/model": {"get": _operation("model", "What answers now.", ModelAnswer)},
-            "/livez": {"get": _operation("livez", "Whether the process answers.", Liveness)},
-            "/readyz": {"get": _operation("readyz", "Whether requests are answered.", Readiness)},
-            "/metrics": {
-                "get": {
-                    "operationId": "metrics",
-                    "summary": "Prometheus metrics.",
-                    "responses": {"200": {"description": "OK", "content": {"text/plain": {}}}},
-                }
-            },
-        },
+        "paths": _own_paths(decoder) | _protocol_paths(card),
         "components": {"schemas": schemas},
+    }
+
+
+def _own_paths(decoder: RowDecoder) -> dict[str, Any]:
+    rows = {"rows": [example_row(decoder.contract)]}
+    labels = {"labels": [{"id": "trip-1", "value": decoder.contract.target.minimum}]}
+    predict = _operation("predict", "Predict rows.", PredictAnswer, (400, 409, 413, 415, 422, 429, 500, 503, 504))
+    feedback = _operation(
+        "feedback", "Tell what was true.", FeedbackAnswer, (400, 404, 409, 413, 415, 422, 429, 503, 504)
+    )
+    return {
+        "/v1/predict": {"post": predict | {"requestBody": _body(decoder.request, rows)}},
+        "/v1/feedback": {"post": feedback | {"requestBody": _body(FeedbackRequest, labels)}},
+        "/v1/model": {"get": _operation("model", "What answers now.", ModelAnswer)},
+        "/livez": {"get": _operation("livez", "Whether the process answers.", Liveness)},
+        "/readyz": {"get": _operation("readyz", "Whether requests are answered.", Readiness)},
+        "/metrics": {"get": _text_operation("metrics", "Prometheus metrics.", "text/plain")},
+        "/": {"get": _text_operation("page", "A page on which a person tries the model.", "text/html")},
+    }
+
+
+def _protocol_paths(card: Card) -> dict[str, Any]:
+    """Describe the Open Inference Protocol, for the one model that is served; its binary extension is not JSON."""
+    model = f"/v2/models/{card.model}"
+    named = {str(status): _content(ProtocolError, _ERRORS[status]) for status in (400, 409, 422, 500, 503)}
+    either = {"anyOf": [{"$ref": _REFERENCE.format(name=kind.__name__)} for kind in (ProtocolError, ErrorAnswer)]}
+    named["413"] = {"description": _ERRORS[413], "content": {"application/json": {"schema": either}}}
+    infer = _operation("infer", "Predict rows, one tensor a column.", InferenceAnswer, (415, 429, 504))
+    infer["responses"] |= named
+    return {
+        "/v2": {"get": _operation("server", "What serves.", ServerMetadata)},
+        "/v2/health/live": {"get": _operation("live", "Whether the process answers.", Live)},
+        "/v2/health/ready": {"get": _operation("ready", "Whether requests are answered.", Ready)},
+        model: {"get": _operation("metadata", "What is asked and answered.", ModelMetadata)},
+        f"{model}/ready": {"get": _operation("model_ready", "Whether the model answers.", Ready)},
+        f"{model}/infer": {
+            "post": infer | {"requestBody": _body(InferenceRequest, example_request(card.contract))},
+        },
     }
 
 
@@ -79,10 +112,13 @@ def _operation(name: str, summary: str, answer: type, errors: tuple[int, ...] = 
     return {"operationId": name, "summary": summary, "responses": responses}
 
 
-def _body(kind: type, example: object = None) -> dict[str, Any]:
-    content = {"schema": {"$ref": _REFERENCE.format(name=kind.__name__)}}
-    if example is not None:
-        content["example"] = example  # type: ignore[assignment]
+def _text_operation(name: str, summary: str, kind: str) -> dict[str, Any]:
+    content = {kind: {"schema": {"type": "string"}}}
+    return {"operationId": name, "summary": summary, "responses": {"200": {"description": "OK", "content": content}}}
+
+
+def _body(kind: type, example: object) -> dict[str, Any]:
+    content = {"schema": {"$ref": _REFERENCE.format(name=kind.__name__)}, "example": example}
     return {"required": True, "content": {"application/json": content}}
 
 

@@ -22,6 +22,7 @@ from infra.settings import load_settings
 from models.contract.rows import NotJSON
 from services.app import ASGIApp, Edge, answered, error_answer
 from services.champion import FILES, Following, load
+from services.connections import bound
 from services.endpoints import Endpoints
 from services.messages import Request
 from services.predictions import Predictions
@@ -44,6 +45,7 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
                 "BentoML's CORS is switched on, and not kept on the paths that are answered before its middleware: "
                 "switch it off, and set headers in a proxy"
             )
+        bound()
         configured = BentoMLContainer.config.services.get()[self.name]
         workers = configured.get("workers") or 1
         most = configured["traffic"].get("max_concurrency")

@@ -4,14 +4,11 @@ import base64
 import hashlib
 import re
 import shutil
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import uvicorn
 from msgspec.structs import replace
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -152,18 +149,6 @@ def test_the_page_is_answered_at_the_root(client: Caller) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert client.request("HEAD", "/").content == b""
     assert client.post("/").status_code == 405
-
-
-@pytest.fixture
-def url(edge: Edge) -> Iterator[str]:
-    """The served model on a loopback port."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(edge, lifespan="off", log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture

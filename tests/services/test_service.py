@@ -16,12 +16,10 @@ import pytest
 from infra import bentos
 from infra.assembly import assemble
 from infra.errors import Unavailable
-from infra.lake.transaction import transaction
 from infra.serving_process import ServiceProcess
 from infra.settings import Settings
-from models.bundle import Bundle, bundle_folder
-from models.deciding import rollout
-from models.deciding.rollout import Rollout
+from models.bundle import Bundle
+from tests.services.conftest import promote_bundle
 
 WITHIN_S = 30.0
 
@@ -30,14 +28,7 @@ WITHIN_S = 30.0
 def promote(settings: Settings, make_bundle: Callable[..., Bundle]) -> Callable[..., None]:
     """Register a bundle and make it champion."""
 
-    def promote(version: str, factor: float) -> None:
-        with transaction(assemble(settings).lake("tiny"), "main", f"promote {version}", {}) as work:
-            for name, content in make_bundle(version, factor).files().items():
-                work.put(f"{bundle_folder(version)}/{name}", content)
-            since = datetime(2020, 3, 1, tzinfo=UTC)
-            work.put(rollout.PATH, rollout.encode(Rollout(champion=version, since=since)))
-
-    return promote
+    return lambda version, factor: promote_bundle(settings, make_bundle(version, factor))
 
 
 @pytest.fixture
@@ -83,6 +74,7 @@ def answers_predictions_and_feedback(client: httpx.Client, row: dict[str, Any]) 
     assert client.get("/readyz").json()["lake"] is None
     assert client.get("/docs.json").json()["info"] == {"title": "tiny", "version": "v1"}
     assert client.get("/livez").status_code == client.get("/schema.json").status_code == 200
+    assert client.get("/").text.startswith("<!doctype html>")
 
 
 def answers_bento_clients(url: str, row: dict[str, Any]) -> None:
