@@ -62,8 +62,8 @@ class Tensor(Struct):
     """One input."""
 
     name: str
-    shape: list[Annotated[int, Meta(ge=0)]]
-    datatype: str
+    shape: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(extra_json_schema={"minItems": 1, "maxItems": 2})]
+    datatype: Annotated[str, Meta(extra_json_schema={"enum": [*_TYPES, _TEXT]})]
     parameters: dict[str, Any] = {}
     data: Any = UNSET
 
@@ -71,7 +71,7 @@ class Tensor(Struct):
 class Output(Struct):
     """One output that is wanted."""
 
-    name: str
+    name: Annotated[str, Meta(extra_json_schema={"enum": list(_OUTPUTS)})]
     parameters: dict[str, Any] = {}
 
 
