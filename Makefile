@@ -1,7 +1,7 @@
 # make loop    the whole circuit on real taxi trips, from nothing
 # make test    all tests (short forms of the long proofs included)
 # make check   layers, lint, types
-# make proof   kills in full counts
+# make proof   kills, attacks and fuzzing in full counts
 # make bench-loop      the figures of the loop, to OKRUH_HOME/bench/loop.json
 # make bench-lake      those of the lake; make bench-serving: those of serving (wants wrk)
 

@@ -37,6 +37,7 @@ from services.messages import (
 from services.observing import note, step
 from services.open_inference import OpenInference
 from services.openapi import document
+from services.page import CONTENT_TYPE, HEADERS, page
 from services.predictions import INLINE_BYTES, Predictions
 
 _CLOCKS_DIFFER_BY = timedelta(minutes=5)
@@ -62,6 +63,7 @@ class Endpoints:
             "/readyz": ("GET", self.readyz),
             "/docs.json": ("GET", self.docs),
             "/metrics": ("GET", self.metrics),
+            "/": ("GET", self.page),
         }
         self._routes = {path: Route(method, handler, path) for path, (method, handler) in answered.items()}
         lines = {streaming.MEDIA_TYPE: self.predict_lines}
@@ -156,6 +158,10 @@ class Endpoints:
     async def metrics(self, _: Request) -> Answer:
         """Give what is counted in all workers, for Prometheus."""
         return Answer(200, await asyncio.to_thread(metrics.exposition), content_type=metrics.CONTENT_TYPE)
+
+    async def page(self, _: Request) -> Answer:
+        """Give the page on which a person tries the model."""
+        return Answer(200, page(self._following.champion.card), HEADERS, CONTENT_TYPE)
 
 
 def _known_at(at: datetime, now: datetime, place: int) -> datetime:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from infra.errors import NotFound
 from models.contract.columns import Category, Contract, Number, Time
@@ -27,6 +27,7 @@ from models.contract.rows import (
     Rows,
     TooManyRows,
     broken_contract,
+    example_row,
     from_array,
     violation_of,
 )
@@ -62,8 +63,8 @@ class Tensor(Struct):
     """One input."""
 
     name: str
-    shape: list[Annotated[int, Meta(ge=0)]]
-    datatype: str
+    shape: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(extra_json_schema={"minItems": 1, "maxItems": 2})]
+    datatype: Annotated[str, Meta(extra_json_schema={"enum": [*_TYPES, _TEXT]})]
     parameters: dict[str, Any] = {}
     data: Any = UNSET
 
@@ -71,7 +72,7 @@ class Tensor(Struct):
 class Output(Struct):
     """One output that is wanted."""
 
-    name: str
+    name: Annotated[str, Meta(extra_json_schema={"enum": list(_OUTPUTS)})]
     parameters: dict[str, Any] = {}
 
 
@@ -82,6 +83,71 @@ class InferenceRequest(Struct):
     id: str = ""
     parameters: dict[str, Any] = {}
     outputs: list[Output] = []
+
+
+class OutputTensor(Struct, omit_defaults=True):
+    """One output."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] = {}
+    """`binary_data_size` where the values are in the binary part."""
+    data: Sequence[float | str] | UnsetType = UNSET
+
+
+class InferenceAnswer(Struct, omit_defaults=True):
+    """The JSON of an answer."""
+
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+    id: str = ""
+    """The request's."""
+
+
+class TensorKind(Struct):
+    """What a tensor holds; -1 stands for the number of rows."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(Struct):
+    """What is asked and answered."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorKind]
+    outputs: list[TensorKind]
+
+
+class ServerMetadata(Struct):
+    """What serves."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class Live(Struct):
+    """The process answers."""
+
+    live: bool = True
+
+
+class Ready(Struct):
+    """Requests are answered."""
+
+    ready: bool = True
+
+
+class ProtocolError(Struct):
+    """An error, as the protocol says it."""
+
+    error: str
 
 
 _decoder = msgspec.json.Decoder(InferenceRequest)
@@ -126,14 +192,14 @@ class OpenInference:
         return await _ready(request)
 
     async def _server(self, _: Request) -> Answer:
-        about = {"name": "okruh", "version": self._following.champion.card.version}
-        return Answer(200, encode({**about, "extensions": ["binary_tensor_data"]}))
+        version = self._following.champion.card.version
+        return Answer(200, encode(ServerMetadata("okruh", version, ["binary_tensor_data"])))
 
     async def _model(self, request: Request) -> Answer:
         card = self._served(request).card
         inputs = {column.name: _datatype(column) for column in card.contract.inputs} | {ID: _TEXT}
-        about = {"name": card.model, "versions": [card.version], "platform": "onnxruntime_onnx"}
-        return Answer(200, encode({**about, "inputs": _described(inputs), "outputs": _described(_OUTPUTS)}))
+        kinds = _described(inputs), _described(_OUTPUTS)
+        return Answer(200, encode(ModelMetadata(card.model, [card.version], "onnxruntime_onnx", *kinds)))
 
     async def _infer(self, request: Request) -> Answer:
         champion, size = self._served(request), len(request.body)
@@ -159,7 +225,7 @@ def decode(request: Request, contract: Contract) -> tuple[InferenceRequest, dict
     Raises: `NotJSON`, `TooManyRows`, `ContractError`.
     """
     declared = request.header(_LENGTH)
-    if declared is not None and not (declared.isdigit() and int(declared) <= len(request.body)):
+    if declared is not None and not (declared.isdigit() and len(declared) < 10 and int(declared) <= len(request.body)):
         raise ContractError("Inference-Header-Content-Length is no length within this body")
     end = len(request.body) if declared is None else int(declared)
     try:
@@ -240,15 +306,14 @@ def _answer(asked: InferenceRequest, model: str, version: str, answered: Answere
     outputs, parts = [], list[bytes]()
     for one in wanted:
         values: Sequence[Any] = answered.values() if one.name == VALUE else answered.ids()
-        output: dict[str, Any] = {"name": one.name, "datatype": _OUTPUTS[one.name], "shape": [len(values)]}
+        output = OutputTensor(one.name, _OUTPUTS[one.name], [len(values)])
         if one.parameters.get("binary_data", every) is True:
             parts.append(_binary(one.name, values))
-            output["parameters"] = {"binary_data_size": len(parts[-1])}
+            output.parameters = {"binary_data_size": len(parts[-1])}
         else:
-            output["data"] = values
+            output.data = values
         outputs.append(output)
-    about = {"model_name": model, "model_version": version, "outputs": outputs}
-    head = encode({**about, "id": asked.id} if asked.id else about)
+    head = encode(InferenceAnswer(model, version, outputs, asked.id))
     if not parts:
         return Answer(200, head)
     length = ((_LENGTH, str(len(head)).encode()),)
@@ -268,16 +333,26 @@ def _datatype(column: Time | Number | Category) -> str:
     return _TEXT if isinstance(column, Category) and column.is_text else "INT64"
 
 
-def _described(tensors: dict[str, str]) -> list[dict[str, Any]]:
-    return [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in tensors.items()]
+def _described(tensors: dict[str, str]) -> list[TensorKind]:
+    return [TensorKind(name, datatype, [-1]) for name, datatype in tensors.items()]
+
+
+def example_request(contract: Contract) -> dict[str, Any]:
+    """Give a request of one row that the contract accepts, as JSON values."""
+    kinds = {column.name: "BYTES" if isinstance(column, Time) else _datatype(column) for column in contract.inputs}
+    tensors = [
+        {"name": name, "shape": [1], "datatype": kinds[name], "data": [value]}
+        for name, value in example_row(contract).items()
+    ]
+    return {"inputs": tensors}
 
 
 async def _live(_: Request) -> Answer:
-    return Answer(200, b'{"live":true}')
+    return Answer(200, encode(Live()))
 
 
 async def _ready(_: Request) -> Answer:
-    return Answer(200, b'{"ready":true}')
+    return Answer(200, encode(Ready()))
 
 
 def _route(method: str, handler: Handler, name: str) -> Route:
@@ -288,6 +363,6 @@ def _route(method: str, handler: Handler, name: str) -> Route:
             return await handler(request)
         except OkruhError as error:
             told = error_answer(error)
-            return told._replace(body=encode({"error": str(error)}))
+            return told._replace(body=encode(ProtocolError(str(error))))
 
     return Route(method, answered, name)

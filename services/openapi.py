@@ -16,6 +16,16 @@ from services.messages import (
     PredictAnswer,
     Readiness,
 )
+from services.open_inference import (
+    InferenceAnswer,
+    InferenceRequest,
+    Live,
+    ModelMetadata,
+    ProtocolError,
+    Ready,
+    ServerMetadata,
+    example_request,
+)
 
 _ERRORS = {
     400: "The body is not JSON, or the deadline no number.",
@@ -24,7 +34,7 @@ _ERRORS = {
     404: "Some ids are unknown; the other labels are kept.",
     409: "Some ids stand for other rows, or labels contradict earlier ones; what was recorded first stays.",
     413: "Too many rows, or too large a body.",
-    415: "The body is a pickle.",
+    415: "The body is a pickle, or compressed.",
     422: "The contract is broken; nothing is recorded.",
     429: "Too many requests at a time, or of this key a second. Try again after `Retry-After` seconds.",
     500: "The service failed; nothing is recorded.",
@@ -39,43 +49,29 @@ _DEADLINE = {
     "description": "Milliseconds that you will still wait; what comes later is not answered.",
     "schema": {"type": "integer", "minimum": 0, "maximum": 10**9},
 }
+_KINDS = (
+    PredictAnswer,
+    FeedbackRequest,
+    FeedbackAnswer,
+    ModelAnswer,
+    Liveness,
+    Readiness,
+    ErrorAnswer,
+    InferenceRequest,
+    InferenceAnswer,
+    ModelMetadata,
+    ServerMetadata,
+    Live,
+    Ready,
+    ProtocolError,
+)
 _REFERENCE = "#/components/schemas/{name}"
 
 
 def document(card: Card, decoder: RowDecoder, asks_for_keys: bool) -> dict[str, Any]:
     """Describe the paths as OpenAPI 3.1."""
-    kinds = (
-        decoder.request,
-        PredictAnswer,
-        FeedbackRequest,
-        FeedbackAnswer,
-        ModelAnswer,
-        Liveness,
-        Readiness,
-        ErrorAnswer,
-    )
-    _, schemas = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
-    example = {"rows": [example_row(decoder.contract)]}
-    paths: dict[str, dict[str, Any]] = {
-        "/v1/predict": {
-            "post": _operation("predict", "Predict rows.", PredictAnswer, _PREDICT)
-            | {"parameters": [_DEADLINE], "requestBody": _body(decoder.request, example)}
-        },
-        "/v1/feedback": {
-            "post": _operation("feedback", "Tell what was true.", FeedbackAnswer, _FEEDBACK)
-            | {"parameters": [_DEADLINE], "requestBody": _body(FeedbackRequest)}
-        },
-        "/v1/model": {"get": _operation("model", "What answers now.", ModelAnswer)},
-        "/livez": {"get": _operation("livez", "Whether the process answers.", Liveness)},
-        "/readyz": {"get": _operation("readyz", "Whether requests are answered.", Readiness)},
-        "/metrics": {
-            "get": {
-                "operationId": "metrics",
-                "summary": "Prometheus metrics.",
-                "responses": {"200": {"description": "OK", "content": {"text/plain": {}}}},
-            }
-        },
-    }
+    _, schemas = msgspec.json.schema_components((decoder.request, *_KINDS), ref_template=_REFERENCE)
+    paths = _own_paths(decoder) | _protocol_paths(card)
     components: dict[str, Any] = {"schemas": schemas}
     if asks_for_keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -95,16 +91,55 @@ def _secure(operation: dict[str, Any], scope: str) -> None:
         operation["responses"][str(status)] = _content(ErrorAnswer, _ERRORS[status])
 
 
+def _own_paths(decoder: RowDecoder) -> dict[str, Any]:
+    rows = {"rows": [example_row(decoder.contract)]}
+    labels = {"labels": [{"id": "trip-1", "value": decoder.contract.target.minimum}]}
+    predict = _operation("predict", "Predict rows.", PredictAnswer, _PREDICT) | {"parameters": [_DEADLINE]}
+    feedback = _operation("feedback", "Tell what was true.", FeedbackAnswer, _FEEDBACK) | {"parameters": [_DEADLINE]}
+    return {
+        "/v1/predict": {"post": predict | {"requestBody": _body(decoder.request, rows)}},
+        "/v1/feedback": {"post": feedback | {"requestBody": _body(FeedbackRequest, labels)}},
+        "/v1/model": {"get": _operation("model", "What answers now.", ModelAnswer)},
+        "/livez": {"get": _operation("livez", "Whether the process answers.", Liveness)},
+        "/readyz": {"get": _operation("readyz", "Whether requests are answered.", Readiness)},
+        "/metrics": {"get": _text_operation("metrics", "Prometheus metrics.", "text/plain")},
+        "/": {"get": _text_operation("page", "A page on which a person tries the model.", "text/html")},
+    }
+
+
+def _protocol_paths(card: Card) -> dict[str, Any]:
+    """Describe the Open Inference Protocol, for the one model that is served; its binary extension is not JSON."""
+    model = f"/v2/models/{card.model}"
+    named = {str(status): _content(ProtocolError, _ERRORS[status]) for status in (400, 409, 422, 500, 503)}
+    either = {"anyOf": [{"$ref": _REFERENCE.format(name=kind.__name__)} for kind in (ProtocolError, ErrorAnswer)]}
+    named["413"] = {"description": _ERRORS[413], "content": {"application/json": {"schema": either}}}
+    infer = _operation("infer", "Predict rows, one tensor a column.", InferenceAnswer, (415, 429, 504))
+    infer["responses"] |= named
+    return {
+        "/v2": {"get": _operation("server", "What serves.", ServerMetadata)},
+        "/v2/health/live": {"get": _operation("live", "Whether the process answers.", Live)},
+        "/v2/health/ready": {"get": _operation("ready", "Whether requests are answered.", Ready)},
+        model: {"get": _operation("metadata", "What is asked and answered.", ModelMetadata)},
+        f"{model}/ready": {"get": _operation("model_ready", "Whether the model answers.", Ready)},
+        f"{model}/infer": {
+            "post": infer | {"requestBody": _body(InferenceRequest, example_request(card.contract))},
+        },
+    }
+
+
 def _operation(name: str, summary: str, answer: type, errors: tuple[int, ...] = ()) -> dict[str, Any]:
     responses = {"200": _content(answer, "OK")}
     responses |= {str(status): _content(ErrorAnswer, _ERRORS[status]) for status in errors}
     return {"operationId": name, "summary": summary, "responses": responses}
 
 
-def _body(kind: type, example: object = None) -> dict[str, Any]:
-    content = {"schema": {"$ref": _REFERENCE.format(name=kind.__name__)}}
-    if example is not None:
-        content["example"] = example  # type: ignore[assignment]
+def _text_operation(name: str, summary: str, kind: str) -> dict[str, Any]:
+    content = {kind: {"schema": {"type": "string"}}}
+    return {"operationId": name, "summary": summary, "responses": {"200": {"description": "OK", "content": content}}}
+
+
+def _body(kind: type, example: object) -> dict[str, Any]:
+    content = {"schema": {"$ref": _REFERENCE.format(name=kind.__name__)}, "example": example}
     return {"required": True, "content": {"application/json": content}}
 
 

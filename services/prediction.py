@@ -29,6 +29,7 @@ from services import listener
 from services.access import Access
 from services.app import ASGIApp, Edge, answered, error_answer
 from services.champion import FILES, Following, load
+from services.connections import bound
 from services.endpoints import Endpoints
 from services.messages import Request
 from services.observing import Observer
@@ -75,6 +76,7 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
         self._shuts = listening if count == 1 else None
         self._observer = _observer()
         routes = [method.route for method in self.apis.values()]
+        bound()
         self._edge = Edge(application, traffic.get("timeout"), share, self._observer, routes, Access(keys, count))
         return self._edge
 

@@ -25,7 +25,7 @@ from tests.infra.lake.lakefs.server import LakeFSServer, running
 BundleMaker = Callable[..., Bundle]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_contract() -> Contract:
     """Two numbers, a text and an integer category, a local time."""
     return Contract(
@@ -40,7 +40,7 @@ def tiny_contract() -> Contract:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_bundle(tiny_contract: Contract) -> BundleMaker:
     """Make bundles of `tiny_contract` whose graph gives `factor` x distance + weight (0 for null) + 10 for a car."""
 

@@ -1,12 +1,16 @@
 """A served tiny model, in process: the real edge over the real endpoints, champion and journal."""
 
 import asyncio
+import socket
+import threading
 from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from infra.assembly import assemble
 from infra.journal.journal import Journal
@@ -15,8 +19,9 @@ from infra.settings import Settings
 from models.bundle import Bundle, bundle_folder
 from models.deciding import rollout
 from models.deciding.rollout import Rollout
-from services.app import Edge
+from services.app import ASGIApp, Edge
 from services.champion import Following, load
+from services.connections import BoundedProtocol
 from services.endpoints import Endpoints
 from services.predictions import Predictions
 
@@ -85,15 +90,36 @@ def client(edge: Edge) -> Caller:
 @pytest.fixture
 def promote(settings: Settings, make_bundle: Callable[..., Bundle]) -> Callable[..., None]:
     """Register a bundle and make it champion."""
+    return lambda version, factor: promote_bundle(settings, make_bundle(version, factor))
 
-    def promote(version: str, factor: float) -> None:
-        with transaction(assemble(settings).lake("tiny"), "main", f"promote {version}", {}) as work:
-            for name, content in make_bundle(version, factor).files().items():
-                work.put(f"{bundle_folder(version)}/{name}", content)
-            since = datetime(2020, 3, 1, tzinfo=UTC)
-            work.put(rollout.PATH, rollout.encode(Rollout(champion=version, since=since)))
 
-    return promote
+@pytest.fixture
+def url(edge: Edge) -> Iterator[str]:
+    """The service on a loopback port."""
+    with listening(edge) as port:
+        yield f"http://127.0.0.1:{port}/"
+
+
+@contextmanager
+def listening(app: ASGIApp, protocol: type[BoundedProtocol] = BoundedProtocol) -> Iterator[int]:
+    """Serve an application in a thread; gives its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error", http=protocol))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        thread.join()
+
+
+def promote_bundle(settings: Settings, bundle: Bundle) -> None:
+    """Register a bundle and make it champion."""
+    version = bundle.card.version
+    with transaction(assemble(settings).lake("tiny"), "main", f"promote {version}", {}) as work:
+        for name, content in bundle.files().items():
+            work.put(f"{bundle_folder(version)}/{name}", content)
+        since = datetime(2020, 3, 1, tzinfo=UTC)
+        work.put(rollout.PATH, rollout.encode(Rollout(champion=version, since=since)))
 
 
 async def teapot(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:

@@ -1,6 +1,7 @@
 """The edge: bodies, methods, and what it passes on."""
 
 import asyncio
+import gzip
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -167,6 +168,33 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     asyncio.run(edge({"type": "http", "method": "POST", "path": "/echo", "headers": []}, receive, send))
 
     assert sent[0]["status"] == 504
+
+
+def test_a_body_for_others_that_does_not_come_is_not_waited_for() -> None:
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError("came")
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/other", "headers": []}
+    asyncio.run(Edge(nothing_else, timeout_s=0.01)(scope, receive, send))
+
+    assert sent[0]["status"] == 504
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/v2/models/tiny/infer", "/other"])
+def test_refuses_a_compressed_body_unread(client: Any, path: str) -> None:
+    bomb = gzip.compress(bytes(1 << 20))
+
+    answer = client.post(path, content=bomb, headers={"content-encoding": "GZIP"})
+
+    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
+    assert "Content-Encoding" in answer.json()["error"]["message"]
+    assert client.post(path, content=b"{", headers={"content-encoding": "identity"}).status_code != 415
 
 
 def test_answers_so_many_requests_at_a_time() -> None:

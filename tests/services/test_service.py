@@ -97,6 +97,7 @@ def answers_predictions_and_feedback(client: httpx.Client, row: dict[str, Any]) 
     assert client.get("/readyz").json()["lake"] is None
     assert client.get("/docs.json").json()["info"] == {"title": "tiny", "version": "v1"}
     assert client.get("/livez").status_code == client.get("/schema.json").status_code == 200
+    assert client.get("/").text.startswith("<!doctype html>")
 
 
 def answers_bento_clients(url: str, row: dict[str, Any]) -> None:

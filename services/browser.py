@@ -1,0 +1,244 @@
+"""What runs in the browser of whoever opens the page: its look and its script, as they are sent.
+
+Python's text and no files of their own, because a Bento contains Python alone. The script knows no model: it reads the
+fields that `services.page` has written, sends one row to `/v1/predict`, and shows what comes. It sends nothing anywhere
+else and keeps nothing: a key lives as long as its field.
+"""
+
+STYLE = """
+:root {
+  color-scheme: light dark;
+  --ground: #f6f7f9; --sheet: #fff; --ink: #1b2330; --quiet: #56606f; --line: #d5dae2; --edge: #7d8796;
+  --accent: #0b5cad; --on-accent: #fff; --wrong: #b3261e; --wrong-ground: #fdf1f0; --band: #d9e8f8;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ground: #12161c; --sheet: #1b2129; --ink: #e8ecf2; --quiet: #a4afbd; --line: #333c48; --edge: #78859a;
+    --accent: #7cb8f5; --on-accent: #0c1a29; --wrong: #ff9d94; --wrong-ground: #35211f; --band: #23405e;
+  }
+}
+* { box-sizing: border-box; }
+[hidden] { display: none !important; }
+body {
+  margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 3rem; background: var(--ground); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere;
+}
+h1 { margin: 0; font-size: 1.75rem; line-height: 1.2; }
+h2 { margin: 0 0 1rem; font-size: 1.1rem; }
+p { margin: 0; }
+header { margin-bottom: 1.5rem; }
+header p, .hint, .quiet, caption, th { color: var(--quiet); }
+code, pre { font: .875rem/1.5 ui-monospace, monospace; }
+.sheet { background: var(--sheet); border: 1px solid var(--line); border-radius: .75rem; padding: 1.25rem; }
+main { display: grid; gap: 1.25rem; grid-template-columns: minmax(0, 1fr); }
+.field { margin-bottom: 1rem; }
+label { display: block; font-weight: 600; margin-bottom: .25rem; }
+label span { font-weight: 400; color: var(--quiet); }
+input, select {
+  width: 100%; min-height: 2.75rem; padding: .5rem .75rem; font: inherit; color: inherit; background: var(--sheet);
+  border: 1px solid var(--edge); border-radius: .5rem;
+}
+[aria-invalid=true] { border-color: var(--wrong); background: var(--wrong-ground); }
+:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
+.hint { font-size: .875rem; margin-top: .25rem; }
+.error { font-size: .875rem; margin-top: .25rem; color: var(--wrong); font-weight: 600; }
+.buttons { display: flex; flex-wrap: wrap; gap: .75rem; }
+button {
+  min-height: 2.75rem; padding: .5rem 1.25rem; font: inherit; font-weight: 600; cursor: pointer; border-radius: .5rem;
+  border: 1px solid var(--accent); background: var(--accent); color: var(--on-accent);
+}
+button[type=reset] { background: none; color: var(--accent); }
+form[aria-busy=true] button[type=submit] { cursor: progress; }
+.alert {
+  margin-bottom: 1rem; padding: .75rem 1rem; border-left: 4px solid var(--wrong); background: var(--wrong-ground);
+}
+.value { font-size: 2.5rem; font-weight: 700; line-height: 1.2; }
+.interval { font-size: 1.125rem; font-weight: 600; }
+.value span { font-size: 1.25rem; font-weight: 400; color: var(--quiet); }
+.scale { position: relative; height: .75rem; margin: 1rem 0 .25rem; background: var(--line); border-radius: .375rem; }
+.scale i { position: absolute; top: 0; bottom: 0; background: var(--band); border: 1px solid var(--accent);
+  border-radius: .375rem; min-width: 2px; }
+.scale b { position: absolute; top: -.25rem; bottom: -.25rem; width: 4px; margin-left: -2px; background: var(--accent);
+  border-radius: 2px; }
+.ends { display: flex; justify-content: space-between; font-size: .875rem; color: var(--quiet); margin-bottom: 1rem; }
+table {
+  width: 100%; margin-bottom: 1.5rem; border-collapse: collapse; break-inside: avoid;
+  font-variant-numeric: tabular-nums;
+}
+caption { text-align: left; font-weight: 600; padding-bottom: .25rem; }
+th, td { padding: .4rem 0; border-top: 1px solid var(--line); text-align: left; vertical-align: top; }
+th { font-weight: 400; width: 45%; padding-right: 1rem; }
+summary { cursor: pointer; min-height: 2rem; color: var(--accent); }
+pre { white-space: pre-wrap; background: var(--ground); border-radius: .5rem; padding: .75rem; margin: .5rem 0 0; }
+#answer { min-height: 8rem; }
+@media (min-width: 52rem) {
+  main { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); align-items: start; }
+  .card { grid-column: 1 / -1; }
+  .tables { columns: 2; column-gap: 2.5rem; }
+}
+"""
+
+SCRIPT = r"""
+"use strict";
+const { target, error, version } = JSON.parse(document.getElementById("about").textContent);
+const form = document.querySelector("form");
+const fields = [...form.querySelectorAll("[data-kind]")];
+const key = document.getElementById("key");
+const alertBox = document.getElementById("alert");
+const answer = document.getElementById("answer");
+
+const withSeconds = (text) => (text.length === 16 ? `${text}:00` : text);
+const number = (text) => (text !== "" && Number.isFinite(Number(text)) ? String(Number(text)) : JSON.stringify(text));
+const integer = (text) => (/^-?(0|[1-9]\d*)$/.test(text) ? text : JSON.stringify(text));
+const literals = {
+  number: (text) => number(text.trim()),
+  integer: (text) => integer(text.trim()),
+  text: (text) => JSON.stringify(text),
+  local: (text) => JSON.stringify(withSeconds(text)),
+  instant: (text) => JSON.stringify(`${withSeconds(text)}Z`),
+};
+
+function requested() {
+  const columns = fields.map(({ name, value, dataset }) =>
+    `${JSON.stringify(name)}: ${value === "" ? "null" : literals[dataset.kind](value)}`);
+  return `{"rows": [{${columns.join(", ")}}]}`;
+}
+
+function make(tag, text, className = "") {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  made.className = className;
+  return made;
+}
+
+function shown(value, step = Math.abs(value)) {
+  const decimals = step > 0 ? Math.min(12, Math.max(0, 1 - Math.floor(Math.log10(step)))) : 2;
+  return value.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
+}
+
+function interval(value) {
+  const inside = value >= target.minimum && value <= target.maximum;
+  const [least, most] = inside ? [target.minimum, target.maximum] : [-Infinity, Infinity];
+  return [Math.max(least, value - error.size), Math.min(most, value + error.size)];
+}
+
+function scale(value, from, to) {
+  const [least, most] = [Math.min(target.minimum, from), Math.max(target.maximum, to)];
+  const place = (at) => `${(100 * (at - least)) / (most - least)}%`;
+  const drawn = make("div", "", "scale");
+  drawn.ariaHidden = "true";
+  const [band, mark] = [make("i", ""), make("b", "")];
+  band.style.left = place(from);
+  band.style.width = `${(100 * (to - from)) / (most - least)}%`;
+  mark.style.left = place(value);
+  drawn.append(band, mark);
+  const ends = make("div", "", "ends");
+  ends.ariaHidden = "true";
+  ends.append(make("span", least.toLocaleString("en")), make("span", most.toLocaleString("en")));
+  return [drawn, ends];
+}
+
+function howSure(value, answeredBy) {
+  if (answeredBy !== version) {
+    return [make("p", `Given by ${answeredBy}; the card here is of ${version}. Load the page again for its interval.`)];
+  }
+  if (error.kind === "none") return [make("p", "The card says nothing of how far off answers are.")];
+  if (error.kind === "mean") {
+    return [make("p", `No interval: the card has the mean error alone, ${shown(error.size, error.size)} ${target.unit} `
+      + "on rows the model had not seen; single answers are further off, or less.")];
+  }
+  const [from, to] = interval(value);
+  const text = `${shown(from, error.size)} to ${shown(to, error.size)} ${target.unit}`;
+  return [
+    make("p", text, "interval"),
+    ...scale(value, from, to),
+    make("p", `Nine of ten answers were at most ${shown(error.size, error.size)} ${target.unit} off, on rows the model `
+      + "had not seen.", "hint"),
+  ];
+}
+
+function showAnswer(body, told) {
+  const { id, value } = told.predictions[0];
+  const line = make("p", shown(value, error.size || Math.abs(value)), "value");
+  line.append(make("span", ` ${target.unit}`));
+  const details = document.createElement("details");
+  details.append(make("summary", "What was sent and answered"), make("pre", `POST /v1/predict\n${body}\n\n`
+    + JSON.stringify(told, null, 2)));
+  const record = make("p", "Answered by ", "hint");
+  record.append(make("code", told.version), ` and recorded as `, make("code", id), ".");
+  answer.replaceChildren(line, ...howSure(value, told.version), record, details);
+  answer.scrollIntoView({ block: "nearest" });
+}
+
+function clear() {
+  alertBox.hidden = true;
+  for (const field of [...fields, key]) {
+    field.removeAttribute("aria-invalid");
+    document.getElementById(`${field.id}-error`).hidden = true;
+  }
+}
+
+function alertOf(text) {
+  alertBox.textContent = text;
+  alertBox.hidden = false;
+}
+
+function atField(field, rule) {
+  const place = document.getElementById(`${field.id}-error`);
+  place.textContent = rule;
+  place.hidden = false;
+  field.setAttribute("aria-invalid", "true");
+}
+
+function showError(status, fault) {
+  answer.replaceChildren(make("p", "Not answered.", "quiet"));
+  if (status === 401) {
+    const given = key.value !== "";
+    document.getElementById("key-field").hidden = false;
+    atField(key, given ? "This key is not accepted." : "This service wants an API key.");
+    key.focus();
+    return;
+  }
+  const elsewhere = [];
+  for (const { field: name, rule } of fault.violations ?? []) {
+    const field = fields.find((one) => one.name === name);
+    if (field) atField(field, rule);
+    else elsewhere.push(`${name}: ${rule}`);
+  }
+  const first = fields.find((one) => one.ariaInvalid === "true");
+  if (first) first.focus();
+  if (elsewhere.length || !first) alertOf(elsewhere.join("; ") || fault.message);
+}
+
+async function ask() {
+  const body = requested();
+  const headers = { "content-type": "application/json" };
+  if (key.value) headers.authorization = `Bearer ${key.value}`;
+  const response = await fetch("v1/predict", { method: "POST", headers, body });
+  const text = await response.text();
+  let told;
+  try {
+    told = JSON.parse(text);
+  } catch {
+    told = { error: { message: `The service answered ${response.status}.` } };
+  }
+  clear();
+  if (response.ok) showAnswer(body, told);
+  else showError(response.status, told.error ?? { message: `The service answered ${response.status}.` });
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (form.ariaBusy === "true") return;
+  form.ariaBusy = "true";
+  try {
+    await ask();
+  } catch (failure) {
+    clear();
+    alertOf(`The service cannot be reached: ${failure.message}`);
+  } finally {
+    form.ariaBusy = "false";
+  }
+});
+form.addEventListener("reset", clear);
+"""

@@ -1,0 +1,108 @@
+"""Bounds on what a connection may hold without asking anything; uvicorn, which reads and writes HTTP here, sets none.
+
+A head must be there ten seconds after the connection, or after its first byte, and have at most 64 KiB; so much may
+come beside a body, too (trailers, extensions of chunks). A caller that takes nothing of an answer for a minute is let
+go. Where as many connections are open as may be, the one that has waited longest without asking makes room. What comes
+slowly after the head is bounded by the service's own timeout (`services.app`).
+
+Costs half a microsecond a request, and one look at each connection every five seconds.
+"""
+
+import asyncio
+import resource
+
+import uvicorn.config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from services.messages import ErrorAnswer, Fault, encode
+
+MAXIMUM_HEAD_BYTES = 64 << 10
+MAXIMUM_CONNECTIONS = 10_000
+
+_RESERVED_DESCRIPTORS = 256
+"""For files, and connections to others."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection, read and written by uvicorn."""
+
+    head_within_s = 10.0
+    taken_within_s = 60.0
+    look_s = 5.0
+    most = MAXIMUM_CONNECTIONS
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Make room for one more, where there is none, and look after it from now on."""
+        super().connection_made(transport)
+        self._waits_since: float | None = self.loop.time()
+        """When what has no whole head yet began; None between a head and the next."""
+        self._unasked_bytes = 0
+        self._unsent: tuple[object, ...] = ()
+        self._unsent_since = 0.0
+        self._look_later()
+        if len(self.connections) > self.most:
+            self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Look no more."""
+        self._looking.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, within bounds."""
+        self._unasked_bytes += len(data)
+        super().data_received(data)
+        if self._unasked_bytes > MAXIMUM_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(431, f"a request's head has at most {MAXIMUM_HEAD_BYTES >> 10} KiB")
+
+    def on_message_begin(self) -> None:
+        """Expect a head."""
+        if self._waits_since is None:
+            self._waits_since = self.loop.time()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Have a head."""
+        self._waits_since = None
+        self._unasked_bytes = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Have a piece of a body, which is bounded elsewhere."""
+        self._unasked_bytes = 0
+        super().on_body(body)
+
+    def _look_later(self) -> None:
+        self._looking = self.loop.call_later(self.look_s, self._look)
+
+    def _look(self) -> None:
+        now, left = self.loop.time(), self.transport.get_write_buffer_size()
+        unsent = (left, self.cycle)
+        if not left or unsent != self._unsent:
+            self._unsent, self._unsent_since = unsent, now
+        if now - self._unsent_since > self.taken_within_s:
+            self.transport.abort()
+        elif self._waits_since is not None and now - self._waits_since > self.head_within_s:
+            self._refuse(408, f"no request came within {self.head_within_s:g} s")
+        self._look_later()
+
+    def _make_room(self) -> None:
+        waiting = [one for one in self.connections if isinstance(one, BoundedProtocol) and one._waits_since is not None]
+        min(waiting, key=lambda one: one._waits_since or 0.0).transport.abort()
+
+    def _refuse(self, status: int, message: str) -> None:
+        body = encode(ErrorAnswer(Fault(message)))
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+
+
+def bound() -> None:
+    """Have uvicorn's servers of this process read by these bounds, with as many descriptors as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAXIMUM_CONNECTIONS + _RESERVED_DESCRIPTORS
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    BoundedProtocol.most = most - _RESERVED_DESCRIPTORS
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedProtocol.__name__}"
