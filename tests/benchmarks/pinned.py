@@ -1,12 +1,13 @@
 """Servers on one core and loads on the other, so that neither takes what the other is measured by."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -30,6 +31,7 @@ CONNECTIONS = 64
 JSON = "application/json"
 
 _READY_S = 120.0
+_NAME = re.compile("[{ ]")
 
 
 class Bench(NamedTuple):
@@ -107,7 +109,8 @@ def running(
         _await_answer(served, process, log)
         yield served
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
@@ -169,11 +172,11 @@ def open_loop_command(served: Served, rate: float, seconds: float) -> list[str]:
     return taskset(LOAD_CORE, sys.executable, "-m", "tests.benchmarks.open_loop", *words)
 
 
-def counted(served: Served, name: str) -> float:
-    """Give a metric of a server of ours, added up over its labels."""
+def counted(served: Served, pattern: str) -> float:
+    """Add up a server's metrics whose names, without their labels, match a pattern."""
     with urlopen(urljoin(served.url, "/metrics"), timeout=10) as answer:
         lines = answer.read().decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition(" ")[0].partition("{")[0] == name)
+    return sum(float(line.rpartition(" ")[2]) for line in lines if re.fullmatch(pattern, _NAME.split(line)[0]))
 
 
 def until(holds: Callable[[], bool], seconds: float) -> bool:

@@ -12,8 +12,11 @@ from models.bundle import Bundle, bundle_folder
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.homes import OKRUH, copy_of, environment
 from tests.benchmarks.latencies import compare
-from tests.benchmarks.pinned import MODEL, Bench, most, okruh
+from tests.benchmarks.pinned import MODEL, Bench, counted, most, okruh
 from tests.benchmarks.serving_rows import write_row
+
+_COPIES = r"okruh_.*shadow.*_total"
+"""What the service counts of its shadow, whatever becomes of a copy."""
 
 
 def is_offered() -> bool:
@@ -32,7 +35,9 @@ def figures(bench: Bench) -> list[Figure]:
             for name, settings in (("without a shadow", bench.settings), ("with a shadow", home))
         )
         rate = most(alone, bench) / 2
-        return [compare(shadowed, alone, rate, bench, "shadow on", bound="<= 1.1")]
+        slowest = compare(shadowed, alone, rate, bench, "shadow on", bound="<= 1.1")
+        copies = counted(shadowed, _COPIES)
+    return [slowest, Figure(name="requests of these that went to the shadow", value=copies, unit="", bound=">= 1")]
 
 
 def _try_in_shadow(settings: Settings, champion: Bundle) -> None:

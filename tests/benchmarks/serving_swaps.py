@@ -24,7 +24,7 @@ from tests.benchmarks.pinned import LOAD_CORE, Bench, Served, counted, okruh, un
 _MODEL = "multiplying"
 _FACTORS = {"v2": 2, "v3": 3, "v5": 5}
 _IN_TURN = ("v3", "v2", "v5", "v2")
-_SWAPS, _EVERY_S = 200, 0.3
+_SWAPS_A_ROUND, _EVERY_S = 40, 0.3
 _POLL_S = 0.05
 _CONNECTIONS = 16
 _LARGEST = 100_000
@@ -50,8 +50,9 @@ class _Answer(msgspec.Struct):
     predictions: list[_Predicted]
 
 
-def figures(bench: Bench, swaps: int = _SWAPS) -> list[Figure]:
+def figures(bench: Bench) -> list[Figure]:
     """Promote another version every 0.3 seconds, and check all answers meanwhile."""
+    swaps = _SWAPS_A_ROUND * bench.rounds
     settings = load_settings(home=bench.place / "swaps")
     shutil.rmtree(settings.home, ignore_errors=True)
     versions = {version: graphs.multiplying(factor) for version, factor in _FACTORS.items()}
