@@ -35,7 +35,7 @@ CONTRACT = Contract(
 _SEED = 1
 _SIDE = 32
 """Of the convolutional network's images, in pixels."""
-_FILTERS = (1, 32, 64, 64)
+_FILTERS = (1, 64, 64, 128)
 
 Weights = npt.NDArray[np.float32]
 
