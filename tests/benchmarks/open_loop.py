@@ -11,8 +11,9 @@ import select
 import socket
 import sys
 import time
+import zlib
+from array import array
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ import numpy as np
 
 CONNECTIONS = 64
 _GIVE_UP_S = 10.0
+_ID = b'"id":"'
 
 
 class Latencies(msgspec.Struct, frozen=True):
@@ -29,6 +31,8 @@ class Latencies(msgspec.Struct, frozen=True):
     requests: int
     failed: int
     """Answers that were no 200, and requests that were not answered."""
+    ids: int
+    """The CRC-32 of each answered row's id, added up: the same for the same ids; of servers that give none, no use."""
     p50_ms: float
     p99_ms: float
     p999_ms: float
@@ -47,8 +51,8 @@ class _Connection:
         self.due = due
         self.socket.sendall(request)
 
-    def answered(self) -> bool | None:
-        """Read on; None while the answer is not whole, otherwise whether it is a 200."""
+    def answered(self) -> tuple[bool, bytes] | None:
+        """Read on; None while the answer is not whole, otherwise whether it is a 200, and its body."""
         self._received += self.socket.recv(65_536)
         head, end, body = self._received.partition(b"\r\n\r\n")
         if not end:
@@ -57,7 +61,7 @@ class _Connection:
         if len(body) < int(fields[b"content-length"]):
             return None
         self._received = b""
-        return head.startswith(b"HTTP/1.1 200")
+        return head.startswith(b"HTTP/1.1 200"), body
 
 
 def load(url: str, body: bytes, rate: float, seconds: float) -> Latencies:
@@ -69,41 +73,47 @@ def load(url: str, body: bytes, rate: float, seconds: float) -> Latencies:
     head = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
     request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
     try:
-        return _run(connections, request, [number / rate for number in range(int(rate * seconds))])
+        return _run(connections, request, rate, int(rate * seconds))
     finally:
         for one in connections:
             one.socket.close()
 
 
-def _run(connections: list[_Connection], request: bytes, moments: list[float]) -> Latencies:
-    idle, waiting, latencies, failed = deque(connections), deque[float](), list[float](), 0
+def _run(connections: list[_Connection], request: bytes, rate: float, count: int) -> Latencies:
+    idle, waiting, latencies = deque(connections), deque[float](), array("d")
+    upcoming = failed = ids = 0
     began = time.perf_counter()
-    upcoming: Iterator[float] = iter(moments)
-    due: float | None = next(upcoming, None)
     with select.epoll() as poller:
         by_descriptor = {one.socket.fileno(): one for one in connections}
         for descriptor in by_descriptor:
             poller.register(descriptor, select.EPOLLIN)
-        while len(latencies) + failed < len(moments):
+        while len(latencies) + failed < count:
             now = time.perf_counter() - began
-            while due is not None and due <= now:
-                waiting.append(due)
-                due = next(upcoming, None)
+            while upcoming < count and upcoming <= now * rate:
+                waiting.append(upcoming / rate)
+                upcoming += 1
             while waiting and idle:
                 idle.popleft().ask(request, waiting.popleft())
             for descriptor, _ in poller.poll(0):
                 one = by_descriptor[descriptor]
-                if (good := one.answered()) is None:
+                if (answer := one.answered()) is None:
                     continue
+                good, body = answer
                 if good:
                     latencies.append(time.perf_counter() - began - one.due)
+                    ids += zlib.crc32(id_of(body))
                 else:
                     failed += 1
                 idle.append(one)
-            if now > moments[-1] + _GIVE_UP_S:
-                failed = len(moments) - len(latencies)
+            if now > count / rate + _GIVE_UP_S:
+                failed = count - len(latencies)
     found = np.percentile(latencies, [50, 99, 99.9]) * 1e3 if latencies else [np.inf] * 3
-    return Latencies(len(moments), failed, *map(float, found))
+    return Latencies(count, failed, ids, *map(float, found))
+
+
+def id_of(body: bytes) -> bytes:
+    """Give the id in the answer to a single row."""
+    return body.partition(_ID)[2].partition(b'"')[0]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
--- One POST of JSON again and again; the last line of what wrk prints is the result as JSON.
+-- One POST again and again; the last line of what wrk prints is the result as JSON.
 wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Content-Type"] = os.getenv("CONTENT_TYPE")
 local file = assert(io.open(os.getenv("BODY"), "rb"))
 wrk.body = file:read("*a")
 file:close()
