@@ -5,7 +5,9 @@ from typing import Any
 import msgspec
 
 from models.bundle import Card
+from models.contract import arrow
 from models.contract.rows import RowDecoder, example_row
+from services import streaming
 from services.access import ANY_KEY, ANYBODY, DEADLINE, wanted
 from services.messages import (
     ErrorAnswer,
@@ -65,6 +67,12 @@ _KINDS = (
     Ready,
     ProtocolError,
 )
+_OTHER_FORMATS = {
+    arrow.MEDIA_TYPE: {"schema": {"description": "An Arrow stream: a column each, and `id`.", "type": "string"}},
+    streaming.MEDIA_TYPE.decode(): {
+        "schema": {"description": "A row, an answer or an error a line.", "type": "string"}
+    },
+}
 _REFERENCE = "#/components/schemas/{name}"
 
 
@@ -77,7 +85,7 @@ def document(card: Card, decoder: RowDecoder, asks_for_keys: bool) -> dict[str, 
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, methods in paths.items():
             for operation in methods.values():
-                _secure(operation, wanted(path))
+                _secure(operation, wanted(path.replace(f"/v2/models/{card.model}", "/v2/models")))
     about = {"title": card.model, "version": card.version}
     return {"openapi": "3.1.0", "info": about, "paths": paths, "components": components}
 
@@ -95,9 +103,12 @@ def _own_paths(decoder: RowDecoder) -> dict[str, Any]:
     rows = {"rows": [example_row(decoder.contract)]}
     labels = {"labels": [{"id": "trip-1", "value": decoder.contract.target.minimum}]}
     predict = _operation("predict", "Predict rows.", PredictAnswer, _PREDICT) | {"parameters": [_DEADLINE]}
+    predict["requestBody"] = _body(decoder.request, rows)
+    for content in (predict["requestBody"]["content"], predict["responses"]["200"]["content"]):
+        content |= _OTHER_FORMATS
     feedback = _operation("feedback", "Tell what was true.", FeedbackAnswer, _FEEDBACK) | {"parameters": [_DEADLINE]}
     return {
-        "/v1/predict": {"post": predict | {"requestBody": _body(decoder.request, rows)}},
+        "/v1/predict": {"post": predict},
         "/v1/feedback": {"post": feedback | {"requestBody": _body(FeedbackRequest, labels)}},
         "/v1/model": {"get": _operation("model", "What answers now.", ModelAnswer)},
         "/livez": {"get": _operation("livez", "Whether the process answers.", Liveness)},

@@ -5,6 +5,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -209,9 +210,13 @@ def test_a_person_is_answered_and_told_what_is_wrong(browser: webdriver.Chrome, 
     assert "mean error alone, 1.5 min" in visit.sees("#answer")
     assert "v1" in visit.sees("#answer .hint code")
     (recorded,) = journal.predictions()
-    assert recorded.row == (
-        b'{"starts_at":"2020-03-01T08:15:00","distance":3.0,"weight":null,"kind":"car","zone":null}'
-    )
+    assert recorded.row == {
+        "starts_at": datetime(2020, 3, 1, 8, 15),
+        "distance": 3.0,
+        "weight": None,
+        "kind": "car",
+        "zone": None,
+    }
     assert visit.complaints() == []
 
     visit.fill("weight", "heavy")
