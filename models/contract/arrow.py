@@ -123,13 +123,30 @@ def decode(contract: Contract, body: bytes) -> Rows:
     Raises: `NotArrow`, `TooManyRows`, and otherwise `ContractError` with at most five violations.
     """
     found = _read(contract, body)
-    read = {column.name: _READ[type(column)](column, found[column.name]) for column in contract.inputs}
-    broken = np.logical_or.reduce([one.broken for one in read.values()])
+    read, broken = _compared(contract, found)
     if broken.any():
         rows = np.flatnonzero(broken)[:SHOWN].tolist()
         raise broken_contract([one for row in rows for one in _violations(contract, found, read, row)][:SHOWN])
     columns = {name: one.values for name, one in read.items()}
     return Rows(len(broken), _ids(found), columns=columns)
+
+
+def refused(contract: Contract, table: pa.Table) -> list[Violation]:
+    """Give every rule that `decode` would find broken, in the order of the rows; but of ids.
+
+    Raises: `ContractError` where columns are missing, unknown or of a wrong type.
+    """
+    _check(contract, table.schema)
+    found = {column.name: table.column(column.name).combine_chunks() for column in contract.inputs}
+    read, broken = _compared(contract, found)
+    return [one for row in np.flatnonzero(broken).tolist() for one in _violations(contract, found, read, row)]
+
+
+def _compared(contract: Contract, found: Mapping[str, pa.Array]) -> tuple[dict[str, _Read], Mask]:
+    """Read each column; say which rows break a rule."""
+    read = {column.name: _READ[type(column)](column, found[column.name]) for column in contract.inputs}
+    broken: Mask = np.logical_or.reduce([one.broken for one in read.values()])
+    return read, broken
 
 
 def _violations(
