@@ -406,10 +406,9 @@ def _named(table: pa.Table, mint: Mint) -> pa.Table:
     if place < 0:
         return table.append_column(ID, ids)
     given = table.column(place)
-    if not given.null_count:
+    if not given.null_count or not pa.types.is_string(given.type):
         return table
-    text = pa.types.is_dictionary(given.type) or pa.types.is_string(given.type) or pa.types.is_null(given.type)
-    return table.set_column(place, ID, pc.coalesce(given.cast(pa.string()), ids) if text else given)
+    return table.set_column(place, ID, pc.coalesce(given, ids))
 
 
 def _stream(table: pa.Table) -> bytes:

@@ -37,8 +37,8 @@ def read(contract: Contract, table: pa.Table) -> Typed:
     unread: list[Violation] = []
     for place, name in enumerate(table.column_names):
         found = table.column(place)
-        if name == ID and pa.types.is_integer(found.type):
-            table = table.set_column(place, name, found.cast(pa.string()))
+        if name == ID:
+            table = table.set_column(place, name, found.cast(pa.string()) if _names(found.type) else found)
         elif (column := columns.get(name)) is not None and _needs_reading(column, found.type):
             plain = _plain(found)
             values, broken = _read(plain, kinds[name])
@@ -47,11 +47,21 @@ def read(contract: Contract, table: pa.Table) -> Typed:
     return Typed(table, sorted(unread, key=lambda one: one.row or 0))
 
 
+def _names(kind: pa.DataType) -> bool:
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return _is_text(plain) or bool(pa.types.is_integer(plain))
+
+
 def _needs_reading(column: Time | Number | Category, kind: pa.DataType) -> bool:
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if pa.types.is_string(plain) or pa.types.is_large_string(plain):
+    if _is_text(plain):
         return True
     return isinstance(column, Category) and not column.is_text and pa.types.is_floating(plain)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether values are text, or there is none that could be anything else."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
 def _plain(found: pa.ChunkedArray) -> pa.Array:
@@ -59,6 +69,8 @@ def _plain(found: pa.ChunkedArray) -> pa.Array:
     values = found.combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
+    if pa.types.is_null(values.type):
+        values = values.cast(pa.string())
     nothing = pc.is_nan(values) if pa.types.is_floating(values.type) else pc.equal(values, "")
     return pc.if_else(nothing, pa.scalar(None, values.type), values)
 
