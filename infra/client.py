@@ -152,6 +152,15 @@ class _Part(NamedTuple):
     """Of rows before these."""
 
 
+class _Accepted(NamedTuple):
+    """Rows that keep the contract, as far as that was looked at."""
+
+    table: pa.Table
+    places: Places
+    found: list[Violation]
+    """Of the others."""
+
+
 class Client:
     """Asks one service. Thread-safe; a context manager that closes its connections."""
 
@@ -275,46 +284,48 @@ class Client:
         mint = Mint(os.urandom(KEY_BYTES), 0) if self._name_rows else None
         first = 0
         for batch in batches:
-            table, places, refused = self._accepted(batch, first, skip_refused)
-            first += len(batch)
-            count = -(-len(table) // MAXIMUM_ROWS) or 1
-            for number in range(count):
-                start, stop = (len(table) * one // count for one in (number, number + 1))
-                part = table.slice(start, stop - start)
-                named = _named(part, mint) if mint and len(part) else part
-                yield _Part(named, places[start:stop], refused if number == 0 else ())
+            for rows in [_arrow(batch)] if _is_table(batch) else _batched(batch):
+                table, places, refused = self._accepted(rows, first, skip_refused)
+                first += len(rows)
+                count = -(-len(table) // MAXIMUM_ROWS) or 1
+                for number in range(count):
+                    start, stop = (len(table) * one // count for one in (number, number + 1))
+                    part = table.slice(start, stop - start)
+                    named = _named(part, mint) if mint and len(part) else part
+                    yield _Part(named, places[start:stop], refused if number == 0 else ())
 
-    def _accepted(self, batch: Any, first: int, skip_refused: bool) -> _Part:
-        """Give a batch's rows in the contract's types, without those that break it where they shall be skipped."""
-        if _is_table(batch):
-            table, found = reading.read(self._decoder.contract, _arrow(batch))
-            if skip_refused:
-                unread = {one.row for one in found}
-                others = arrow.refused(self._decoder.contract, table)
-                found = sorted(
-                    [*found, *(one for one in others if one.row not in unread)], key=lambda one: one.row or 0
-                )
-            places = _others(len(table), found)
-            table = table.take(pa.array(places)) if found else table
-        else:
-            table, places, found = self._decoded(batch)
-        refused = tuple(Violation(one.field, one.rule, first + (one.row or 0)) for one in found)
+    def _accepted(self, rows: "pa.Table | Sequence[Row]", first: int, skip_refused: bool) -> _Part:
+        """Give rows in the contract's types, without those that break it where they shall be skipped."""
+        read = self._read if isinstance(rows, pa.Table) else self._decoded
+        try:
+            table, places, found = read(rows, skip_refused)
+        except ContractError as error:
+            raise _counted_from(first, error) from error
+        refused = tuple(_moved(one, first) for one in found)
         if refused and not skip_refused:
             raise broken_contract(refused[:SHOWN])
         return _Part(table, places + first, refused)
 
-    def _decoded(self, rows: Sequence[Row]) -> tuple[pa.Table, Places, list[Violation]]:
+    def _read(self, rows: pa.Table, check: bool) -> _Accepted:
+        """Read a table by the contract; find each row that breaks it, where that is asked for."""
+        table, found = reading.read(self._decoder.contract, rows)
+        if check:
+            unread = {one.row for one in found}
+            found += [one for one in arrow.refused(self._decoder.contract, table) if one.row not in unread]
+            found.sort(key=lambda one: one.row or 0)
+        places = _others(len(table), found)
+        return _Accepted(table.take(arrow.numbers(pa.int64(), places)) if found else table, places, found)
+
+    def _decoded(self, rows: Sequence[Row], _: bool) -> _Accepted:
         """Make a table of the rows that keep the contract. Raises: `ContractError` for what is wrong with all."""
-        found: list[Violation] = []
         try:
-            return self._columns(rows), np.arange(len(rows)), found
+            return _Accepted(self._columns(rows), np.arange(len(rows)), [])
         except ContractError:
-            for place, row in enumerate(rows):
-                found += [Violation(one.field, one.rule, place) for one in self._broken(row)]
+            found = [_moved(one, place) for place, row in enumerate(rows) for one in self._broken(row)]
             if not found:
                 raise
         places = _others(len(rows), found)
-        return self._columns([rows[place] for place in places.tolist()]), places, found
+        return _Accepted(self._columns([rows[place] for place in places.tolist()]), places, found)
 
     def _columns(self, rows: Sequence[Row]) -> pa.Table:
         contract = self._decoder.contract
@@ -323,7 +334,9 @@ class Client:
         accepted = self._decoder.convert(rows)
         columns = arrow.arrays(contract, self._decoder.together([accepted]))
         table = pa.Table.from_arrays(columns, schema=arrow.schema(contract))
-        return table.append_column(ID, pa.array(accepted.ids, pa.string())) if accepted.ids else table
+        if accepted.ids is None:
+            return table
+        return table.append_column(ID, arrow.without_empty(arrow.text([name or "" for name in accepted.ids])))
 
     def _broken(self, row: Row) -> Sequence[Violation]:
         try:
@@ -362,9 +375,7 @@ class Client:
     def _error(self, reply: Reply, places: Places) -> OkruhError:
         """Say what is wrong with a part, by the caller's rows."""
         fault = reply.fault
-        found = [
-            one if one.row is None else Violation(one.field, one.rule, int(places[one.row])) for one in reply.violations
-        ]
+        found = [one if one.row is None else _moved(one, int(places[one.row]) - one.row) for one in reply.violations]
         match reply.status:
             case HTTPStatus.BAD_REQUEST | HTTPStatus.REQUEST_ENTITY_TOO_LARGE | HTTPStatus.UNPROCESSABLE_ENTITY:
                 return broken_contract(found) if found else ContractError(fault.message)
@@ -386,6 +397,14 @@ def _arrow(table: Any) -> pa.Table:
         return pa.table(table)
     except pa.ArrowException as error:
         raise ContractError(f"the table cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _moved(violation: Violation, by: int) -> Violation:
+    return Violation(violation.field, violation.rule, None if violation.row is None else violation.row + by)
+
+
+def _counted_from(first: int, error: ContractError) -> ContractError:
+    return broken_contract([_moved(one, first) for one in error.violations]) if error.violations else error
 
 
 def _others(count: int, found: Iterable[Violation]) -> Places:

@@ -11,8 +11,10 @@ import uvicorn
 
 from infra.assembly import assemble
 from infra.journal.journal import Journal
+from infra.keys import KeyFile
 from infra.settings import Settings
 from models.bundle import Bundle
+from services.access import Access
 from services.app import Edge
 from services.champion import Following, load
 from services.endpoints import Endpoints
@@ -26,10 +28,8 @@ Disturb = Callable[[App], App]
 class Service:
     """What answers, and what became of its requests."""
 
-    def __init__(self, edge: App, journal: Journal) -> None:
+    def __init__(self, edge: Edge, journal: Journal) -> None:
         self.url = ""
-        self.key: bytes | None = None
-        """Who brings another is turned away."""
         self.disturbances: deque[Disturb] = deque()
         """What happens to the next predictions, one each."""
         self.predictions = 0
@@ -47,13 +47,15 @@ class Service:
         """Predictions in the journal."""
         return self._journal.counts().predictions
 
+    def ask_for(self, keys: KeyFile) -> None:
+        """Let only those in who have a key."""
+        self._edge.access = Access(keys)
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
         self.headers = dict(scope["headers"])
-        app = self._edge
-        if self.key is not None and self.headers.get(b"authorization") != b"Bearer " + self.key:
-            app = turning_away(401, "this key is not known")(app)
-        elif scope["path"] == "/v1/predict":
+        app: App = self._edge
+        if scope["path"] == "/v1/predict":
             self.predictions += 1
             if self.disturbances:
                 app = self.disturbances.popleft()(app)
@@ -92,7 +94,7 @@ def losing(app: App) -> App:
 def serving(settings: Settings, bundle: Bundle) -> Iterator[Service]:
     """Serve a bundle without a lake; what is not the service's answers 404."""
     with closing(assemble(settings).journal(bundle.card.model, "main")) as journal:
-        following = Following(load(bundle.files(), threads=1), None, "main", 1.0, 1)
+        following = Following(load(bundle.files()), None, "main", 1.0)
         edge, predictions = Edge(turning_away(404, "Not Found")(_nobody)), Predictions(journal)
         edge.find = Endpoints(following, journal, predictions).find
         service = Service(edge, journal)

@@ -70,6 +70,11 @@ def text(values: Sequence[str]) -> pa.Array:
     return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
 
 
+def without_empty(texts: pa.Array) -> pa.Array:
+    """Give strings, null where they are empty."""
+    return pc.if_else(pc.equal(texts, pa.scalar("", texts.type)), pa.scalar(None, texts.type), texts)
+
+
 def numbers(kind: pa.DataType, values: Array, null: Mask | None = None) -> pa.Array:
     """Give an array of numbers as Arrow, without a copy."""
     values = np.ascontiguousarray(values)
@@ -104,7 +109,7 @@ def _array(column: Time | Number | Category, values: Any) -> pa.Array:
     if not column.is_text:
         return numbers(kind, values, values == MISSING_CODE)
     found = text(values)
-    return pc.if_else(pc.equal(found, pa.scalar("")), pa.scalar(None, pa.string()), found) if column.nullable else found
+    return without_empty(found) if column.nullable else found
 
 
 class _Read(NamedTuple):

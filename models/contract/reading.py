@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.contract.arrow import flags, schema
+from models.contract.arrow import flags, schema, without_empty
 from models.contract.columns import Category, Contract, Number, Time
 from models.contract.rows import ID, broken_rule
 from models.errors import Violation
@@ -69,10 +69,9 @@ def _plain(found: pa.ChunkedArray) -> pa.Array:
     values = found.combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    if pa.types.is_null(values.type):
-        values = values.cast(pa.string())
-    nothing = pc.is_nan(values) if pa.types.is_floating(values.type) else pc.equal(values, "")
-    return pc.if_else(nothing, pa.scalar(None, values.type), values)
+    if pa.types.is_floating(values.type):
+        return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+    return without_empty(values.cast(pa.string()))
 
 
 def _read(values: pa.Array, kind: pa.DataType) -> tuple[pa.Array, list[int]]:

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flows.cli import DONE, FAILED, REFUSED, WRONG_USE, app
+from infra.keys import KeyFile
 from infra.serving_process import free_port
 from infra.settings import Settings
 from models.bundle import Bundle
@@ -25,9 +26,10 @@ OTHER = "2020-03-01T08:15:00,1.5,0.5,bike,,trip-2"
 FAR = "2020-03-01 08:15:00,1000,,car,2,trip-3"
 ODD = "2020-03-01 08:15:00,3,,car,two,trip-4"
 ANSWERS = [(0, "trip-1", 16.0, "v1"), (1, "trip-2", 3.5, "v1")]
+AT = '"starts_at": "2020-03-01T08:15:00"'
 LINES = (
-    '{"starts_at": "2020-03-01T08:15:00", "distance": 3, "weight": null, "kind": "car", "zone": 2, "id": "trip-1"}',
-    '{"starts_at": "2020-03-01T08:15:00", "distance": 1.5, "weight": 0.5, "kind": "bike", "zone": null, "id": "trip-2"}',
+    f'{{{AT}, "distance": 3, "weight": null, "kind": "car", "zone": 2, "id": "trip-1"}}',
+    f'{{{AT}, "distance": 1.5, "weight": 0.5, "kind": "bike", "zone": null, "id": "trip-2"}}',
 )
 
 
@@ -78,7 +80,7 @@ def test_reads_parquet_and_lines_of_json(service: Service, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("lines", [(HEADER, GOOD, OTHER), ("", *LINES)], ids=["csv", "ndjson"])
-def test_goes_from_standard_input_to_standard_output_without_torch_prefect_and_pandas(
+def test_goes_from_standard_input_to_standard_output_without_torch_and_prefect(
     service: Service, lines: tuple[str, ...]
 ) -> None:
     command = (sys.executable, "-X", "importtime", "-m", "flows.cli", "predict", "tiny", "--rows", "-")
@@ -97,7 +99,7 @@ def test_goes_from_standard_input_to_standard_output_without_torch_prefect_and_p
     assert header == "row,id,value,version"
     assert found == ["0,trip-1,16,v1", "1,trip-2,3.5,v1"]
     imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if line.startswith("import time")}
-    assert not {"torch", "prefect", "pandas", "bentoml", "onnxruntime"} & imported
+    assert not {"torch", "prefect", "bentoml", "onnxruntime"} & imported
 
 
 def test_names_file_row_and_rule_and_leaves_no_file(service: Service, tmp_path: Path) -> None:
@@ -139,7 +141,10 @@ def test_lists_refused_rows_for_people(service: Service, tmp_path: Path) -> None
     ("lines", "said"),
     [
         ([HEADER.replace("kind", "sort"), GOOD], "'sort': unknown column"),
-        ([HEADER.removesuffix(",id"), GOOD.removesuffix(",trip-1"), "2020-03-01 08:15:00,3"], "Expected 5 columns, got 2"),
+        (
+            [HEADER.removesuffix(",id"), GOOD.removesuffix(",trip-1"), "2020-03-01 08:15:00,3"],
+            "Expected 5 columns, got 2",
+        ),
         ([f"{HEADER},id", f"{GOOD},trip-1"], "a column is there twice"),
         ([HEADER], "there are no rows"),
         ([HEADER, GOOD, GOOD], "names an earlier row"),
@@ -192,17 +197,19 @@ def test_says_so_where_nobody_answers(tmp_path: Path) -> None:
 def test_brings_the_key_that_it_is_pointed_to(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    service.key = b"okruh_secret"
+    keys = KeyFile(tmp_path / "keys.json")
+    key = keys.add("app", ["predict"])
+    service.ask_for(keys)
     rows = written(tmp_path, "rows.csv", HEADER, GOOD)
-    monkeypatch.setenv("ETA_KEY", "okruh_secret")
-    place = "ETA_KEY" if source == "--key-env" else written(tmp_path, "key", "okruh_secret")
+    monkeypatch.setenv("ETA_KEY", key)
+    place = "ETA_KEY" if source == "--key-env" else written(tmp_path, "key", key)
 
     with_key = okruh("tiny", "--rows", rows, "--url", service.url, source, place)
     without = okruh("tiny", "--rows", rows, "--url", service.url)
 
     assert with_key.exit_code == DONE, with_key.output
     assert without.exit_code == WRONG_USE
-    assert "this key is not known" in without.stderr
+    assert "send your key" in without.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,16 @@ import pytest
 from infra import client as client_module
 from infra.client import MAXIMUM_BODY_BYTES, Client, Feedback, IdsTaken, Label
 from infra.errors import InfraError, Misconfigured, NotFound, Unavailable
+from infra.keys import KeyFile
 from infra.serving_process import free_port
 from infra.settings import Settings
 from models.bundle import Bundle
 from models.contract.columns import Contract
 from models.errors import ContractError
-from services import app
+from services import access, app
 from tests.serving import Service, losing, serving, turning_away
 
 ROW = {"starts_at": "2020-03-01T08:15:00", "distance": 3.0, "weight": None, "kind": "car", "zone": 2}
-KEY = "okruh_secret"
 BUSY = (b"retry-after", b"0")
 
 
@@ -78,7 +79,9 @@ def test_answers_rows_in_their_order_over_several_parts(service: Service, client
         [ROW, ROW | {"id": "mine"}],
         iter([ROW, ROW | {"id": "mine", "starts_at": datetime(2020, 3, 1, 8, 15)}]),
         pd.DataFrame([ROW | {"id": None}, ROW | {"id": "mine"}], index=[7, 9]),
-        pd.DataFrame([ROW, ROW | {"zone": None}]).assign(id=[None, "mine"], starts_at=datetime(2020, 3, 1, 8, 15)),
+        pd.DataFrame([ROW, ROW | {"zone": None}]).assign(
+            id=pd.Series([None, "mine"]), starts_at=datetime(2020, 3, 1, 8, 15)
+        ),
         pa.table({name: [str(value or "")] * 2 for name, value in ROW.items()} | {"id": [None, "mine"]}),
     ],
     ids=["mappings", "iterator", "pandas", "pandas with a gap", "text"],
@@ -171,7 +174,7 @@ def test_tells_the_service_how_long_it_waits(service: Service) -> None:
     with Client(service.url, timeout_s=7) as client:
         client.predict(table(3))
 
-    assert 0 < int(service.headers[b"x-envoy-expected-rq-timeout-ms"]) <= 7000
+    assert 0 < int(service.headers[access.DEADLINE]) <= 7000
 
 
 def test_says_where_nobody_answers() -> None:
@@ -214,6 +217,22 @@ def test_skips_what_cannot_be_read_as_well(client: Client) -> None:
     ]
 
 
+def test_names_ids_that_are_there_twice_by_the_callers_numbers(client: Client) -> None:
+    rows = [ROW] * 10_000 + [ROW | {"id": "same"}] * 2
+
+    with pytest.raises(ContractError, match="row 10001, field 'id'"):
+        client.predict(rows)
+
+
+def test_cuts_lists_of_rows_and_takes_streams_of_arrow(client: Client) -> None:
+    many, stream = [ROW] * 10_001, table(5).to_reader(2)
+
+    parts = list(client.predict_iter([many, stream]))
+
+    assert [len(part) for part in parts] == [10_000, 1, 5]
+    assert parts[-1].table["row"].to_pylist() == list(range(10_001, 10_006))
+
+
 def test_refuses_columns_that_the_model_does_not_take(client: Client) -> None:
     with pytest.raises(ContractError, match="'colour': unknown column"):
         client.predict(table(3, colour=["red"] * 3))
@@ -229,15 +248,20 @@ def test_refuses_ids_that_stand_for_other_rows_by_the_callers_numbers(client: Cl
     assert raised.value.ids == ("taken",)
 
 
-def test_brings_its_key_and_is_told_when_it_is_wrong(service: Service) -> None:
-    service.key = KEY.encode()
+def test_brings_its_key_and_is_told_when_it_is_wrong(service: Service, tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "keys.json")
+    key = keys.add("app", ["predict"])
+    service.ask_for(keys)
 
-    with Client(service.url, KEY) as client:
+    with Client(service.url, key) as client:
         assert len(client.predict(table(3))) == 3
+        with pytest.raises(Misconfigured, match="it wants the scope feedback"):
+            client.feedback([Label("trip-1", 1.0)])
     with Client(service.url, "okruh_other") as client, pytest.raises(Misconfigured, match="not known") as raised:
         client.predict(table(3))
 
     assert "okruh_other" not in str(raised.value)
+    assert service.predictions == 1
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:3000", "ftp://host", "http://", "http://user:secret@host"])
