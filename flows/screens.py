@@ -118,7 +118,8 @@ def predicted(result: "Predicted") -> None:
     if (more := len(result.refused) - _ROWS_SHOWN) > 0:
         screen.print(f"  and {more:,} more (--json lists all)", soft_wrap=True)
     if result.refused:
-        screen.print(f"{len({one.row for one in result.refused}):,} rows break the contract, and have no answer")
+        count = len({one.row for one in result.refused})
+        screen.print(f"rows that break the contract and have no answer: {count:,}")
 
 
 def monitored(result: "Monitored") -> None:

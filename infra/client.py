@@ -9,7 +9,8 @@ broke or a service was busy, is answered again and recorded once. What is asked 
 it brings the same id. With `name_rows=False` the service names the rows, which costs it less: a repeat is answered as
 well, and what was lost on its way back is recorded twice.
 
-urllib3 carries it: with bodies of this size it is as fast as a socket, and it is thread-safe.
+urllib3 carries it, which takes half of the processor time that httpx does, and is thread-safe. Cost: a quarter of a
+microsecond a row. The service takes two for a row that it names, and ten and more for one that has a name.
 """
 
 import os
@@ -197,7 +198,7 @@ class Client:
         Columns are the contract's inputs and, if wanted, `id`. Where an error ends it, parts before may be recorded.
 
         Args:
-            rows: whatever has columns and can be Arrow (pyarrow, pandas, polars), or mappings.
+            rows: what has columns and can be Arrow (pyarrow, pandas), or mappings.
             skip_refused: answer the other rows where some break the contract, and name those.
 
         Raises: `ContractError`, `IdsTaken`, both with the caller's row numbers, from 0; `Unavailable`, `Misconfigured`.

@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from itertools import count
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -140,14 +139,6 @@ class Connection:
     def close(self) -> None:
         """Close what is open."""
         self._pool.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _send(self, method: str, path: str, body: bytes, kind: str, left_s: float) -> tuple[Reply, float]:
         """Send a request once; give the reply and the pause that it asks for."""
