@@ -247,6 +247,40 @@ def loop(
 
 
 @app.command()
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model that the service serves.")],
+    rows: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE", help="A .csv, .parquet or .ndjson file; - reads CSV or NDJSON from standard input."
+        ),
+    ],
+    url: Annotated[str, typer.Option(help="Address of the service.")] = "http://127.0.0.1:3000",
+    out: Annotated[
+        str, typer.Option(metavar="FILE", help="A .csv or .parquet file; - is CSV on standard output.")
+    ] = "-",
+    key_env: Annotated[str | None, typer.Option(metavar="VARIABLE", help="Environment variable with the key.")] = None,
+    key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the key.")] = None,
+    skip_refused: Annotated[
+        bool,
+        typer.Option("--skip-refused", help="Answer the others where rows break the contract, list these; exit 3."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Have a service answer the rows of a file, counted from 0; with an id each, they are recorded once."""
+    from flows.predict import STANDARD, read_key
+    from flows.predict import predict as run
+
+    if as_json and out == STANDARD:
+        raise Misconfigured("--json prints one object on standard output; name a file for the answers by --out")
+    key = read_key(key_env, key_file)
+    with counting(f"asking {model}") as tell:
+        done = run(model, rows, url, out, key, skip_refused=skip_refused, tell=tell)
+    _show(done, screens.predicted, as_json)
+    raise typer.Exit(REFUSED if done.refused else DONE)
+
+
+@app.command()
 def status(model: ModelName, branch: Branch = None, as_json: Json = False) -> None:
     """Show who serves, on what data, the last alarm, the traffic."""
     from flows.status import status as run

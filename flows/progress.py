@@ -34,7 +34,7 @@ def waiting(doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
+def counting(doing: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show on a terminal how many of how many are done, as the block tells; leaves nothing behind."""
     console = Console(stderr=True)
     columns = (

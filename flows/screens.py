@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flows.keys import Listed, Made, Revoked
     from flows.lineage import Lineage
     from flows.monitor import Monitored
+    from flows.predict import Predicted
     from flows.retrain import Retrained
     from flows.rollback import RolledBack
     from flows.status import Line, Standing, Status
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _UNLIMITED = 10_000
 _INDENT = 14
 _FILES_SHOWN = 50
+_ROWS_SHOWN = 20
 
 
 class _Screen(Console):
@@ -103,6 +105,21 @@ def judged(report: "PromotionReport") -> None:
 def built(result: "Built") -> None:
     """Show a Bento's tag."""
     _print(f"{result.tag}{'' if result.fresh else ' (cached)'}")
+
+
+def predicted(result: "Predicted") -> None:
+    """Show how many rows were answered and which were not; on standard error where the answers are on the other."""
+    screen = _Screen(highlight=False, markup=False, emoji=False, stderr=result.out == "-")
+    by = ", ".join(result.versions) or "nobody"
+    if result.out != "-":
+        _print(f"{result.rows:,} rows answered by {by}, in {result.out}")
+    for one in result.refused[:_ROWS_SHOWN]:
+        screen.print(f"  row {one.row}, {one.field}: {one.rule}", soft_wrap=True)
+    if (more := len(result.refused) - _ROWS_SHOWN) > 0:
+        screen.print(f"  and {more:,} more (--json lists all)", soft_wrap=True)
+    if result.refused:
+        count = len({one.row for one in result.refused})
+        screen.print(f"rows that break the contract and have no answer: {count:,}")
 
 
 def monitored(result: "Monitored") -> None:

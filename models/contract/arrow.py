@@ -70,6 +70,11 @@ def text(values: Sequence[str]) -> pa.Array:
     return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
 
 
+def without_empty(texts: pa.Array) -> pa.Array:
+    """Give strings, null where they are empty."""
+    return pc.if_else(pc.equal(texts, pa.scalar("", texts.type)), pa.scalar(None, texts.type), texts)
+
+
 def numbers(kind: pa.DataType, values: Array, null: Mask | None = None) -> pa.Array:
     """Give an array of numbers as Arrow, without a copy."""
     values = np.ascontiguousarray(values)
@@ -104,7 +109,7 @@ def _array(column: Time | Number | Category, values: Any) -> pa.Array:
     if not column.is_text:
         return numbers(kind, values, values == MISSING_CODE)
     found = text(values)
-    return pc.if_else(pc.equal(found, pa.scalar("")), pa.scalar(None, pa.string()), found) if column.nullable else found
+    return without_empty(found) if column.nullable else found
 
 
 class _Read(NamedTuple):
@@ -123,13 +128,30 @@ def decode(contract: Contract, body: bytes) -> Rows:
     Raises: `NotArrow`, `TooManyRows`, and otherwise `ContractError` with at most five violations.
     """
     found = _read(contract, body)
-    read = {column.name: _READ[type(column)](column, found[column.name]) for column in contract.inputs}
-    broken = np.logical_or.reduce([one.broken for one in read.values()])
+    read, broken = _compared(contract, found)
     if broken.any():
         rows = np.flatnonzero(broken)[:SHOWN].tolist()
         raise broken_contract([one for row in rows for one in _violations(contract, found, read, row)][:SHOWN])
     columns = {name: one.values for name, one in read.items()}
     return Rows(len(broken), _ids(found), columns=columns)
+
+
+def refused(contract: Contract, table: pa.Table) -> list[Violation]:
+    """Give every rule that `decode` would find broken, in the order of the rows; but of ids.
+
+    Raises: `ContractError` where columns are missing, unknown or of a wrong type.
+    """
+    _check(contract, table.schema)
+    found = {column.name: table.column(column.name).combine_chunks() for column in contract.inputs}
+    read, broken = _compared(contract, found)
+    return [one for row in np.flatnonzero(broken).tolist() for one in _violations(contract, found, read, row)]
+
+
+def _compared(contract: Contract, found: Mapping[str, pa.Array]) -> tuple[dict[str, _Read], Mask]:
+    """Read each column; say which rows break a rule."""
+    read = {column.name: _READ[type(column)](column, found[column.name]) for column in contract.inputs}
+    broken: Mask = np.logical_or.reduce([one.broken for one in read.values()])
+    return read, broken
 
 
 def _violations(

@@ -29,7 +29,7 @@ def rates(graph: Path, columns: Path, sizes: Sequence[int], seconds: float) -> d
 
 
 def _measured(graph: bytes, columns: Columns, sizes: Sequence[int], seconds: float) -> dict[int, float]:
-    session = open_session(graph, threads=1)
+    session = open_session(graph).session
     found = {}
     for size in sizes:
         rows = {name: values[:size] for name, values in columns.items()}

@@ -254,3 +254,16 @@ def test_gives_back_every_value(tiny_contract: Contract, rows: list[dict[str, An
     assert decoded.columns is not None
     kept = pa.RecordBatch.from_arrays(arrow.arrays(tiny_contract, decoded.columns), schema=arrow.schema(tiny_contract))
     assert kept.to_pylist() == rows
+
+
+def test_finds_every_row_that_it_would_refuse(tiny_contract: Contract) -> None:
+    good, far, odd = ROW, ROW | {"distance": 101.0}, ROW | {"distance": -1.0, "kind": "boat"}
+
+    found = arrow.refused(tiny_contract, pa.concat_tables([table(far, good), table(*[odd] * 10, good)]))
+
+    places = [(one.row, one.field) for one in found]
+    assert places == [(0, "distance"), *((row, name) for row in range(2, 12) for name in ("distance", "kind"))]
+    with pytest.raises(ContractError) as raised:
+        arrow.decode(tiny_contract, stream(table(far)))
+    assert found[0] == raised.value.violations[0]
+    assert arrow.refused(tiny_contract, table(good).slice(1)) == []
