@@ -13,12 +13,11 @@ take 64-bit integers for floats, or half precision for whole. A row has the same
 import io
 import json
 import os
-import threading
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -129,48 +128,11 @@ class Predictor:
         if given != {OUTPUT: "tensor(float)"}:
             raise BundleError(f"model.onnx gives {given}, it should give {OUTPUT!r}, a tensor(float)")
 
-        text = any(kind == "tensor(string)" for kind in found.values())  # cannot be bound
-        sizes = () if self.placement.provider == "cpu" or text else warm_sizes(self.placement.provider)
-        self._bound = {size: Buffers(self._session, size) for size in sizes}
-
     def predict(self, columns: Columns) -> npt.NDArray[np.float32]:
         """Predict N rows; the answer is float32 [N] in the target's unit."""
-        if self._bound and (bound := self._bound.get(len(next(iter(columns.values()))))):
-            return bound.run(columns)
         (value,) = self._session.run([OUTPUT], dict(columns))
         answer: npt.NDArray[np.float32] = value
         return answer
-
-
-class Buffers:
-    """Memory for batches of one size, where the graph wants it; made once and used again. Thread-safe."""
-
-    def __init__(self, session: onnxruntime.InferenceSession, rows: int) -> None:
-        self._session = session
-        self._binding = session.io_binding()
-        self._one_at_a_time = threading.Lock()
-        self._inputs = {
-            node.name: _buffer(node, memory, rows)
-            for node, memory in zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
-        }
-        for name, value in self._inputs.items():
-            self._binding.bind_ortvalue_input(name, value)
-        self._output = _buffer(session.get_outputs()[0], session.get_output_memory_infos()[0], rows)
-        self._binding.bind_ortvalue_output(OUTPUT, self._output)
-
-    def run(self, columns: Columns) -> npt.NDArray[np.float32]:
-        """Predict as many rows as there is room for, of columns that are numbers."""
-        with self._one_at_a_time:
-            for name, value in self._inputs.items():
-                value.update_inplace(np.ascontiguousarray(columns[name]))
-            self._session.run_with_iobinding(self._binding)
-            return np.array(self._output.numpy())  # on the CPU it is the buffer itself
-
-
-def _buffer(node: Any, memory: Any, rows: int) -> onnxruntime.OrtValue:
-    kind = {"tensor(float)": np.float32, "tensor(int64)": np.int64}[node.type]
-    device = "cuda" if memory.name == "Cuda" else "cpu"
-    return onnxruntime.OrtValue.ortvalue_from_shape_and_type([rows], kind, device, memory.device_id)
 
 
 def batch_rows(rows: int, provider: Provider) -> int:

@@ -28,6 +28,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 DEADLINE = b"x-envoy-expected-rq-timeout-ms"
 """How many milliseconds the caller will still wait; the header that Envoy, and meshes made of it, set by themselves."""
 
+MOST_MS = 10**9
+
 ANYBODY = "anybody"
 ANY_KEY = "any key"
 
@@ -228,8 +230,9 @@ def refuse_pickled_parts(headers: Headers, body: bytes) -> None:
 
 
 def _seconds(value: bytes) -> float:
-    if not value.isdigit() or len(value) > 15:
-        raise NoDeadline(f"{DEADLINE.decode()} is a number of milliseconds, not {value[:40].decode('latin-1')!r}")
+    if not value.isdigit() or len(value) > 15 or int(value) > MOST_MS:
+        shown = value[:40].decode("latin-1")
+        raise NoDeadline(f"{DEADLINE.decode()} is a number of milliseconds, at most {MOST_MS}, not {shown!r}")
     return int(value) / 1000
 
 

@@ -8,7 +8,7 @@ from models.bundle import Card
 from models.contract import arrow
 from models.contract.rows import RowDecoder, example_row
 from services import streaming
-from services.access import ANY_KEY, ANYBODY, DEADLINE, wanted
+from services.access import ANY_KEY, ANYBODY, DEADLINE, MOST_MS, wanted
 from services.messages import (
     ErrorAnswer,
     FeedbackAnswer,
@@ -49,7 +49,7 @@ _DEADLINE = {
     "name": DEADLINE.decode(),
     "in": "header",
     "description": "Milliseconds that you will still wait; what comes later is not answered.",
-    "schema": {"type": "integer", "minimum": 0, "maximum": 10**9},
+    "schema": {"type": "integer", "minimum": 0, "maximum": MOST_MS},
 }
 _KINDS = (
     PredictAnswer,

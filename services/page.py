@@ -47,9 +47,7 @@ def _policy() -> bytes:
 
 HEADERS = (
     (b"content-security-policy", _policy()),
-    (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
 )
 """What goes with the page."""
 

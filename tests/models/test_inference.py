@@ -23,7 +23,6 @@ from models.bundle import Bundle
 from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
 from models.errors import BundleError, ProviderUnavailable
 from models.inference import (
-    Buffers,
     Columns,
     Predictor,
     Provider,
@@ -276,27 +275,6 @@ def test_every_size_that_is_warmed_is_answered(runtime: Runtime) -> None:
     for size in warm_sizes(predictor.placement.provider):
         columns = numeric_columns(size, seed=size)
         np.testing.assert_allclose(predictor.predict(columns), on_the_cpu(columns), rtol=WITHIN, atol=WITHIN)
-
-
-def test_buffers_are_used_again_and_keep_nothing_of_the_batch_before(runtime: Runtime) -> None:
-    buffers = Buffers(open_session(numeric_graph(), runtime).session, 64)
-    batches = [numeric_columns(64, seed) for seed in range(5)]
-
-    answers = [buffers.run(batch) for batch in batches]
-
-    for batch, answered_N in zip(batches, answers, strict=True):
-        np.testing.assert_allclose(answered_N, on_the_cpu(batch), rtol=WITHIN, atol=WITHIN)
-
-
-def test_threads_share_buffers(runtime: Runtime) -> None:
-    buffers = Buffers(open_session(numeric_graph(), runtime).session, 32)
-    batches = [numeric_columns(32, seed) for seed in range(40)]
-
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(buffers.run, batches))
-
-    for batch, answered_N in zip(batches, answers, strict=True):
-        np.testing.assert_allclose(answered_N, on_the_cpu(batch), rtol=WITHIN, atol=WITHIN)
 
 
 def not_offered() -> Provider:

@@ -124,8 +124,14 @@ def test_refuses_what_does_not_end_after_a_body(port: int) -> None:
         assert rest(connection).startswith(b"HTTP/1.1 431")
 
 
-def test_the_one_that_waits_longest_makes_room(port: int) -> None:
-    with connect(port) as first, connect(port) as second, connect(port) as third:
+class Few(BoundedProtocol):
+    """Has two connections at most."""
+
+    most = 2
+
+
+def test_the_one_that_waits_longest_makes_room() -> None:
+    with listening(lengthy, Few) as port, connect(port) as first, connect(port) as second, connect(port) as third:
         assert rest(first) == b""
         for connection in (second, third):
             connection.sendall(GET)
