@@ -7,7 +7,7 @@ ONNX Runtime goes on with the CPU where a provider cannot be loaded, and says so
 wanted is used, or it is an error, or, where that is allowed, a reason that is kept beside what is used. Used means
 that it is loaded, runs nodes of the graph, and answers example rows as the CPU does, within a ten-thousandth: some
 take 64-bit integers for floats, or half precision for whole. A row has the same bits in every batch on the CPU (see
-`batch_rows`); elsewhere kernels differ by the size of the batch.
+`batch_rows`), where filling it up costs little; elsewhere kernels differ by the size of the batch.
 """
 
 import io

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -37,6 +38,7 @@ FILES = ("model.onnx", "card.json")
 """What serving needs of a bundle."""
 
 _WARM_RUNS = 3
+_FILLING_S = 1e-3
 
 
 @dataclass(frozen=True)
@@ -82,18 +84,18 @@ def load(files: Mapping[str, bytes], runtime: Runtime = ON_THE_CPU) -> Champion:
     placement = predictor.placement
     _tell(bundle.card, placement)
 
-    inputs = graph_inputs(contract)
+    inputs, pace = graph_inputs(contract), _warm(bundle.card, decoder, predictor)
 
     def predict(parts: Sequence[Rows]) -> tuple[Columns, Array]:
         count = sum(part.count for part in parts)
-        columns = decoder.together(parts, batch_rows(count, placement.provider))
+        columns = decoder.together(parts, batch_rows(count, placement.provider) if pace.fills else count)
         values = _predicted(predictor, inputs(columns))[:count]
         if not np.isfinite(values).all():
             version = bundle.card.version
             raise BundleError(f"model {version} gave no finite number for an accepted row; nothing was recorded")
         return {name: array[:count] for name, array in columns.items()}, values
 
-    return Champion(bundle.card, decoder, Batcher(predict, _warm(bundle.card, decoder, predictor)), placement)
+    return Champion(bundle.card, decoder, Batcher(predict, pace.seconds), placement)
 
 
 def _predicted(predictor: Predictor, columns: Mapping[str, Array]) -> npt.NDArray[np.float32]:
@@ -115,15 +117,22 @@ def _tell(card: Card, placement: Placement) -> None:
         logger.warning("%s runs on %s: %s", card.version, placement.provider, placement.missed)
 
 
-def _warm(card: Card, decoder: RowDecoder, predictor: Predictor) -> Callable[[int], float]:
-    """Run the batch sizes that batches are filled up to, so that the first request of each costs no more than the next.
+class Pace(NamedTuple):
+    """How long a model takes."""
 
-    Gives how many seconds so many rows take, as if each took the same beside what a batch takes anyway.
-    """
+    seconds: Callable[[int], float]
+    """For so many rows, as if each took the same beside what a batch takes anyway."""
+    fills: bool
+    """Whether batches are filled up (`batch_rows`). Not where one row takes a millisecond less than the fewest that a
+    batch is filled up to: a row's answer may then differ in its last bits from one size of batch to another."""
+
+
+def _warm(card: Card, decoder: RowDecoder, predictor: Predictor) -> Pace:
+    """Run the sizes that batches are filled up to, so that the first request of each costs no more than the next."""
     example = decoder.decode(msgspec.json.encode({"rows": [example_row(card.contract)]}))
     inputs, sizes = graph_inputs(card.contract), warm_sizes(predictor.placement.provider)
-    seconds = dict.fromkeys(sizes, math.inf)
-    for size in sizes:
+    seconds = dict.fromkeys((1, *sizes), math.inf)
+    for size in seconds:
         for _ in range(_WARM_RUNS):
             began = time.perf_counter()
             try:
@@ -133,9 +142,10 @@ def _warm(card: Card, decoder: RowDecoder, predictor: Predictor) -> Callable[[in
             seconds[size] = min(seconds[size], time.perf_counter() - began)
         if values.shape != (size,) or not np.isfinite(values).all():
             raise BundleError(f"bundle {card.version} gives no finite number a row for {size} example rows")
-    fewest, most = sizes[0], sizes[-1]
+    fills = predictor.placement.provider != "cpu" or seconds[sizes[0]] - seconds[1] <= _FILLING_S
+    fewest, most = sizes[0] if fills else 1, sizes[-1]
     a_row = max(0.0, (seconds[most] - seconds[fewest]) / (most - fewest))
-    return lambda count: seconds[fewest] + a_row * max(0, count - fewest)
+    return Pace(lambda count: seconds[fewest] + a_row * max(0, count - fewest), fills)
 
 
 class Following:

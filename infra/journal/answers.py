@@ -62,10 +62,9 @@ def batch_of(contract: Contract, kept: Sequence[Kept]) -> pa.RecordBatch:
     columns = {column.name: _joined([one.columns[column.name] for one in answers]) for column in contract.inputs}
     counts = [len(one.ids) for one in answers]
     moments_us = np.array([microseconds(one.answered_at - EPOCH) for one in answers], np.int64)
-    versions = [version for one, count in zip(answers, counts, strict=True) for version in [one.version] * count]
     own = {
         "id": pa.concat_arrays([one.ids.arrow() for one in answers]),
-        "version": arrow.text(versions),
+        "version": pa.concat_arrays([arrow.repeated(one.version, len(one.ids)) for one in answers]),
         "predicted": arrow.numbers(pa.float64(), _joined([one.values for one in answers]).astype(np.float64)),
         "event_at": arrow.event_at(contract, columns),
         ANSWERED_AT: arrow.numbers(pa.timestamp("us", "UTC"), np.repeat(moments_us, counts)),

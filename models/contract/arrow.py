@@ -75,6 +75,13 @@ def without_empty(texts: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(texts, pa.scalar("", texts.type)), pa.scalar(None, texts.type), texts)
 
 
+def repeated(value: str, count: int) -> pa.Array:
+    """Give one string so many times as Arrow."""
+    content = value.encode()
+    ends = np.arange(count + 1, dtype=np.int32) * np.int32(len(content))
+    return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(content * count))
+
+
 def numbers(kind: pa.DataType, values: Array, null: Mask | None = None) -> pa.Array:
     """Give an array of numbers as Arrow, without a copy."""
     values = np.ascontiguousarray(values)

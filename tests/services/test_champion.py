@@ -1,6 +1,8 @@
 """Champion and challenger: follow the rollout; the champion goes on whatever is wrong with another one."""
 
 import asyncio
+import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
@@ -25,6 +27,7 @@ from models.deciding import rollout
 from models.deciding.rollout import Challenger, Rollout, challenge
 from models.errors import BundleError, ProviderUnavailable
 from models.inference import Columns, Predictor, Provider, Runtime, warm_sizes
+from services import champion as module
 from services import metrics
 from services.champion import Following, load
 from services.endpoints import Endpoints
@@ -545,3 +548,22 @@ def test_the_paths_tell_of_challenger_and_refusal(
     assert [(one["challenger"], one["challenger_refused"]) for one in with_challenger] == [(trial, None)] * 2
     assert [(one["version"], one["challenger"]) for one in without] == [("v1", None)] * 2
     assert [one["challenger_refused"]["version"] for one in without] == ["v3"] * 2
+
+
+@pytest.mark.parametrize(("costly", "run"), [(False, 16), (True, 3)])
+def test_fills_batches_up_where_that_costs_little(
+    make_bundle: Callable[..., Bundle], row: dict[str, Any], monkeypatch: pytest.MonkeyPatch, costly: bool, run: int
+) -> None:
+    monkeypatch.setattr(module, "_FILLING_S", -math.inf if costly else math.inf)
+    champion, sizes, predict = load(make_bundle().files()), list[int](), Predictor.predict
+
+    def seen(predictor: Predictor, columns: Columns) -> Any:
+        sizes.append(len(columns["distance"]))
+        return predict(predictor, columns)
+
+    monkeypatch.setattr(Predictor, "predict", seen)
+    rows = champion.decoder.decode(json.dumps({"rows": [row] * 3}).encode())
+    part = asyncio.run(champion.batcher.predict(rows, 1))
+
+    assert sizes == [run]
+    assert part.batch.values.tolist() == [16.0] * 3
