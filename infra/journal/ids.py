@@ -31,7 +31,8 @@ _COUNTERS = 1 << 22
 _PROOF_BITS = 40
 _WORD = (1 << 64) - 1
 _FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-_HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint8).reshape(256, 2)
+_HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)
+"""Two digits a byte."""
 
 Words = npt.NDArray[np.uint64]
 
@@ -118,6 +119,6 @@ def _written(high: int, low: Words) -> bytes:
     digits = f"{high:016x}"
     shown = np.empty((len(low), LENGTH), np.uint8)
     shown[:, :19] = np.frombuffer(f"{digits[:8]}-{digits[8:12]}-{digits[12:]}-".encode(), np.uint8)
-    hexadecimal = _HEX[low.astype(">u8").view(np.uint8)].reshape(len(low), 16)
+    hexadecimal = _HEX.take(low.astype(">u8").view(np.uint8)).view(np.uint8).reshape(len(low), 16)
     shown[:, 19:23], shown[:, 23], shown[:, 24:] = hexadecimal[:, :4], ord("-"), hexadecimal[:, 4:]
     return shown.tobytes()
