@@ -1,12 +1,14 @@
 """Archive: what the journal has recorded becomes tables of the lake, exactly once."""
 
+from collections.abc import Callable
+
 import msgspec
 import pyarrow as pa
 
 from flows.orchestration import task
 from infra import tables
 from infra.assembly import assemble
-from infra.dataset import LABELS, archive_path
+from infra.dataset import LABELS, PREDICTIONS, SHADOWS, archive_path
 from infra.errors import Conflict, NotFound
 from infra.journal.index import Label
 from infra.journal.journal import Counts, Journal
@@ -31,7 +33,7 @@ def archive(model: str, branch: str) -> Counts:
     """Commit what the journal has and the lake has not; then remove the segments from the journal.
 
     A segment becomes one table, named by its digest, so that whoever comes again or at once adds nothing twice; labels
-    and the position that they reach to are one commit.
+    and the position that they reach to are one commit. What challengers answered in the shadow goes with them.
 
     Returns:
         How many predictions and labels were added.
@@ -44,20 +46,24 @@ def archive(model: str, branch: str) -> Counts:
     commit = lake.resolve(branch)
     before, last = _position(lake, commit), journal.last_label()
     sealed = {one: _table(journal, one) for one in journal.seal()}
-    added = {one: table for one, table in sealed.items() if table.num_rows and not _is_there(lake, commit, one)}
+    shadows = {one: _read(journal.shadows.table, one) for one in journal.shadows.seal()}
+    added = _new(lake, commit, PREDICTIONS, sealed)
+    added_shadows = _new(lake, commit, SHADOWS, shadows)
     labels = journal.labels(before.labels, last)
-    counts = Counts(sum(table.num_rows for table in added.values()), len(labels))
-    if any(counts):
+    counts = Counts(_rows(added), len(labels))
+    if any(counts) or added_shadows:
         note = {"kind": "journal", "predictions": str(counts.predictions), "labels": str(counts.labels)}
+        note |= {"shadows": str(_rows(added_shadows))} if added_shadows else {}
         with transaction(lake, branch, "archive the journal", note) as work:
             if _position(lake, work.base) != before:
                 raise Conflict(f"the journal of {model} on branch {branch!r} is being archived by another; try again")
-            for one, table in added.items():
-                work.put(archive_path(one.first, one.last, one.digest), tables.encode_arrow(table))
+            for path, table in (added | added_shadows).items():
+                work.put(path, tables.encode_arrow(table))
             if labels:
                 work.put(f"{LABELS}{before.labels:012}-{last:012}.parquet", tables.encode_arrow(_labels_table(labels)))
                 work.put(POSITION, msgspec.json.encode(Position(labels=last)))
     journal.archived({one: table.num_rows for one, table in sealed.items()}, max(last, before.labels))
+    journal.shadows.archived(list(shadows))
     return counts
 
 
@@ -70,15 +76,29 @@ def _position(lake: Lake, commit: str) -> Position:
 
 def _table(journal: Journal, sealed: Sealed) -> pa.Table:
     """Order by moment and id, not by arrival."""
+    return _read(journal.table, sealed).sort_by([("event_at", "ascending"), ("id", "ascending")])
+
+
+def _read(read: Callable[[Sealed], pa.Table], sealed: Sealed) -> pa.Table:
     try:
-        return journal.table(sealed).sort_by([("event_at", "ascending"), ("id", "ascending")])
+        return read(sealed)
     except NotFound as error:
         raise Conflict(f"{error}: it is being archived by another; try again") from error
 
 
-def _is_there(lake: Lake, commit: str, sealed: Sealed) -> bool:
+def _new(lake: Lake, commit: str, folder: str, sealed: dict[Sealed, pa.Table]) -> dict[str, pa.Table]:
+    """Give the tables that a commit has not, by path."""
+    paths = {archive_path(one.first, one.last, one.digest, folder): table for one, table in sealed.items()}
+    return {path: table for path, table in paths.items() if table.num_rows and not _is_there(lake, commit, path)}
+
+
+def _rows(tables_by_path: dict[str, pa.Table]) -> int:
+    return sum(table.num_rows for table in tables_by_path.values())
+
+
+def _is_there(lake: Lake, commit: str, path: str) -> bool:
     try:
-        lake.stat(commit, archive_path(sealed.first, sealed.last, sealed.digest))
+        lake.stat(commit, path)
     except NotFound:
         return False
     return True

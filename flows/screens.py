@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from infra.bentos import Built
     from infra.lake.copying import Copied
     from infra.lake.protocol import Collected
-    from models.deciding.rollout import Challenger
+    from models.deciding.rollout import Challenger, Compared
     from models.deciding.verdict import PromotionReport
 
 _UNLIMITED = 10_000
@@ -175,6 +175,7 @@ def standing(result: "Standing") -> None:
         "champion": f"{result.champion}, since {_minute(result.since)}",
         "before it": result.previous or "none",
         "challenger": _of_challenger(result.challenger, result.weight_now),
+        **_of_shadow(result.shadow),
     }
     if (tried := result.challenger) is not None:
         later = [
@@ -192,6 +193,20 @@ def _of_challenger(tried: "Challenger | None", weight_now: float | None) -> str:
     if tried is None:
         return "none"
     return f"{tried.version}, {tried.mode} since {_minute(tried.since)}, now for {weight_now:.4g} of the keys"
+
+
+def _of_shadow(found: "Compared | None") -> dict[str, str]:
+    if found is None or not found.rows:
+        return {}
+    said = f"{found.rows:,} rows, {found.failed:,} failed"
+    if found.mean_difference is not None:
+        said += (
+            f"; differs by {found.mean_difference:.4g} {found.unit} in the mean, {found.largest_difference:.4g} at most"
+        )
+    if found.challenger_error is not None:
+        said += f"; error {found.challenger_error:.4g}, the champion's {found.champion_error:.4g}"
+        said += f", by {found.labels:,} labels"
+    return {"in the shadow": said}
 
 
 def _print_end_of_trial(version: str | None) -> None:
@@ -327,6 +342,7 @@ def _of_line(line: "Line", unit: str, now: datetime) -> Mapping[str, str]:
         "serves": f"for {_age(now - line.since)}, since {line.since:%Y-%m-%d %H:%M} UTC",
         "before it": line.previous or "none",
         "challenger": _of_challenger(line.challenger, line.weight_now),
+        **_of_shadow(line.shadow),
         "trained on": f"{line.trained_rows:,} rows known at {line.trained_as_of:%Y-%m-%d %H:%M} UTC",
         "lake commit": line.trained_on_commit,
         "test error": f"{line.test_error:.2f} {unit}",

@@ -11,7 +11,7 @@ from infra.lake import copying
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
 from models import definitions
-from models.deciding.rollout import Challenger, Rollout, weight_at
+from models.deciding.rollout import Challenger, Compared, Rollout, weight_at
 from models.deciding.verdict import PromotionReport
 from models.watching.alarms import Alarm
 from models.watching.windows import WindowReport
@@ -27,6 +27,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     challenger: Challenger | None
     weight_now: float | None
     """The challenger's share of the keys."""
+    shadow: Compared | None
+    """What the challenger answered in the shadow, beside the champion's answers."""
     trained_as_of: datetime
     trained_on_commit: str
     trained_rows: int
@@ -53,6 +55,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """The challenger's share of the keys."""
     ended_trial: str | None = None
     """The challenger whose trial was ended."""
+    shadow: Compared | None = None
+    """What the challenger answered in the shadow, beside the champion's answers, where it was asked for."""
     verdict: PromotionReport | None = None
     """What let it become champion."""
 
@@ -85,10 +89,12 @@ def standing(model: str, branch: str | None = None) -> Standing:
     definitions.load(model)
     settings = load_settings()
     branch, platform = branch or settings.branch, assemble(settings)
-    serving = registry.read_rollout(platform.lake(model), branch) if platform.has_lake(model) else None
-    if serving is None:
+    lake = platform.lake(model) if platform.has_lake(model) else None
+    serving = registry.read_rollout(lake, branch) if lake is not None else None
+    if lake is None or serving is None:
         raise NotFound(f"{model} has no champion on branch {branch!r} yet; run `okruh promote {model}` first")
-    return standing_of(model, branch, serving, datetime.now(UTC))
+    shadow = _shadow(platform, lake, model, branch, serving)
+    return msgspec.structs.replace(standing_of(model, branch, serving, datetime.now(UTC)), shadow=shadow)
 
 
 def standing_of(model: str, branch: str, serving: Rollout, at: datetime) -> Standing:
@@ -108,6 +114,17 @@ def _weight(serving: Rollout, at: datetime) -> float | None:
     return weight_at(serving.challenger, at) if serving.challenger else None
 
 
+def _shadow(platform: Platform, lake: Lake, model: str, branch: str, serving: Rollout) -> Compared | None:
+    if serving.challenger is None:
+        return None
+    from infra.comparison import compare  # which imports pandas: a second, that only a trial costs
+
+    commit = lake.resolve(branch)
+    target = registry.load_card(lake, commit, serving.champion).contract.target
+    journal = platform.journal(model, branch)
+    return compare(lake, commit, journal, serving.champion, serving.challenger.version, target)
+
+
 def _line(platform: Platform, lake: Lake, model: str, branch: str) -> Line | None:
     commit = lake.resolve(branch)
     serving = registry.read_rollout(lake, commit)
@@ -125,6 +142,7 @@ def _line(platform: Platform, lake: Lake, model: str, branch: str) -> Line | Non
         previous=serving.previous,
         challenger=serving.challenger,
         weight_now=_weight(serving, datetime.now(UTC)),
+        shadow=_shadow(platform, lake, model, branch, serving),
         trained_as_of=card.as_of,
         trained_on_commit=copying.known_as(lake, card.data.commit),
         trained_rows=card.data.rows_train,

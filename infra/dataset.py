@@ -23,6 +23,8 @@ from models.model import Model
 
 PREDICTIONS = "journal/predictions/"
 LABELS = "journal/labels/"
+SHADOWS = "journal/shadows/"
+"""What challengers answered in the shadow; nothing is learned from it."""
 
 _MOMENT = "%Y%m%dT%H%M%S%f"
 
@@ -37,9 +39,9 @@ def partition_path(model: Model, month: str) -> str:
     return f"{table_prefix(model)}{month}.parquet"
 
 
-def archive_path(first: datetime, last: datetime, digest: str) -> str:
+def archive_path(first: datetime, last: datetime, digest: str, folder: str = PREDICTIONS) -> str:
     """Where the answers of a journal's segment are: those given between two moments (aware)."""
-    return f"{PREDICTIONS}{first.astimezone(UTC):{_MOMENT}}-{last.astimezone(UTC):{_MOMENT}}-{digest[:16]}.parquet"
+    return f"{folder}{first.astimezone(UTC):{_MOMENT}}-{last.astimezone(UTC):{_MOMENT}}-{digest[:16]}.parquet"
 
 
 def archived_prediction(lake: Lake, commit: str, name: str, answered_at: datetime | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Where in the history of a lake named objects and rows are, and what the tables are without the rows.
 
-Where predictions of the journal are meant, their labels are as well, by the ids that both have.
+Where predictions of the journal are meant, their labels are as well, and what challengers answered in the
+shadow, by the ids that all have.
 """
 
 import secrets
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra import tables
-from infra.dataset import LABELS, PREDICTIONS
+from infra.dataset import LABELS, PREDICTIONS, SHADOWS
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
 from infra.lake import erasures
 from infra.lake.names import some
@@ -26,6 +27,8 @@ from models.errors import ContractError
 
 _AT_A_TIME = 8
 _TABLES = (".parquet", ".parq", ".pq")
+_OF_PREDICTIONS = (LABELS, SHADOWS)
+"""What is found by the ids of predictions."""
 
 
 class Hit(msgspec.Struct, frozen=True):
@@ -68,7 +71,7 @@ class Search:
         self._numbers = count()
         self._versions: dict[Entry, list[str]] = {}
         self._looked: dict[tuple[Entry, frozenset[str]], _Looked] = {}
-        """What was found in tables, with the ids of labels that were looked for."""
+        """What was found in tables, with the ids of predictions that were looked for."""
         self.known = erasures.recorded(lake)
         """Path and digest of what records say."""
 
@@ -115,11 +118,11 @@ class Search:
 
     def _in_tables(self, versions: dict[Entry, list[str]], selection: Selection) -> list[Hit]:
         hits, ids = list[Hit](), set[str]()
-        # Labels last, when it is known which predictions go
-        for entry in sorted(versions, key=lambda one: one.path.startswith(LABELS)):
+        # What is found by their ids last, when it is known which predictions go
+        for entry in sorted(versions, key=lambda one: one.path.startswith(_OF_PREDICTIONS)):
             if not entry.path.lower().endswith(_TABLES):
                 continue
-            wanted = frozenset(ids) if entry.path.startswith(LABELS) else frozenset[str]()
+            wanted = frozenset(ids) if entry.path.startswith(_OF_PREDICTIONS) else frozenset[str]()
             if (entry, wanted) not in self._looked:
                 self._looked[entry, wanted] = self._look(entry, versions[entry][0], selection, wanted)
             looked = self._looked[entry, wanted]
@@ -133,10 +136,10 @@ class Search:
                 hits.append(Hit(entry, versions[entry], hit.replacement, hit.rows))
         return hits
 
-    def _look(self, entry: Entry, ref: str, selection: Selection, labels: frozenset[str]) -> _Looked:
+    def _look(self, entry: Entry, ref: str, selection: Selection, predictions: frozenset[str]) -> _Looked:
         try:
             with tables.opened(self._lake, ref, entry.path) as table:
-                return self._look_into(table, entry.path, selection, labels)
+                return self._look_into(table, entry.path, selection, predictions)
         except pa.ArrowNotImplementedError as error:
             raise ContractError(f"{entry.path} at {ref} cannot be searched: {error}") from error
         except Corrupt:
@@ -144,14 +147,16 @@ class Search:
                 raise
             return _Looked()  # it was erased before, and a server's garbage collection has removed it
 
-    def _look_into(self, table: pq.ParquetFile, path: str, selection: Selection, labels: frozenset[str]) -> _Looked:
+    def _look_into(
+        self, table: pq.ParquetFile, path: str, selection: Selection, predictions: frozenset[str]
+    ) -> _Looked:
         columns = frozenset(table.schema_arrow.names)
         match = selection.match(table.read(list(selection.columns))) if columns.issuperset(selection.columns) else None
         rows = match.rows if match else pa.nulls(table.metadata.num_rows, pa.bool_()).fill_null(False)  # noqa: FBT003
-        has_ids = path.startswith((PREDICTIONS, LABELS)) and "id" in columns
+        has_ids = path.startswith((PREDICTIONS, *_OF_PREDICTIONS)) and "id" in columns
         ids = table.read(["id"])["id"].combine_chunks() if has_ids else None
-        if labels and ids is not None:
-            rows = pc.or_(rows, pc.is_in(ids, pa.array(labels, ids.type)))
+        if predictions and ids is not None:
+            rows = pc.or_(rows, pc.is_in(ids, pa.array(predictions, ids.type)))
         meant = pc.sum(rows).as_py() or 0
         return _Looked(
             columns,

@@ -153,7 +153,8 @@ class Edge:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(within_s) as bound, send() as send_part:
-                async for part in route.streams[kind](_chunks(receive)):
+                request = Request(b"", scope["headers"], scope["path"])
+                async for part in route.streams[kind](request, _chunks(receive)):
                     await send_part(part)
                     bound.reschedule(None if within_s is None else loop.time() + within_s)
         finally:

@@ -73,7 +73,7 @@ class Batcher:
 
     def __init__(self, predict: Predict, seconds: Callable[[int], float]) -> None:
         self._predict = predict
-        self._seconds = seconds
+        self.seconds = seconds
         self._waiting: deque[_Waiting] = deque()
         self._rows = self._bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -101,7 +101,7 @@ class Batcher:
             self._loop = None
             return
         assert self._loop is not None
-        if self._seconds(rows) <= _INLINE_S:
+        if self.seconds(rows) <= _INLINE_S:
             _tell(batch, _attempt(self._predict, batch))
             self._loop.call_soon(self._next)  # what has arrived meanwhile is read first
             return

@@ -5,6 +5,9 @@ reference. The champion before is kept, loaded and warm, for a rollback, and a c
 already both. Whatever is wrong with a new one (unreadable, corrupt, other inputs, no finite answer) is refused and
 reported, and the old champion goes on, as it does while the lake does not answer. One daemon thread looks, every
 `rollout_poll_s`: the cost of an uneventful look is one `resolve`.
+
+A trial that its own answers have ended (`Tally.ended`) ends here as well: the challenger goes at the next look, and the
+lake is told, where nobody else has told it; while that fails, the challenger stays off here and each look tries again.
 """
 
 import logging
@@ -12,7 +15,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -20,6 +23,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from infra import registry
 from infra.errors import Unavailable
 from infra.lake.protocol import Lake
 from models.bundle import Bundle, Card, bundle_folder, decode_card
@@ -29,8 +33,9 @@ from models.deciding.rollout import Challenger, Rollout
 from models.errors import BundleError, OkruhError
 from models.inference import ON_THE_CPU, Placement, Predictor, Runtime, batch_rows, warm_sizes
 from services import metrics
-from services.batching import MAXIMUM_BATCH_ROWS, Batcher
+from services.batching import MAXIMUM_BATCH_ROWS, Batcher, Predict
 from services.messages import Refusal
+from services.tally import Tally
 
 logger = logging.getLogger("bentoml.okruh.champion")  # BentoML shows what is logged under its name
 
@@ -48,6 +53,8 @@ class Champion:
     card: Card
     decoder: RowDecoder
     batcher: Batcher
+    predict: Predict
+    """What the batcher does, at once and in any thread; a value may be no finite number."""
     placement: Placement
     since: datetime | None = None
     """Event time of its promotion, where the lake's rollout says it."""
@@ -59,6 +66,8 @@ class Tried:
 
     model: Champion
     terms: Challenger
+    tally: Tally = field(default_factory=Tally)
+    """Of its answers on these terms."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +99,16 @@ def load(files: Mapping[str, bytes], runtime: Runtime = ON_THE_CPU) -> Champion:
         count = sum(part.count for part in parts)
         columns = decoder.together(parts, batch_rows(count, placement.provider) if pace.fills else count)
         values = _predicted(predictor, inputs(columns))[:count]
+        return {name: array[:count] for name, array in columns.items()}, values
+
+    def predict_finite(parts: Sequence[Rows]) -> tuple[Columns, Array]:
+        columns, values = predict(parts)
         if not np.isfinite(values).all():
             version = bundle.card.version
             raise BundleError(f"model {version} gave no finite number for an accepted row; nothing was recorded")
-        return {name: array[:count] for name, array in columns.items()}, values
+        return columns, values
 
-    return Champion(bundle.card, decoder, Batcher(predict, pace.seconds), placement)
+    return Champion(bundle.card, decoder, Batcher(predict_finite, pace.seconds), predict, placement)
 
 
 def _predicted(predictor: Predictor, columns: Mapping[str, Array]) -> npt.NDArray[np.float32]:
@@ -169,6 +182,10 @@ class Following:
         """The champion that was replaced last, for a rollback."""
         self.refused: Refusal | None = None
         self.challenger_refused: Refusal | None = None
+        self.aborted: Refusal | None = None
+        """Whose answers have ended its trial here, and why; None once another trial has begun."""
+        self.abort_failure: str | None = None
+        """Why the lake could not be told of it; None when it could, or somebody else has told it."""
         self.lake_failure: str | None = None
         """Why the last look at the lake failed; None when it did not."""
         self._open_lake = lake
@@ -179,6 +196,8 @@ class Following:
         self._seen: str | None = None
         self._refused_champion: tuple[str, datetime] | None = None
         self._refused_terms: Challenger | None = None
+        self._untold: tuple[Challenger, str] | None = None
+        """The trial that has ended here, and why, until the lake says so."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._take(self.serving)
@@ -210,8 +229,10 @@ class Following:
         """Read the rollout and swap where it names others. Never raises what a lake or bundle can cause."""
         if self._open_lake is None:
             return
+        self._end_trial()
         try:
             self._lake = self._lake or self._open_lake()
+            self._tell_of_end(self._lake)
             commit = self._lake.resolve(self._branch)
             if commit != self._seen:
                 self._follow(self._lake, commit)
@@ -219,6 +240,36 @@ class Following:
             self._lake_answers(None)
         except (OkruhError, OSError) as error:
             self._lake_answers(str(error))
+
+    def _end_trial(self) -> None:
+        """Let a challenger go whose answers have ended its trial."""
+        tried = self.serving.challenger
+        if tried is None or tried.tally.ended is None:
+            return
+        why, version = tried.tally.ended, tried.terms.version
+        self._take(replace(self.serving, challenger=None))
+        self.aborted, self._untold = Refusal(version, why), (tried.terms, why)
+        self._refused_terms = tried.terms  # until the lake's are others
+        logger.error("the trial of challenger %s is ended, the champion answers alone: %s", version, why)
+
+    def _tell_of_end(self, lake: Lake) -> None:
+        """Commit the end of a trial, unless it has ended there already or goes on on other terms."""
+        if self._untold is None:
+            return
+        terms, why = self._untold
+        try:
+            present = registry.read_rollout(lake, self._branch)
+            if present is not None and present.challenger == terms:
+                note = {"kind": "abort", "version": terms.version, "champion": present.champion}
+                alone = msgspec.structs.replace(present, challenger=None)
+                note |= {"by": "service", "why": why}
+                registry.change_rollout(lake, self._branch, present, alone, f"abort: {terms.version}", note)
+        except OkruhError as error:
+            if self.abort_failure is None:
+                logger.warning("the lake cannot be told that the trial of %s is ended: %s", terms.version, error)
+            self.abort_failure = str(error)
+        else:
+            self._untold = self.abort_failure = None
 
     def _poll(self) -> None:
         while not self._stop.wait(self._poll_s):
@@ -314,6 +365,7 @@ class Following:
         self._take(replace(self.serving, challenger=tried))
         self.challenger_refused = self._refused_terms = None
         if tried is not None:
+            self.aborted = None
             logger.info("challenger is now %s, %s", tried.terms.version, tried.terms.mode)
 
     def _take(self, serving: Serving) -> None:

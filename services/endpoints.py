@@ -20,6 +20,7 @@ from services.access import Access
 from services.champion import Following, Tried
 from services.formats import format_of
 from services.messages import (
+    Abort,
     Answer,
     ErrorAnswer,
     Fault,
@@ -39,6 +40,7 @@ from services.open_inference import OpenInference
 from services.openapi import document
 from services.page import CONTENT_TYPE, HEADERS, page
 from services.predictions import INLINE_BYTES, Predictions
+from services.trial import drawn
 
 _CLOCKS_DIFFER_BY = timedelta(minutes=5)
 
@@ -78,21 +80,20 @@ class Endpoints:
 
         Raises: `ContractError`, `Overloaded`, `Unavailable`, `IdsTaken`, `BundleError`.
         """
-        champion, body, kind = self._following.champion, request.body, format_of(request)
+        serving, body, kind = self._following.serving, request.body, format_of(request)
+        champion, tried = serving.champion, serving.challenger and drawn(serving.challenger, request)
         inline = len(body) <= INLINE_BYTES
         note(model=champion.card.model, version=champion.card.version)
         with step("decode"):
             rows = kind.decode(champion, body) if inline else await asyncio.to_thread(kind.decode, champion, body)
         note(rows=rows.count)
-        answered = await self._predictions.answer(champion, rows, len(body))
+        answered = await self._predictions.answer(champion, rows, len(body), tried)
         with step("encode"):
-            return (
-                kind.encode(champion, answered) if inline else await asyncio.to_thread(kind.encode, champion, answered)
-            )
+            return kind.encode(answered) if inline else await asyncio.to_thread(kind.encode, answered)
 
-    def predict_lines(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    def predict_lines(self, request: Request, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Answer rows as they come, a line each."""
-        return streaming.answer_lines(chunks, lambda: self._following.champion, self._predictions)
+        return streaming.answer_lines(request, chunks, lambda: self._following.serving, self._predictions)
 
     async def feedback(self, request: Request) -> Answer:
         """Keep labels; name those that cannot be. Raises: `ContractError`, `Unavailable`."""
@@ -124,6 +125,7 @@ class Endpoints:
             refused=self._following.refused,
             challenger=_trial(serving.challenger),
             challenger_refused=self._following.challenger_refused,
+            challenger_aborted=_abort(self._following),
         )
         return Answer(200, encode(answer))
 
@@ -146,6 +148,7 @@ class Endpoints:
             refused=self._following.refused,
             challenger=_trial(serving.challenger),
             challenger_refused=self._following.challenger_refused,
+            challenger_aborted=_abort(self._following),
             keys=self.access.failure,
         )
         return Answer(200, encode(readiness))
@@ -176,10 +179,19 @@ def _known_at(at: datetime, now: datetime, place: int) -> datetime:
 
 
 def _trial(tried: Tried | None) -> Trial | None:
-    if tried is None:
+    if tried is None or tried.tally.ended is not None:
         return None
     terms, weight = tried.terms, weight_at(tried.terms, datetime.now(UTC))
     return Trial(terms.version, terms.mode, terms.since, weight, tried.model.card.onnx_digest)
+
+
+def _abort(following: Following) -> Abort | None:
+    """Say whose answers have ended its trial; at once, before the rollout's thread has seen it."""
+    tried = following.serving.challenger
+    if tried is not None and tried.tally.ended is not None:
+        return Abort(tried.terms.version, tried.tally.ended, None)
+    aborted = following.aborted
+    return None if aborted is None else Abort(aborted.version, aborted.reason, following.abort_failure)
 
 
 def _decode_feedback(body: bytes) -> FeedbackRequest:

@@ -21,7 +21,7 @@ class Format(NamedTuple):
 
     decode: Callable[[Champion, bytes], Rows]
     """Raises: `ContractError`."""
-    encode: Callable[[Champion, Answered], Answer]
+    encode: Callable[[Answered], Answer]
 
 
 def format_of(request: Request) -> Format:
@@ -33,17 +33,17 @@ def _from_json(champion: Champion, body: bytes) -> Rows:
     return champion.decoder.decode(body)
 
 
-def _to_json(champion: Champion, answered: Answered) -> Answer:
-    predictions = list(map(Predicted, answered.ids(), answered.values()))
-    return Answer(200, encode(PredictAnswer(champion.card.model, champion.card.version, predictions)))
+def _to_json(answered: Answered) -> Answer:
+    predictions, card = list(map(Predicted, answered.ids(), answered.values())), answered.model.card
+    return Answer(200, encode(PredictAnswer(card.model, card.version, predictions)))
 
 
 def _from_arrow(champion: Champion, body: bytes) -> Rows:
     return arrow.decode(champion.card.contract, body)
 
 
-def _to_arrow(champion: Champion, answered: Answered) -> Answer:
-    about = {"model": champion.card.model, "version": champion.card.version}
+def _to_arrow(answered: Answered) -> Answer:
+    about = {"model": answered.model.card.model, "version": answered.model.card.version}
     schema = pa.schema([("id", pa.string()), ("value", pa.float32())], about)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as stream:

@@ -83,6 +83,15 @@ class Refusal(Struct, frozen=True):
     reason: str
 
 
+class Abort(Struct, frozen=True):
+    """A challenger whose own answers have ended its trial in this worker."""
+
+    version: str
+    reason: str
+    lake: str | None
+    """Why the lake could not be told yet; null when it knows."""
+
+
 class Trial(Struct, frozen=True):
     """A challenger that is ready beside the champion."""
 
@@ -115,6 +124,8 @@ class ModelAnswer(Struct, frozen=True):
     refused: Refusal | None
     challenger: Trial | None
     challenger_refused: Refusal | None
+    challenger_aborted: Abort | None
+    """The last trial, where it was ended by itself and none has begun since."""
 
 
 class Readiness(Struct, frozen=True):
@@ -133,6 +144,7 @@ class Readiness(Struct, frozen=True):
     refused: Refusal | None
     challenger: Trial | None
     challenger_refused: Refusal | None
+    challenger_aborted: Abort | None
     keys: str | None
     """Why callers' keys cannot be read, or that there are none; null where they can, or are not asked for."""
 
@@ -180,8 +192,9 @@ class Answer(NamedTuple):
 
 Handler = Callable[[Request], Awaitable[Answer]]
 
-Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
-"""Takes a body as it comes and gives an answer as it is made; never raises what a caller can cause."""
+Stream = Callable[[Request, AsyncIterator[bytes]], AsyncIterator[bytes]]
+"""Takes a request and, beside it, its body as it comes; gives an answer as it is made; never raises what a caller can
+cause."""
 
 
 class Route(NamedTuple):

@@ -33,10 +33,11 @@ from models.contract.rows import (
 )
 from models.errors import ContractError, OkruhError, Violation
 from services.app import error_answer
-from services.champion import Champion, Following
+from services.champion import Champion, Following, Serving
 from services.messages import Answer, Handler, Request, Route, encode
 from services.observing import note, step
 from services.predictions import INLINE_BYTES, Answered, Predictions
+from services.trial import drawn
 
 VALUE = "value"
 
@@ -177,15 +178,18 @@ class OpenInference:
                 return self._of_models.get(tuple(rest))
         return self._routes.get(path)
 
-    def _served(self, request: Request) -> Champion:
-        """Give the champion, where it is the one that a path names. Raises: `NotFound`."""
-        champion = self._following.champion
+    def _served(self, request: Request) -> Serving:
+        """Give who answers what a path names: a named version alone, the challenger's too. Raises: `NotFound`."""
+        serving = self._following.serving
+        model, version = serving.champion.card.model, serving.champion.card.version
         _, _, _, name, *rest = request.path.split("/")
-        version = rest[1] if rest[:1] == ["versions"] else champion.card.version
-        if (name, version) != (champion.card.model, champion.card.version):
-            here = f"{champion.card.model} {champion.card.version}"
-            raise NotFound(f"{name} {version} is not served here: this is {here}")
-        return champion
+        if rest[:1] != ["versions"] and name == model:
+            return serving
+        wanted = rest[1] if rest[:1] == ["versions"] else version
+        found = [one for one in _ready_models(serving) if (name, wanted) == (model, one.card.version)]
+        if not found:
+            raise NotFound(f"{name} {wanted} is not served here: this is {model} {version}")
+        return Serving(found[0])
 
     async def _model_ready(self, request: Request) -> Answer:
         self._served(request)
@@ -196,21 +200,29 @@ class OpenInference:
         return Answer(200, encode(ServerMetadata("okruh", version, ["binary_tensor_data"])))
 
     async def _model(self, request: Request) -> Answer:
-        card = self._served(request).card
+        serving = self._served(request)
+        card, versions = serving.champion.card, [one.card.version for one in _ready_models(serving)]
         inputs = {column.name: _datatype(column) for column in card.contract.inputs} | {ID: _TEXT}
         kinds = _described(inputs), _described(_OUTPUTS)
-        return Answer(200, encode(ModelMetadata(card.model, [card.version], "onnxruntime_onnx", *kinds)))
+        return Answer(200, encode(ModelMetadata(card.model, versions, "onnxruntime_onnx", *kinds)))
 
     async def _infer(self, request: Request) -> Answer:
-        champion, size = self._served(request), len(request.body)
+        serving, size = self._served(request), len(request.body)
+        champion, tried = serving.champion, serving.challenger and drawn(serving.challenger, request)
         read = partial(_read, request, champion.decoder)
         note(model=champion.card.model, version=champion.card.version)
         with step("decode"):
             asked, rows = read() if size <= INLINE_BYTES else await asyncio.to_thread(read)
         note(rows=rows.count)
-        answered = await self._predictions.answer(champion, rows, size)
+        answered = await self._predictions.answer(champion, rows, size, tried)
         with step("encode"):
-            return _answer(asked, champion.card.model, champion.card.version, answered)
+            return _answer(asked, answered)
+
+
+def _ready_models(serving: Serving) -> list[Champion]:
+    """Give the champion, and the challenger where its trial goes on."""
+    tried = serving.challenger
+    return [serving.champion, *([] if tried is None or tried.tally.ended is not None else [tried.model])]
 
 
 def _read(request: Request, decoder: RowDecoder) -> tuple[InferenceRequest, Rows]:
@@ -300,7 +312,7 @@ def _broken(tensor: Tensor, rule: str) -> ContractError:
     return broken_contract([Violation(tensor.name, rule)])
 
 
-def _answer(asked: InferenceRequest, model: str, version: str, answered: Answered) -> Answer:
+def _answer(asked: InferenceRequest, answered: Answered) -> Answer:
     every = asked.parameters.get("binary_data_output") is True
     wanted = asked.outputs or [Output(name) for name in _OUTPUTS]
     outputs, parts = [], list[bytes]()
@@ -313,7 +325,8 @@ def _answer(asked: InferenceRequest, model: str, version: str, answered: Answere
         else:
             output.data = values
         outputs.append(output)
-    head = encode(InferenceAnswer(model, version, outputs, asked.id))
+    card = answered.model.card
+    head = encode(InferenceAnswer(card.model, card.version, outputs, asked.id))
     if not parts:
         return Answer(200, head)
     length = ((_LENGTH, str(len(head)).encode()),)

@@ -34,6 +34,7 @@ from services.endpoints import Endpoints
 from services.messages import Request
 from services.observing import Observer
 from services.predictions import Predictions
+from services.trial import Shadow
 
 T = TypeVar("T")
 
@@ -137,8 +138,12 @@ class Served:
         self._journal = platform.journal(model, _SETTINGS.branch)
         self._following = Following(champion, lake, _SETTINGS.branch, _SETTINGS.rollout_poll_s, how)
         self._following.start()
+        self._shadow = Shadow(self._journal.shadows)
         self._predictions = Predictions(
-            self._journal, strict=_SETTINGS.journal == "strict", goes_on=_SETTINGS.journal_full == "go_on"
+            self._journal,
+            strict=_SETTINGS.journal == "strict",
+            goes_on=_SETTINGS.journal_full == "go_on",
+            shadow=self._shadow,
         )
         self.endpoints = Endpoints(self._following, self._journal, self._predictions)
 
@@ -159,6 +164,7 @@ class Served:
         self._following.stop()
         self._predictions.close()
         self._journal.close()
+        self._shadow.close()
         self.observer.close()
 
 

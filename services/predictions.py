@@ -18,10 +18,11 @@ from infra.journal.journal import Journal, Recorded
 from models.contract import arrow
 from models.contract.rows import Rows
 from models.errors import OkruhError, Violation
-from services import metrics
+from services import metrics, trial
 from services.batching import Batch, Part
-from services.champion import Champion
-from services.observing import step
+from services.champion import Champion, Tried
+from services.observing import note, step
+from services.trial import Shadow
 
 INLINE_BYTES = 64 << 10
 """Bodies up to this, some hundred rows, are decoded and encoded in the event loop, which takes less than a thread."""
@@ -33,7 +34,9 @@ _RELAXED_ROWS = 20_000
 class Answered:
     """What goes back, a row each."""
 
-    def __init__(self, ids: Ids, part: Part) -> None:
+    def __init__(self, model: Champion, ids: Ids, part: Part) -> None:
+        self.model = model
+        """Who has answered: the champion, or a canary."""
         self._ids = ids
         self._part = part
 
@@ -73,50 +76,65 @@ class _Record(NamedTuple):
     """None where nobody waits for it."""
 
 
+class _Copy(NamedTuple):
+    """Answers that a challenger in the shadow shall answer as well."""
+
+    tried: Tried
+    answers: Answers
+
+
 class Predictions:
     """The way of rows through a champion and into the journal. For one event loop."""
 
-    def __init__(self, journal: Journal, *, strict: bool = True, goes_on: bool = False) -> None:
+    def __init__(
+        self, journal: Journal, *, strict: bool = True, goes_on: bool = False, shadow: Shadow | None = None
+    ) -> None:
         """Prepare the way.
 
         Args:
+            shadow: takes what is recorded where a challenger shall answer it as well; without it, nothing is taken.
             strict: no answer leaves before its record is durable.
             goes_on: what cannot be recorded is answered all the same, and counted.
         """
         self._journal = journal
         self._strict = strict
         self._goes_on = goes_on
+        self._shadow = shadow
         self._mint: Mint | None = None
         self._unsent: list[Answers] = []
+        self._copied: list[_Copy] = []
         self._unawaited_rows = 0
         """Rows among them that are answered whatever becomes of their record."""
         self._waiting_rows = 0
         """Rows that are not durable yet, handed over or not."""
         self._durable: asyncio.Future[Recorded] | None = None
 
-    async def answer(self, champion: Champion, rows: Rows, size: int) -> Answered:
-        """Predict rows that came in so many bytes, and record them.
+    async def answer(self, champion: Champion, rows: Rows, size: int, tried: Tried | None = None) -> Answered:
+        """Predict rows that came in so many bytes, and record them; `tried`: who shall answer instead, or as well.
+
+        In the shadow a batch is copied whole where the first of its requests that is answered was drawn.
 
         Raises: `Overloaded`, `Unavailable`, `IdsTaken`; `BundleError` where the graph gives no finite number for an
             accepted row.
         """
         with step("predict"):
-            part = await champion.batcher.predict(rows, size)
+            model, part = (champion, None) if tried is None else await _instead(champion, tried, rows, size)
+            part = part or await champion.batcher.predict(rows, size)
         batch = part.batch
         with step("record"):
-            record: _Record = batch.record or self._record(champion, batch)
+            record: _Record = batch.record or self._record(model, batch, tried)
             if record.durable is not None and (recorded := await self._outcome(record.durable)) and batch.given:
                 _refuse_taken(part, recorded)
-        metrics.ROWS.labels(champion.card.version).inc(rows.count)
-        return Answered(record.ids, part)
+        metrics.ROWS.labels(model.card.version).inc(rows.count)
+        return Answered(model, record.ids, part)
 
     def close(self) -> None:
         """Hand over what was answered and not recorded yet."""
         if self._unsent:
             self._journal.append(self._unsent)
-            self._unsent = []
+            self._unsent, self._copied = [], []
 
-    def _record(self, champion: Champion, batch: Batch) -> _Record:
+    def _record(self, model: Champion, batch: Batch, tried: Tried | None) -> _Record:
         """Name a batch's rows and have them recorded.
 
         Strict, its requests wait until they are; relaxed, only where the journal falls behind, or its last write failed
@@ -125,8 +143,11 @@ class Predictions:
         """
         minted, at = self._named_by().mint(len(batch.values))
         ids = Ids(minted, batch.given)
-        card = champion.card
-        self._unsent.append(Answers(card.contract, card.version, ids, batch.columns, batch.values, at))
+        card = model.card
+        answers = Answers(card.contract, card.version, ids, batch.columns, batch.values, at)
+        self._unsent.append(answers)
+        if tried is not None and tried.terms.mode == "shadow":
+            self._copied.append(_Copy(tried, answers))
         self._waiting_rows += len(ids)
         if self._durable is None:
             loop = asyncio.get_running_loop()
@@ -160,8 +181,14 @@ class Predictions:
                 return {}
             raise
 
+    def _show(self, copied: list[_Copy], recorded: Recorded) -> None:
+        if self._shadow is not None:
+            for tried, answers in copied:
+                self._shadow.take(tried, answers, recorded)
+
     def _hand_over(self) -> None:
         durable, answers, unawaited = self._durable, self._unsent, self._unawaited_rows
+        copied, self._copied = self._copied, []
         self._durable, self._unsent, self._unawaited_rows = None, [], 0
         assert durable is not None
 
@@ -169,10 +196,12 @@ class Predictions:
             self._waiting_rows -= sum(len(one.ids) for one in answers)
             if not isinstance(outcome, BaseException):
                 durable.set_result(outcome)
+                self._show(copied, outcome)
                 return
             durable.set_exception(outcome)
             durable.exception()  # nobody may wait for it, and asyncio would say so
             metrics.LOST.inc(unawaited)
+            metrics.SHADOW_DROPPED.labels("unrecorded").inc(sum(len(one.answers.ids) for one in copied))
 
         try:
             write = asyncio.wrap_future(self._journal.append(answers))
@@ -180,6 +209,14 @@ class Predictions:
             acknowledge(error)
         else:
             write.add_done_callback(lambda done: acknowledge(done.exception() or done.result()))
+
+
+async def _instead(champion: Champion, tried: Tried, rows: Rows, size: int) -> tuple[Champion, Part | None]:
+    """Have a canary predict; give who has, and nothing where it is for the champion to do."""
+    if tried.terms.mode == "shadow" or (part := await trial.predict_instead(tried, rows, size)) is None:
+        return champion, None
+    note(version=tried.terms.version)
+    return tried.model, part
 
 
 def _refuse_taken(part: Part, recorded: Recorded) -> None:

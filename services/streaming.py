@@ -14,9 +14,10 @@ from msgspec import Struct
 from models.contract.rows import broken_contract
 from models.errors import ContractError, OkruhError, Violation
 from services.app import fault_of
-from services.champion import Champion
-from services.messages import Fault
+from services.champion import Champion, Serving, Tried
+from services.messages import Fault, Request
 from services.predictions import Predictions
+from services.trial import drawn
 
 MEDIA_TYPE = b"application/x-ndjson"
 
@@ -46,15 +47,17 @@ class LineTooLong(ContractError):
 
 
 async def answer_lines(
-    chunks: AsyncIterator[bytes], champion: Callable[[], Champion], predictions: Predictions
+    request: Request, chunks: AsyncIterator[bytes], serving: Callable[[], Serving], predictions: Predictions
 ) -> AsyncIterator[bytes]:
-    """Answer the lines that come in chunks; `champion` gives the one of now."""
+    """Answer the lines that come in chunks; `serving` gives who answers now."""
     number = 0
     try:
         async for lines in _lines(chunks):
             for start in range(0, len(lines), _TOGETHER):
                 some = lines[start : start + _TOGETHER]
-                yield _encoder.encode_lines(await _answer(some, number, champion(), predictions))
+                now = serving()
+                tried = now.challenger and drawn(now.challenger, request)
+                yield _encoder.encode_lines(await _answer(some, number, now.champion, tried, predictions))
                 number += len(some)
     except LineTooLong as error:
         yield _encoder.encode_lines([RefusedLine(fault_of(error))])
@@ -74,23 +77,25 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
 
 
 async def _answer(
-    lines: Sequence[bytes], first: int, champion: Champion, predictions: Predictions
+    lines: Sequence[bytes], first: int, champion: Champion, tried: Tried | None, predictions: Predictions
 ) -> Sequence[AnsweredLine | RefusedLine]:
     try:
-        return await _predict(lines, champion, predictions)
+        return await _predict(lines, champion, tried, predictions)
     except OkruhError as error:
         if len(lines) == 1:
             return [_refused(error, first)]
     answers: list[AnsweredLine | RefusedLine] = []
     for number, line in enumerate(lines, start=first):  # something is wrong with one: each for itself says which
-        answers += await _answer([line], number, champion, predictions)
+        answers += await _answer([line], number, champion, tried, predictions)
     return answers
 
 
-async def _predict(lines: Sequence[bytes], champion: Champion, predictions: Predictions) -> Sequence[AnsweredLine]:
+async def _predict(
+    lines: Sequence[bytes], champion: Champion, tried: Tried | None, predictions: Predictions
+) -> Sequence[AnsweredLine]:
     rows = champion.decoder.decode_lines(lines)
-    answered = await predictions.answer(champion, rows, sum(map(len, lines)))
-    version = champion.card.version
+    answered = await predictions.answer(champion, rows, sum(map(len, lines)), tried)
+    version = answered.model.card.version
     return [AnsweredLine(name, value, version) for name, value in zip(answered.ids(), answered.values(), strict=True)]
 
 

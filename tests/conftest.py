@@ -42,10 +42,15 @@ def tiny_contract() -> Contract:
 
 @pytest.fixture(scope="session")
 def make_bundle(tiny_contract: Contract) -> BundleMaker:
-    """Make bundles of `tiny_contract` whose graph gives `factor` x distance + weight (0 for null) + 10 for a car."""
+    """Make bundles of `tiny_contract` whose graph gives `factor` x distance + weight (0 for null) + 10 for a car.
 
-    def make(version: str = "v1", factor: float = 2.0, contract: Contract = tiny_contract) -> Bundle:
-        content = _graph(factor)
+    Where the distance is above `most`, it gives no number.
+    """
+
+    def make(
+        version: str = "v1", factor: float = 2.0, contract: Contract = tiny_contract, most: float | None = None
+    ) -> Bundle:
+        content = _graph(factor, most)
         return Bundle(card=_card(version, contract, content), onnx=content, profile=b"{}", state=b"state")
 
     return make
@@ -97,7 +102,7 @@ def _serving(server: LakeFSServer) -> Iterator[LakeFSServer]:
     assert documented.problems == []
 
 
-def _graph(factor: float) -> bytes:
+def _graph(factor: float, most: float | None) -> bytes:
     kinds = {
         "starts_at": TensorProto.INT64,
         "distance": TensorProto.FLOAT,
@@ -118,10 +123,18 @@ def _graph(factor: float) -> bytes:
             values_floats=[0.0, 10.0],
         ),
         helper.make_node("Add", ["scaled", "known_weight"], ["sum"]),
-        helper.make_node("Add", ["sum", "extra"], ["value"]),
+        helper.make_node("Add", ["sum", "extra"], ["value" if most is None else "whole"]),
     ]
+    if most is not None:
+        nodes += [
+            helper.make_node("Sub", ["most", "distance"], ["left"]),
+            helper.make_node("Sqrt", ["left"], ["root"]),  # no number below zero
+            helper.make_node("Mul", ["root", "zero"], ["nothing"]),
+            helper.make_node("Add", ["whole", "nothing"], ["value"]),
+        ]
     constants = [
         numpy_helper.from_array(np.array(factor, dtype=np.float32), "factor"),
+        numpy_helper.from_array(np.array(most or 0, dtype=np.float32), "most"),
         numpy_helper.from_array(np.array(0, dtype=np.float32), "zero"),
     ]
     inputs = [helper.make_tensor_value_info(name, kind, ["N"]) for name, kind in kinds.items()]

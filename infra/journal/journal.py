@@ -35,10 +35,8 @@ from infra.journal import index, segments
 from infra.journal.answers import NAMED, Answers, Kept, Prediction, batch_of, named_in, prediction, row_digest
 from infra.journal.ids import KEY_BYTES, SLOTS, Mint, given_out_at
 from infra.journal.index import Index, Label, LabelOutcome, Named
-from infra.journal.segments import Sealed, Writer
-
-SEGMENT_BYTES = 64 << 20
-SEGMENT_S = 3600.0
+from infra.journal.segments import SEGMENT_BYTES, SEGMENT_S, Sealed, Writer
+from infra.journal.shadows import Shadows
 
 _MEASURE_S = 1.0
 
@@ -88,6 +86,8 @@ class Journal:
         self._maximum_bytes = maximum_bytes
         self._index_path = folder / "index.sqlite"
         self._segments = folder / "segments"
+        self.shadows = Shadows(folder / "shadows", maximum_bytes)
+        """What challengers answered as well."""
         self._wake = threading.Condition()
         self._group = _Group()
         self._closing = False
@@ -227,7 +227,7 @@ class Journal:
         if old.exists():
             raise Misconfigured(f"{old} is a journal of an earlier version: archive it with that, then move it away")
         for folder in (self._segments, self.folder / "slots"):
-            _make_folder(folder)
+            segments.make_folder(folder)
         if not self._key_path.exists():
             made = self.folder / f"key-{os.getpid()}-{threading.get_ident()}"
             with made.open("wb") as file:
@@ -365,14 +365,6 @@ def _append(writer: Writer, kept: Sequence[Kept]) -> list[tuple[str, list[Kept]]
                 writer.prepare(batch.schema)
             done.append((writer.name, some))
     return done
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder that outlives a power cut."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in missing:
-        segments.sync_folder(one.parent)
 
 
 def _claim_slot(folder: Path) -> int:

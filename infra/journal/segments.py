@@ -29,6 +29,10 @@ from blake3 import blake3
 
 from infra.journal.ids import moment
 
+SEGMENT_BYTES = 64 << 20
+SEGMENT_S = 3600.0
+"""What a segment of the journal has at most, and how old it becomes."""
+
 NAME = b"segment"
 """Under this a schema's metadata hold the segment's own name, which its rows are found by once it is sealed, too."""
 ANSWERED_AT = "answered_at"
@@ -187,6 +191,14 @@ def read(path: Path) -> Iterator[pa.RecordBatch]:
 def name_of(batch: pa.RecordBatch) -> str:
     """Give the name of the segment that a batch was read from."""
     return str(batch.schema.metadata[NAME], "ascii")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that outlives a power cut. Raises: `OSError`."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        sync_folder(one.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -197,9 +197,10 @@ def answered(ids: Sequence[str], rows: Sequence[Mapping[str, object]], value: fl
     """What a service hands to its journal."""
     decoder = RowDecoder(MODEL.contract)
     names = Ids(b"-" * 36 * len(ids), dict(enumerate(ids)))
-    values, now = np.full(len(ids), value), datetime.now(UTC).replace(microsecond=0)
+    values, now = np.full(len(ids), value), datetime.now(UTC)
     columns = decoder.together([decoder.convert(rows)])
-    return Recorded(MODEL.contract, version, names, columns, values, now)
+    at = now.replace(microsecond=now.microsecond // 1000 * 1000)
+    return Recorded(MODEL.contract, version, names, columns, values, at)
 
 
 def _scaled(content: bytes, factor: float) -> bytes:

@@ -12,11 +12,12 @@ import pytest
 
 from flows.archive import archive
 from infra import tables
-from infra.dataset import LABELS, PREDICTIONS, labelled_predictions
+from infra.dataset import LABELS, PREDICTIONS, SHADOWS, labelled_predictions
 from infra.errors import Conflict
 from infra.journal.answers import Answers
 from infra.journal.index import Label
 from infra.journal.journal import Counts, Journal
+from infra.journal.shadows import Shadows, batch_of
 from infra.lake.embedded.store import EmbeddedLake
 from models.catalog.taxi_eta import CONTRACT, MODEL
 from tests.flows.conftest import answered, journal, lake, trip
@@ -199,3 +200,45 @@ def test_two_archives_at_once_add_everything_once(
 
     expected = ["a", "b"] if more else ["a"]
     assert archived()["id"].tolist() == archived(LABELS)["id"].tolist() == expected
+
+
+def show(*answers: Answers, predicted: float = 12.0) -> None:
+    """Have a challenger's answers recorded as well."""
+    shadows = journal().shadows
+    values = np.full(len(answers), predicted, np.float32)
+    shadows.append([batch_of("v2", answers, values, [()] * len(answers))])
+    shadows.close()
+
+
+def test_what_a_shadow_answered_is_added_once_and_apart_from_predictions(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill() -> None:
+        raise Killed
+
+    record(answer("a"), answer("b"))
+    show(answer("a"), answer("b"))
+    once(monkeypatch, Shadows, "archived", kill)
+
+    with pytest.raises(Killed):
+        archive_now()
+    left = [batch.num_rows for batch in journal().shadows.batches(lambda _: False)]
+    again = archive_now()
+
+    assert (left, again) == ([2], Counts(0, 0))
+    assert archived()["version"].tolist() == ["v1", "v1"]
+    rows = archived(SHADOWS).to_dict("list")
+    assert (rows["id"], rows["version"], rows["champion"]) == (["a", "b"], ["v2"] * 2, ["v1"] * 2)
+    assert (rows["served"], rows["predicted"]) == ([11.0] * 2, [12.0] * 2)
+    assert list(journal().shadows.batches(lambda _: False)) == []
+
+
+def test_a_shadow_is_added_where_nothing_else_is_new(home: Path) -> None:
+    record(answer("a"))
+    archive_now()
+    show(answer("a"))
+
+    archive_now()
+
+    assert archived(SHADOWS)["id"].tolist() == ["a"]
+    assert next(lake().log("main")).metadata["shadows"] == "1"

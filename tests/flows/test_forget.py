@@ -20,7 +20,7 @@ from lakefs_sdk.configuration import Configuration
 from flows import forget as forgetting
 from flows.forget import Forgotten, forget
 from infra import tables
-from infra.dataset import LABELS, PREDICTIONS
+from infra.dataset import LABELS, PREDICTIONS, SHADOWS
 from infra.errors import Conflict, Corrupt, Misconfigured, NotFound
 from infra.lake import copying
 from infra.lake.embedded.content import ContentFiles
@@ -532,19 +532,21 @@ def test_other_objects_beside_the_records_are_none(filled: Lake) -> None:
     assert ask(["customer=olga"]).rows == 3
 
 
-def test_erases_labels_with_their_predictions(filled: Lake) -> None:
+def test_erases_labels_and_shadows_with_their_predictions(filled: Lake) -> None:
     predictions = pd.DataFrame({"id": ["trip-1", "trip-2"], "customer": ["olga", "eva"], "predicted": [1.0, 2.0]})
     labels = pd.DataFrame({"id": ["trip-1", "trip-2"], "value": [3.0, 4.0]})
     with transaction(filled, MAIN, "archive", {}) as work:
         work.put(f"{PREDICTIONS}1.parquet", tables.encode(predictions))
         work.put(f"{LABELS}1.parquet", tables.encode(labels))
+        work.put(f"{SHADOWS}1.parquet", tables.encode(predictions[["id", "predicted"]]))
         work.put("data/other.parquet", tables.encode(labels[["id"]]))
 
-    assert ask(["customer=olga"]).rows == 5
+    assert ask(["customer=olga"]).rows == 6
 
-    assert list(tables.read(filled, MAIN, f"{LABELS}1.parquet")["id"]) == ["trip-2"]
+    for folder in (LABELS, SHADOWS):
+        assert list(tables.read(filled, MAIN, f"{folder}1.parquet")["id"]) == ["trip-2"]
     assert len(tables.read(filled, MAIN, "data/other.parquet")) == 2  # ids of something else
-    assert ask(["id=trip-2"]).rows == 3
+    assert ask(["id=trip-2"]).rows == 4
 
 
 def test_erases_the_same_content_under_other_names(filled: Lake) -> None:

@@ -12,7 +12,7 @@ from flows.lineage import Answered, Lineage
 from flows.rollback import RolledBack
 from flows.status import Line, Standing, Status
 from flows.sync import Ingested
-from models.deciding.rollout import challenge
+from models.deciding.rollout import Compared, challenge
 from models.deciding.verdict import PromotionReport
 from models.watching.profile import describe_loss
 
@@ -28,6 +28,7 @@ def line(since: datetime) -> Line:
         previous=None,
         challenger=None,
         weight_now=None,
+        shadow=None,
         trained_as_of=datetime(2018, 3, 1, 4, 54, tzinfo=UTC),
         trained_on_commit=COMMIT,
         trained_rows=12_767,
@@ -224,7 +225,18 @@ def test_a_rollout_names_who_serves_who_is_tried_and_on_which_terms(capsys: pyte
     tried = challenge("canary", "v3", at, weight=0.05, ramp="0.25@30m,1@2h")
     alone = Standing(model="m", branch="main", champion="v2", since=at, previous="v1", challenger=None, weight_now=None)
 
-    screens.standing(msgspec.structs.replace(alone, challenger=tried, weight_now=0.25))
+    compared = Compared(
+        unit="minutes",
+        rows=1200,
+        failed=3,
+        mean_difference=0.12345,
+        largest_difference=4.0,
+        labels=1000,
+        champion_error=2.5,
+        challenger_error=2.25,
+    )
+
+    screens.standing(msgspec.structs.replace(alone, challenger=tried, weight_now=0.25, shadow=compared))
     shown = capsys.readouterr().out.splitlines()
     screens.standing(msgspec.structs.replace(alone, ended_trial="v3"))
     ended = capsys.readouterr().out.splitlines()
@@ -233,6 +245,8 @@ def test_a_rollout_names_who_serves_who_is_tried_and_on_which_terms(capsys: pyte
         "champion      v2, since 2020-03-02 08:00 UTC",
         "before it     v1",
         "challenger    v3, canary since 2020-03-02 08:00 UTC, now for 0.25 of the keys",
+        "in the shadow 1,200 rows, 3 failed; differs by 0.1235 minutes in the mean, 4 at most; error 2.25, the "
+        "champion's 2.5, by 1,000 labels",
         "ramp          0.05 at first, 0.25 from 2020-03-02 08:30 UTC, 1 from 2020-03-02 10:00 UTC",
         "ends itself   when more than 0.01 of its answers fail, or their 99th percentile is above 100 ms",
     ]

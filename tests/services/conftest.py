@@ -32,6 +32,7 @@ class Caller:
     """Sends one request after the other to an ASGI application."""
 
     def __init__(self, app: Any) -> None:
+        self.app = app
         self._transport = httpx.ASGITransport(app)
 
     def request(self, method: str, path: str, **content: Any) -> httpx.Response:

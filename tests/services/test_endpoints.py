@@ -262,6 +262,7 @@ def test_says_what_answers(client: Any) -> None:
         "refused": None,
         "challenger": None,
         "challenger_refused": None,
+        "challenger_aborted": None,
         "keys": None,
     }
 

@@ -1,0 +1,131 @@
+"""What challengers answered in the shadow: a record beside the journal's, never among its predictions.
+
+A row has the id of the champion's answer, by which the label that comes later is found; its inputs are in the
+champion's record. Segments are those of `infra.journal.segments`, one a process, in a folder of their own. What was not
+written yet is lost in a kill; what cannot be written is the caller's to count.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from infra.errors import NotFound, Unavailable
+from infra.journal import segments
+from infra.journal.answers import Answers
+from infra.journal.segments import ANSWERED_AT, SEGMENT_BYTES, SEGMENT_S, Sealed, Writer
+from models.contract import arrow
+from models.contract.clock import EPOCH, microseconds
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("version", pa.string()),
+        ("champion", pa.string()),
+        ("served", pa.float64()),
+        ("predicted", pa.float64()),
+        (ANSWERED_AT, pa.timestamp("us", "UTC")),
+    ]
+)
+"""The versions of challenger and champion, and what the champion and the challenger answered."""
+
+
+def batch_of(
+    version: str, answers: Sequence[Answers], predicted: npt.NDArray[np.float32], repeated: Sequence[Collection[str]]
+) -> pa.RecordBatch:
+    """Make a batch of what a challenger answered as well as a champion.
+
+    Args:
+        version: the challenger's.
+        answers: the champion's, of one version; more may be there than were answered.
+        predicted: the challenger's, of the first N rows; what is no finite number becomes null.
+        repeated: of each answers, names that are left out, for they stand for earlier rows.
+    """
+    count = len(predicted)
+    served = np.concatenate([one.values for one in answers]).astype(np.float64)
+    moments_us = [microseconds(one.answered_at - EPOCH) for one in answers]
+    at_us = np.repeat(np.array(moments_us, np.int64), [len(one.ids) for one in answers])
+    batch = pa.RecordBatch.from_arrays(
+        [
+            pa.concat_arrays([one.ids.arrow() for one in answers]).slice(0, count),
+            pa.repeat(pa.scalar(version), count),
+            pa.repeat(pa.scalar(answers[0].version), count),
+            arrow.numbers(pa.float64(), served[:count]),
+            arrow.numbers(pa.float64(), predicted.astype(np.float64), ~np.isfinite(predicted)),
+            arrow.numbers(pa.timestamp("us", "UTC"), at_us[:count]),
+        ],
+        schema=_SCHEMA,
+    )
+    if not any(repeated):
+        return batch
+    kept, start = np.ones(len(at_us), bool), 0
+    for one, names in zip(answers, repeated, strict=True):
+        kept[[start + place for place, name in one.ids.given.items() if name in names]] = False
+        start += len(one.ids)
+    return batch.filter(arrow.flags(kept[:count]))
+
+
+class Shadows:
+    """The record of one journal's shadows; made at its first write. One thread may append, anyone may read.
+
+    Args:
+        folder: where it is.
+        maximum_bytes: with more in its segments than this, it counts as full.
+    """
+
+    def __init__(self, folder: Path, maximum_bytes: int) -> None:
+        self._folder = folder
+        self._maximum_bytes = maximum_bytes
+        self._writer = Writer(folder, SEGMENT_BYTES, SEGMENT_S)
+
+    def append(self, batches: Sequence[pa.RecordBatch]) -> None:
+        """Make batches durable, all or none. Raises: `Unavailable`, where too much waits to be archived as well."""
+        batch = pa.Table.from_batches(batches, _SCHEMA).combine_chunks().to_batches()
+        try:
+            segments.make_folder(self._folder)
+            used = sum(one.stat().st_size for one in os.scandir(self._folder))
+            if used > self._maximum_bytes:
+                raise Unavailable(f"{used >> 20} MiB of shadows wait to be archived: run `okruh monitor`")
+            for one in batch:
+                self._writer.prepare(_SCHEMA)
+                while not self._writer.append(one):
+                    self._writer.prepare(_SCHEMA)
+        except OSError as error:
+            raise Unavailable(f"{self._folder} cannot be written: {error}") from error
+
+    def close(self) -> None:
+        """Leave the segment to whoever seals it."""
+        self._writer.close()
+
+    def seal(self) -> list[Sealed]:
+        """Complete every segment that has rows, whoever writes it, and list what is complete. Raises: `Unavailable`."""
+        try:
+            for path in segments.open_segments(self._folder):
+                segments.seal(path)
+            return segments.sealed_segments(self._folder)
+        except OSError as error:
+            raise Unavailable(f"{self._folder} cannot be written: {error}") from error
+
+    def table(self, sealed: Sealed) -> pa.Table:
+        """Read a segment. Raises: `NotFound`."""
+        batches = list(segments.read(sealed.path))
+        if not batches:
+            raise NotFound(f"segment {sealed.path} has gone")
+        return pa.Table.from_batches(batches).replace_schema_metadata(None)
+
+    def archived(self, sealed: Sequence[Sealed]) -> None:
+        """Remove segments that are kept elsewhere by now. Raises: `Unavailable`."""
+        try:
+            for one in sealed:
+                one.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise Unavailable(f"{self._folder} cannot be written: {error}") from error
+
+    def batches(self, is_archived: Callable[[Sealed], bool]) -> Iterator[pa.RecordBatch]:
+        """Read what is not archived yet."""
+        sealed = [one.path for one in segments.sealed_segments(self._folder) if not is_archived(one)]
+        for path in [*sealed, *segments.open_segments(self._folder)]:
+            yield from segments.read(path)
