@@ -110,8 +110,10 @@ class Batcher:
         done.add_done_callback(lambda outcomes: self._end(batch, outcomes.result()))
 
     def _end(self, batch: list[_Waiting], outcomes: "list[Part | Exception]") -> None:
+        """Have answers sent and requests read that came meanwhile, which takes two turns; then predict what waits."""
         _tell(batch, outcomes)
-        self._next()
+        assert self._loop is not None
+        self._loop.call_soon(self._loop.call_soon, self._next)
 
     def _take(self) -> tuple[list[_Waiting], int]:
         """Take the next batch, and say how many rows it has; whoever has gone is left out."""

@@ -36,8 +36,11 @@ LATEST = microseconds(datetime.max - _DAY - _START)
 
 def moments(zone: str, wall_us: Microseconds) -> Microseconds:
     """Turn wall times of a zone, between `EARLIEST` and `LATEST`, into UTC."""
-    years = np.unique(wall_us.astype("M8[us]").astype("M8[Y]").astype(np.int64)) + 1970
-    parts = [_offsets(zone, int(year)) for year in years]
+    if not len(wall_us):
+        return wall_us
+    years = wall_us.astype("M8[us]").astype("M8[Y]").astype(np.int64) + 1970
+    first, last = int(years.min()), int(years.max())
+    parts = [_offsets(zone, int(year)) for year in ([first] if first == last else np.unique(years))]
     starts_us = np.concatenate([starts for starts, _ in parts])
     offsets_us = np.concatenate([offsets for _, offsets in parts])
     found: Microseconds = wall_us - offsets_us[np.searchsorted(starts_us, wall_us, side="right") - 1]

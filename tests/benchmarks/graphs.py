@@ -40,7 +40,7 @@ _FILTERS = (1, 64, 64, 128)
 Weights = npt.NDArray[np.float32]
 
 
-def wide_mlp(width: int = 2048) -> bytes:
+def wide_mlp(width: int = 4096) -> bytes:
     """Make a network of two wide layers: few rows at a time, and reading its weights is all that it does."""
     sizes = (FEATURES, width, width, 1)
     weights = {f"w{number}": _random(sizes[number], sizes[number + 1]) for number in range(3)}

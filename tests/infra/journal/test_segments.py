@@ -1,7 +1,7 @@
 """Segments: what was appended is there, whatever tears the file's end; what is sealed never changes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -136,16 +136,28 @@ def test_sealing_again_after_a_kill_gives_the_same(writer: Writer, tmp_path: Pat
 def test_a_write_that_fails_leaves_no_trace(writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append(writer, 1)
 
-    written = os.pwrite
-
-    def full(file: int, content: bytes, place: int) -> int:
-        written(file, content[:5], place)
+    def full(file: int, parts: Sequence[memoryview], place: int) -> int:
+        os.pwrite(file, parts[0][:5], place)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", full)
+        patch.setattr(os, "pwritev", full)
         with pytest.raises(OSError, match="No space"):
             append(writer, 2)
     append(writer, 3)
 
     assert sorted(number for path in open_segments(tmp_path) for number in numbers(path)) == [1, 3]
+
+
+def test_a_write_that_is_done_in_pieces_is_whole(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def some(file: int, parts: Sequence[memoryview], place: int) -> int:
+        return os.pwrite(file, b"".join(parts)[:11], place)
+
+    monkeypatch.setattr(os, "pwritev", some)
+
+    append(writer, 1, 2)
+    append(writer, 3)
+
+    assert [numbers(path) for path in open_segments(tmp_path)] == [[1, 2, 3]]
