@@ -7,6 +7,7 @@ Importing this module says which model it is for: inside a Bento the contained o
 import logging
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +38,9 @@ from services.predictions import Predictions
 from services.trial import Shadow
 
 T = TypeVar("T")
+
+_TURN_S = 0.5e-3
+"""How long a thread, such as the journal's, keeps the interpreter from the event loop; by default it is 5 ms."""
 
 logger = logging.getLogger("bentoml.okruh.service")
 
@@ -125,6 +129,7 @@ class Served:
     observer = Observer()
 
     def __init__(self) -> None:
+        sys.setswitchinterval(_TURN_S)
         end_with_parent()  # BentoML leaves workers behind where it is killed, on their port
         platform, how = assemble(_SETTINGS), runtime()
         files = {name: (Path(self.champion.path) / name).read_bytes() for name in FILES}
