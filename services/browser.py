@@ -2,7 +2,7 @@
 
 Python's text and no files of their own, because a Bento contains Python alone. The script knows no model: it reads the
 fields that `services.page` has written, sends one row to `/v1/predict`, and shows what comes. It sends nothing anywhere
-else and keeps nothing: a key lives as long as its field.
+else and keeps nothing: a key lives as long as its field. Where one is needed to see the page, it asks for it first.
 """
 
 STYLE = """
@@ -80,12 +80,7 @@ pre { white-space: pre-wrap; background: var(--ground); border-radius: .5rem; pa
 
 SCRIPT = r"""
 "use strict";
-const { target, error, version } = JSON.parse(document.getElementById("about").textContent);
-const form = document.querySelector("form");
-const fields = [...form.querySelectorAll("[data-kind]")];
-const key = document.getElementById("key");
-const alertBox = document.getElementById("alert");
-const answer = document.getElementById("answer");
+let about, target, error, version, form, fields, key, alertBox, answer;
 
 const withSeconds = (text) => (text.length === 16 ? `${text}:00` : text);
 const number = (text) => (text !== "" && Number.isFinite(Number(text)) ? String(Number(text)) : JSON.stringify(text));
@@ -165,13 +160,13 @@ function showAnswer(body, told) {
   details.append(make("summary", "What was sent and answered"), make("pre", `POST /v1/predict\n${body}\n\n`
     + JSON.stringify(told, null, 2)));
   const record = make("p", "Answered by ", "hint");
-  record.append(make("code", told.version), ` and recorded as `, make("code", id), ".");
+  record.append(make("code", told.version), " under the id ", make("code", id), ".");
   answer.replaceChildren(line, ...howSure(value, told.version), record, details);
   answer.scrollIntoView({ block: "nearest" });
 }
 
 function clear() {
-  alertBox.hidden = true;
+  if (alertBox) alertBox.hidden = true;
   for (const field of [...fields, key]) {
     field.removeAttribute("aria-invalid");
     document.getElementById(`${field.id}-error`).hidden = true;
@@ -227,18 +222,48 @@ async function ask() {
   else showError(response.status, told.error ?? { message: `The service answered ${response.status}.` });
 }
 
-form.addEventListener("submit", async (event) => {
+async function unlock() {
+  const headers = { authorization: `Bearer ${key.value}` };
+  const response = await fetch("", { headers });
+  if (!response.ok) {
+    atField(key, response.status === 401 ? "This key is not accepted." : `The service answered ${response.status}.`);
+    key.focus();
+    return;
+  }
+  const given = key.value;
+  const shown = new DOMParser().parseFromString(await response.text(), "text/html");
+  document.body.replaceWith(document.adoptNode(shown.body));
+  start();
+  key.value = given;
+  (fields[0] ?? form).focus();
+}
+
+function start() {
+  about = document.getElementById("about");
+  if (about) ({ target, error, version } = JSON.parse(about.textContent));
+  form = document.querySelector("form");
+  fields = [...form.querySelectorAll("[data-kind]")];
+  key = document.getElementById("key");
+  alertBox = document.getElementById("alert");
+  answer = document.getElementById("answer");
+  form.addEventListener("submit", send);
+  form.addEventListener("reset", clear);
+}
+
+async function send(event) {
   event.preventDefault();
   if (form.ariaBusy === "true") return;
   form.ariaBusy = "true";
   try {
-    await ask();
+    await (about ? ask() : unlock());
   } catch (failure) {
     clear();
-    alertOf(`The service cannot be reached: ${failure.message}`);
+    if (about) alertOf(`The service cannot be reached: ${failure.message}`);
+    else atField(key, `The service cannot be reached: ${failure.message}`);
   } finally {
     form.ariaBusy = "false";
   }
-});
-form.addEventListener("reset", clear);
+}
+
+start();
 """

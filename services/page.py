@@ -2,7 +2,8 @@
 
 One HTML document that asks for nothing else, so that it works offline and behind any prefix. Nothing runs in it but
 what it was sent with: its policy names the digests of its one style and its one script, and all that comes from a card
-is escaped. What is predicted here is recorded like every other prediction.
+is escaped. What is predicted here is recorded like every other prediction. Where keys are asked for, who has none sees
+a field for it, and nothing of contract and card.
 
 The interval is what the card supports, and no more: the answer give or take the error that nine of ten test rows kept
 to, the same for every row, cut off at the target's range. A card without that figure shows its mean error, as such.
@@ -60,31 +61,16 @@ def page(card: Card) -> bytes:
         _field(f"c{place}", column, example[column.name]) for place, column in enumerate(card.contract.inputs)
     )
     about = f", {escape(target.description)}" if target.description else ""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(card.model)}</title>
-<link rel="icon" href="data:,">
-<style>{STYLE}</style>
-</head>
-<body>
-<header>
-<h1>{escape(card.model)}</h1>
-<p>Predicts <strong>{escape(target.name)}</strong>{about}, in {escape(target.unit)}. Version <code
+    return _document(
+        card.model,
+        f"""<p>Predicts <strong>{escape(target.name)}</strong>{about}, in {escape(target.unit)}. Version <code
 >{escape(card.version)}</code>.</p>
 </header>
 <main>
 <form class="sheet" novalidate autocomplete="off" aria-labelledby="asked">
 <h2 id="asked">What is asked</h2>
 <p class="alert" id="alert" role="alert" hidden></p>
-<div class="field" id="key-field" hidden>
-<label for="key">API key</label>
-<input id="key" type="password" autocomplete="off" aria-describedby="key-hint key-error">
-<p class="hint" id="key-hint">Stays in this field; closing the page forgets it.</p>
-<p class="error" id="key-error" hidden></p>
-</div>
+{_key_field("hidden")}
 {fields}
 <div class="buttons"><button type="submit">Predict</button><button type="reset">Example again</button></div>
 </form>
@@ -101,12 +87,54 @@ def page(card: Card) -> bytes:
 </div>
 </section>
 </main>
+<script type="application/json" id="about">{_json(_about(card))}</script>""",
+    )
+
+
+def locked_page(model: str) -> bytes:
+    """Write the page that asks for a key and then, with it, for the page itself."""
+    return _document(
+        model,
+        f"""<p>Whoever tries this model needs a key.</p>
+</header>
+<main>
+<form class="sheet" novalidate autocomplete="off">
+{_key_field()}
+<div class="buttons"><button type="submit">Open</button></div>
+</form>
+</main>""",
+    )
+
+
+def _document(model: str, content: str) -> bytes:
+    """Write a document of which `content` is what follows the title, within the header."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(model)}</title>
+<link rel="icon" href="data:,">
+<style>{STYLE}</style>
+</head>
+<body>
+<header>
+<h1>{escape(model)}</h1>
+{content}
 <noscript><p class="alert">The form needs JavaScript; the service itself does not: POST /v1/predict.</p></noscript>
-<script type="application/json" id="about">{_json(_about(card))}</script>
 <script>{SCRIPT}</script>
 </body>
 </html>
 """.encode()
+
+
+def _key_field(hidden: str = "") -> str:
+    return f"""<div class="field" id="key-field" {hidden}>
+<label for="key">API key</label>
+<input id="key" type="password" autocomplete="off" aria-describedby="key-hint key-error">
+<p class="hint" id="key-hint">Stays in this field; closing the page forgets it.</p>
+<p class="error" id="key-error" hidden></p>
+</div>"""
 
 
 def _about(card: Card) -> dict[str, object]:

@@ -16,12 +16,16 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from infra.journal.journal import Journal
+from infra.keys import KeyFile
 from models.bundle import Bundle, Card
 from models.contract.columns import Category, Contract, Number, Time
+from services.access import Access
 from services.app import Edge
-from services.messages import Answer, ErrorAnswer, Fault, Request, Route, encode
-from services.page import CONTENT_TYPE, HEADERS, page
-from tests.services.conftest import Caller
+from services.champion import Following, load
+from services.endpoints import Endpoints
+from services.page import HEADERS, page
+from services.predictions import Predictions
+from tests.services.conftest import ROW, Caller
 
 WITHIN_S = 20.0
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
@@ -48,6 +52,11 @@ class Read(HTMLParser):
 
     def having(self, name: str) -> list[dict[str, str | None]]:
         return [attributes for _, attributes in self.tags if name in attributes]
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path / "keys.json")
 
 
 @pytest.fixture
@@ -180,6 +189,11 @@ class Visit:
             field.clear()
         field.send_keys(value)
 
+    def enter_key(self, key: str) -> None:
+        field = self._browser.find_element(By.ID, "key")
+        field.clear()
+        field.send_keys(key)
+
     def send(self) -> None:
         self._browser.find_element(By.CSS_SELECTOR, "button[type=submit]").click()
 
@@ -210,13 +224,7 @@ def test_a_person_is_answered_and_told_what_is_wrong(browser: webdriver.Chrome, 
     assert "mean error alone, 1.5 min" in visit.sees("#answer")
     assert "v1" in visit.sees("#answer .hint code")
     (recorded,) = journal.predictions()
-    assert recorded.row == {
-        "starts_at": datetime(2020, 3, 1, 8, 15),
-        "distance": 3.0,
-        "weight": None,
-        "kind": "car",
-        "zone": None,
-    }
+    assert recorded.row == {**ROW, "starts_at": datetime(2020, 3, 1, 8, 15), "zone": None}
     assert visit.complaints() == []
 
     visit.fill("weight", "heavy")
@@ -229,27 +237,40 @@ def test_a_person_is_answered_and_told_what_is_wrong(browser: webdriver.Chrome, 
 
 
 @needs_chromium
-def test_asks_for_a_key_and_shows_the_interval(browser: webdriver.Chrome, url: str, edge: Edge, card: Card) -> None:
-    find = edge.find
-    judged = replace(card, metrics={"mae": 1.5, "absolute_error_90": 5.0})
-
-    async def shown(_: Request) -> Answer:
-        return Answer(200, page(judged), HEADERS, CONTENT_TYPE)
-
-    async def guarded(request: Request) -> Answer:
-        if request.header(b"authorization") != b"Bearer secret":
-            return Answer(401, encode(ErrorAnswer(Fault("who are you?"))))
-        route = find("/v1/predict")
-        assert route is not None
-        return await route.handler(request)
-
-    edge.find = {"/": Route("GET", shown, "/"), "/v1/predict": Route("POST", guarded, "/v1/predict")}.get
+def test_asks_for_a_key_and_shows_the_interval(
+    browser: webdriver.Chrome, url: str, edge: Edge, journal: Journal, make_bundle: Callable[..., Bundle], keys: KeyFile
+) -> None:
+    plain = make_bundle()
+    judged = replace(plain, card=replace(plain.card, metrics={"mae": 1.5, "absolute_error_90": 5.0}))
+    endpoints = Endpoints(Following(load(judged.files()), None, "main", 1.0), journal, Predictions(journal))
+    edge.find = endpoints.find
+    edge.access = endpoints.access = Access(keys)
+    key = keys.add("person", ["predict"])
     visit = Visit(browser, url)
 
-    visit.send()
-    assert visit.sees("#key-error") == "This service wants an API key."
-    browser.find_element(By.ID, "key").send_keys("secret")
+    assert "distance" not in browser.page_source
+    for given in ("wrong", key):
+        visit.enter_key(given)
+        visit.send()
+        visit.sees("#key-error" if given == "wrong" else "#answer")
     visit.send()
 
     assert visit.sees(".value") == "125.0 min"
     assert visit.sees(".interval") == "120.0 to 130.0 min"
+    keys.revoke("person")
+    edge.access = endpoints.access = Access(keys)
+    visit.send()
+    assert visit.sees("#key-error") == "This key is not accepted."
+
+
+def test_who_has_no_key_sees_nothing_of_contract_and_card(edge: Edge, endpoints: Endpoints, keys: KeyFile) -> None:
+    key = keys.add("person", ["predict"])
+    edge.access = endpoints.access = Access(keys)
+
+    locked = Caller(edge).get("/")
+    opened = Caller(edge).request("GET", "/", headers={"authorization": f"Bearer {key}"})
+
+    assert (locked.status_code, locked.headers["content-type"]) == (401, "text/html; charset=utf-8")
+    assert not [told for told in ("distance", "Card of", "minutes") if told in locked.text]
+    assert locked.headers["content-security-policy"] == opened.headers["content-security-policy"]
+    assert (opened.status_code, "distance" in opened.text) == (200, True)
