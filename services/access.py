@@ -1,8 +1,9 @@
 """May this request go on? Asked before a body is read, for our own paths and for those that are BentoML's alike.
 
-Three questions: is its body no pickle, which would run what it likes; how long does its caller still wait; and, where
-keys are asked for, does its key allow this path, at this rate. Who needs no key: whoever asks how the service is doing.
-A path of BentoML's that is not named here is for administrators.
+Four questions: is its body no pickle, which would run what it likes; is it not compressed, and so of a size that nobody
+knows; how long does its caller still wait; and, where keys are asked for, does its key allow this path, at this rate.
+Who needs no key: whoever asks how the service is doing. A path of BentoML's that is not named here is for
+administrators.
 
 The file of keys is looked at by the requests themselves, at most twice a second, so that a change needs no restart and
 an idle service does nothing. A file that cannot be read changes nothing: the last good keys go on, and `/readyz` says
@@ -34,6 +35,7 @@ ANYBODY = "anybody"
 ANY_KEY = "any key"
 
 _WANTED: dict[str, Scope | str] = {
+    "/": ANYBODY,  # the page asks for the key itself, as no browser can send one
     "/livez": ANYBODY,
     "/readyz": ANYBODY,
     "/healthz": ANYBODY,
@@ -89,6 +91,13 @@ class Pickled(NotAdmitted):
     """The body is of a type that runs code when it is read."""
 
     status = 415
+
+
+class Compressed(NotAdmitted):
+    """The body is not sent as it is."""
+
+    status = 415
+    headers = ((b"accept-encoding", b"identity"),)
 
 
 class NoDeadline(NotAdmitted):
@@ -161,13 +170,15 @@ class Access:
             headers: names in small letters.
             ours: whether the path is ours.
 
-        Raises: `Pickled`, `NoDeadline`, `Unauthenticated`, `Forbidden`, `TooOften`.
+        Raises: `Pickled`, `Compressed`, `NoDeadline`, `Unauthenticated`, `Forbidden`, `TooOften`.
         """
         within_s, authorization = None, b""
         for header, value in headers:
             if header == b"content-type":
                 if value != b"application/json" and _PICKLE.search(value):
                     raise Pickled("pickle is refused, for reading it runs code; send JSON")
+            elif header == b"content-encoding" and value.lower() != b"identity":
+                raise Compressed("a body is sent as it is, without a Content-Encoding")
             elif header == b"authorization":
                 authorization = value
             elif header == DEADLINE:

@@ -3,9 +3,8 @@
 A plain ASGI function, because that answers a third more requests a second than a framework in between, and before
 BentoML's middleware, because that costs more than the prediction. Errors become answers here, once. Whatever comes, on
 BentoML's paths as well, is first let in by `services.access`. No body beyond 16 MiB is held: what exceeds it is thrown
-away as it arrives, so that the caller can read the refusal, and past 64 MiB the connection is closed. A compressed body
-is refused unread: what it grows to is not known. No answer is kept by caches on its way, nor taken for another type
-than it says.
+away as it arrives, so that the caller can read the refusal, and past 64 MiB the connection is closed. No answer is kept
+by caches on its way, nor taken for another type than it says.
 """
 
 import asyncio
@@ -52,10 +51,6 @@ class BodyTooLarge(ContractError):
 
 class TooMany(OkruhError):
     """As many requests as shall be are being answered."""
-
-
-class EncodedBody(ContractError):
-    """The body is compressed."""
 
 
 class Edge:
@@ -186,7 +181,7 @@ class Edge:
             return await answered(handler, Request(b"", scope["headers"], scope["path"]))
         try:
             body = await _read(scope, receive)
-        except (BodyTooLarge, EncodedBody) as error:
+        except BodyTooLarge as error:
             return error_answer(error)
         if body is None:
             return None
@@ -267,7 +262,6 @@ def error_answer(error: OkruhError) -> Answer:
 
 _TOLD: dict[type[OkruhError], tuple[int, tuple[tuple[bytes, bytes], ...]]] = {
     BodyTooLarge: (413, _CLOSE),
-    EncodedBody: (415, (*_CLOSE, (b"accept-encoding", b"identity"))),
     TooManyRows: (413, ()),
     NotJSON: (400, ()),
     NotArrow: (400, ()),
@@ -297,7 +291,7 @@ async def _refuse_upgrade(send: Send) -> None:
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes | None:
-    """Read a body; None where the caller has gone. Raises: `BodyTooLarge`, `EncodedBody`."""
+    """Read a body; None where the caller has gone. Raises: `BodyTooLarge`."""
     if _declared_length(scope) > _DRAINED_BYTES:
         raise _too_large()
     message = await receive()
@@ -330,14 +324,10 @@ async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
 
 
 def _declared_length(scope: Scope) -> int:
-    """Give the length that a body's head says. Raises: `EncodedBody`."""
-    length = 0
     for name, value in scope["headers"]:
         if name == b"content-length":
-            length = int(value) if value.isdigit() else 0
-        elif name == b"content-encoding" and value.lower() != b"identity":
-            raise EncodedBody("a body is sent as it is: without a Content-Encoding")
-    return length
+            return int(value) if value.isdigit() else 0
+    return 0
 
 
 def _too_large() -> BodyTooLarge:

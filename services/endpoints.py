@@ -16,7 +16,7 @@ from models.contract.rows import MAXIMUM_ROWS, NotJSON, TooManyRows, broken_cont
 from models.deciding.rollout import weight_at
 from models.errors import Violation
 from services import metrics, streaming
-from services.access import Access
+from services.access import Access, NotAdmitted
 from services.champion import Following, Tried
 from services.formats import format_of
 from services.messages import (
@@ -38,7 +38,7 @@ from services.messages import (
 from services.observing import note, step
 from services.open_inference import OpenInference
 from services.openapi import document
-from services.page import CONTENT_TYPE, HEADERS, page
+from services.page import CONTENT_TYPE, HEADERS, locked_page, page
 from services.predictions import INLINE_BYTES, Predictions
 from services.trial import drawn
 
@@ -162,9 +162,14 @@ class Endpoints:
         """Give what is counted in all workers, for Prometheus."""
         return Answer(200, await asyncio.to_thread(metrics.exposition), content_type=metrics.CONTENT_TYPE)
 
-    async def page(self, _: Request) -> Answer:
-        """Give the page on which a person tries the model."""
-        return Answer(200, page(self._following.champion.card), HEADERS, CONTENT_TYPE)
+    async def page(self, request: Request) -> Answer:
+        """Give the page on which a person tries the model; where keys are asked for, to whom has one."""
+        card = self._following.champion.card
+        try:
+            self.access.admit("/v1/model", request.headers, ours=True)
+        except NotAdmitted as error:
+            return Answer(error.status, locked_page(card.model), (*error.headers, *HEADERS), CONTENT_TYPE)
+        return Answer(200, page(card), HEADERS, CONTENT_TYPE)
 
 
 def _known_at(at: datetime, now: datetime, place: int) -> datetime:

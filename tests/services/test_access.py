@@ -321,12 +321,11 @@ def test_describes_which_key_a_path_wants(locked: Caller, keys: KeyFile, client:
         "/v1/feedback": [{"key": ["feedback"]}],
         "/v1/model": [{"key": []}],
         "/metrics": [{"key": ["admin"]}],
-        "/": [{"key": []}],
         "/v2": [{"key": []}],
         "/v2/models/tiny": [{"key": []}],
         "/v2/models/tiny/ready": [{"key": []}],
         "/v2/models/tiny/infer": [{"key": ["predict"]}],
-        **dict.fromkeys(("/livez", "/readyz", "/v2/health/live", "/v2/health/ready")),
+        **dict.fromkeys(("/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready")),
     }
     assert {"401", "403", "415", "429", "504"} <= document["paths"]["/v1/predict"]["post"]["responses"].keys()
     endpoints.access = Access()

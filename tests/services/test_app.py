@@ -186,11 +186,12 @@ def test_a_body_for_others_that_does_not_come_is_not_waited_for() -> None:
     assert sent[0]["status"] == 504
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson"])
 @pytest.mark.parametrize("path", ["/v1/predict", "/v2/models/tiny/infer", "/other"])
-def test_refuses_a_compressed_body_unread(client: Any, path: str) -> None:
+def test_refuses_a_compressed_body_unread(client: Any, path: str, kind: str) -> None:
     bomb = gzip.compress(bytes(1 << 20))
 
-    answer = client.post(path, content=bomb, headers={"content-encoding": "GZIP"})
+    answer = client.post(path, content=bomb, headers={"content-encoding": "GZIP", "content-type": kind})
 
     assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
     assert "Content-Encoding" in answer.json()["error"]["message"]
