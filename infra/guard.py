@@ -5,9 +5,12 @@ When the starter is gone, in whatever way, it ends the child. Cost: one idle she
 """
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Self
 
 # A process id that now names a process of another birth is not the child's any more
@@ -24,10 +27,17 @@ end TERM; sleep 5; end KILL
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
-def end_with_parent() -> None:
-    """Have Linux end this process, as by SIGTERM, when the one that started it is gone; nothing elsewhere."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+def end_with_parent(named: str) -> None:
+    """Have Linux end this process, as by SIGTERM, when the one that started it is gone; nothing elsewhere.
+
+    Where it has gone already, which shows by a parent whose command lacks the word `named`, this is the end.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    with suppress(OSError):  # of processes that show nobody their commands
+        if named.encode() not in Path(f"/proc/{os.getppid()}/cmdline").read_bytes():
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Guard:

@@ -130,7 +130,8 @@ class Served:
 
     def __init__(self) -> None:
         sys.setswitchinterval(_TURN_S)
-        end_with_parent()  # BentoML leaves workers behind where it is killed, on their port
+        if listener.inherited() is not None:
+            end_with_parent("bentoml")  # which leaves workers behind where it is killed, on their port
         platform, how = assemble(_SETTINGS), runtime()
         files = {name: (Path(self.champion.path) / name).read_bytes() for name in FILES}
         try:

@@ -4,6 +4,7 @@ Ids of the journal's own are not in it (`infra.journal.ids`). A name stands for 
 label is recorded once; the first one stays.
 """
 
+import fcntl
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -66,6 +67,7 @@ class Index:
     def __init__(self, path: Path, key: bytes) -> None:
         """Open an index, made where it does not exist. Raises: `sqlite3.Error`, `OSError`."""
         self._key = key
+        self._lock = path.with_suffix(".lock")
         self._connection = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
@@ -82,7 +84,17 @@ class Index:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Have everything in the block be durable at its end, or nothing; others wait."""
+        """Have everything in the block be durable at its end, or nothing; others wait, and all have their turn.
+
+        SQLite's own waiting is a polling, at which the busiest process wins again and again.
+        """
+        with self._lock.open("wb") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            with self._begun():
+                yield
+
+    @contextmanager
+    def _begun(self) -> Iterator[None]:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield

@@ -53,3 +53,34 @@ def test_a_released_child_is_left_alone() -> None:
         child = subprocess.run(["/bin/kill", "-TERM", pid], check=False)
         assert child.returncode == 0  # it was there to be ended
         assert starter.stdout.read() == ""
+
+
+ENDING = "from infra.guard import end_with_parent; end_with_parent({named!r}); print('there', flush=True); input()"
+PARENT = """
+import os, subprocess, sys
+read, written = os.pipe()
+child = subprocess.Popen([sys.executable, "-c", {code!r}], stdin=read)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_process_ends_with_its_parent() -> None:
+    parent = [sys.executable, "-c", PARENT.format(code=ENDING.format(named="python"))]
+    pipes: dict[str, int] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(parent, cwd=bentos.SOURCES, text=True, **pipes) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == "there\n"
+
+        starter.kill()
+
+        assert starter.stdout.read() == ""  # ends when the child has
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_process_whose_parent_has_gone_ends_at_once() -> None:
+    command = [sys.executable, "-c", ENDING.format(named="some other command")]
+
+    done = subprocess.run(command, cwd=bentos.SOURCES, capture_output=True, check=False)
+
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, b"")
