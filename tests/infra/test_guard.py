@@ -67,8 +67,9 @@ sys.stdin.read()
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 def test_a_process_ends_with_its_parent() -> None:
     parent = [sys.executable, "-c", PARENT.format(code=ENDING.format(named="python"))]
-    pipes: dict[str, int] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(parent, cwd=bentos.SOURCES, text=True, **pipes) as starter:
+    with subprocess.Popen(
+        parent, cwd=bentos.SOURCES, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as starter:
         assert starter.stdout is not None
         assert starter.stdout.readline() == "there\n"
 
