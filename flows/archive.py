@@ -22,10 +22,10 @@ POSITION = "journal/position.json"
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the journal is archived; of its segments the tables' names say it."""
+    """How far journals are archived; of their segments the tables' names say it."""
 
-    labels: int = 0
-    """Sequence number of the last label."""
+    last_labels: dict[str, int] = {}
+    """Sequence number of the last label, by journal: several may be archived to one branch."""
 
 
 @task("archive the journal")
@@ -44,12 +44,13 @@ def archive(model: str, branch: str) -> Counts:
     platform = assemble(load_settings())
     lake, journal = platform.lake(model), platform.journal(model, branch)
     commit = lake.resolve(branch)
-    before, last = _position(lake, commit), journal.last_label()
+    before, last, own = _position(lake, commit), journal.last_label(), journal.identity()
+    reached = before.last_labels.get(own, 0)
     sealed = {one: _table(journal, one) for one in journal.seal()}
     shadows = {one: _read(journal.shadows.table, one) for one in journal.shadows.seal()}
     added = _new(lake, commit, PREDICTIONS, sealed)
     added_shadows = _new(lake, commit, SHADOWS, shadows)
-    labels = journal.labels(before.labels, last)
+    labels = journal.labels(reached, last)
     counts = Counts(_rows(added), len(labels))
     if any(counts) or added_shadows:
         note = {"kind": "journal", "predictions": str(counts.predictions), "labels": str(counts.labels)}
@@ -60,9 +61,10 @@ def archive(model: str, branch: str) -> Counts:
             for path, table in (added | added_shadows).items():
                 work.put(path, tables.encode_arrow(table))
             if labels:
-                work.put(f"{LABELS}{before.labels:012}-{last:012}.parquet", tables.encode_arrow(_labels_table(labels)))
-                work.put(POSITION, msgspec.json.encode(Position(labels=last)))
-    journal.archived({one: table.num_rows for one, table in sealed.items()}, max(last, before.labels))
+                path = f"{LABELS}{own}-{reached:012}-{last:012}.parquet"
+                work.put(path, tables.encode_arrow(_labels_table(labels)))
+                work.put(POSITION, msgspec.json.encode(Position(last_labels=before.last_labels | {own: last})))
+    journal.archived({one: table.num_rows for one, table in sealed.items()}, last)
     journal.shadows.archived(list(shadows))
     return counts
 

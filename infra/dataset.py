@@ -116,7 +116,9 @@ def _a_day_before(contract: Contract, moment: datetime) -> datetime:
 
 
 def labelled_predictions(contract: Contract, lake: Lake, commit: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Join archived predictions and labels by id.
+    """Join archived predictions and labels by id; of an id that is there again, the first.
+
+    A name is remembered for a time only (`OKRUH_JOURNAL_KEEP_DAYS`), and by one journal: it may come again.
 
     Returns:
         The contract's columns, `id`, `version`, `predicted`, `event_at`, `known_at`; and the objects read. Only labels
@@ -127,7 +129,7 @@ def labelled_predictions(contract: Contract, lake: Lake, commit: str) -> tuple[p
     if predictions.empty or labels.empty:
         return pd.DataFrame(), ()
     labels = labels.rename(columns={"value": contract.target.name})
-    joined = predictions.merge(labels, on="id", how="inner", validate="1:1")
+    joined = predictions.drop_duplicates("id").merge(labels.drop_duplicates("id"), on="id", how="inner", validate="1:1")
     return _within_range(contract, joined), (*prediction_paths, *label_paths)
 
 

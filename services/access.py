@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from infra.errors import Misconfigured, Unavailable
 from infra.keys import Key, KeyFile, Scope, digest
 from models.errors import OkruhError
+from services.observing import note
 
 logger = logging.getLogger("bentoml.okruh.service")
 
@@ -201,6 +202,7 @@ class Access:
         caller = self._callers.get(sent[:8], _NOBODY)
         if not hmac.compare_digest(caller.digest, sent):
             raise Unauthenticated("this key is not known, or was revoked")
+        note(key=caller.key.name)
         if scope != ANY_KEY and scope not in caller.scopes:
             raise Forbidden(f"{caller.key.name}'s key is not for this: it wants the scope {scope}")
         caller.spend(now)

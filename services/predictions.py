@@ -57,15 +57,20 @@ class Answered:
 
 
 class IdsTaken(OkruhError):
-    """Ids stand for other rows than the ones that came with them; those are recorded, these are not."""
+    """Ids stand for other rows than the ones that came with them; those are recorded, these are not.
 
-    def __init__(self, taken: Sequence[str], places: Sequence[int]) -> None:
+    Whatever else came with them is recorded, and `answered`.
+    """
+
+    def __init__(self, taken: Sequence[str], places: Sequence[int], answered: Answered) -> None:
         rule = "was answered before for another row; give this row an id of its own"
         super().__init__(
             f"{len(taken)} ids stand for other rows than these, first row {places[0]}: {taken[0]!r}",
         )
         self.violations = [Violation("id", rule, place) for place in places]
         self.conflicting = sorted(taken)
+        self.places = frozenset(places)
+        self.answered = answered
 
 
 class _Record(NamedTuple):
@@ -123,10 +128,11 @@ class Predictions:
         batch = part.batch
         with step("record"):
             record: _Record = batch.record or self._record(model, batch, tried)
+            answered = Answered(model, record.ids, part)
             if record.durable is not None and (recorded := await self._outcome(record.durable)) and batch.given:
-                _refuse_taken(part, recorded)
+                _refuse_taken(answered, part, recorded)
         metrics.ROWS.labels(model.card.version).inc(rows.count)
-        return Answered(model, record.ids, part)
+        return answered
 
     def close(self) -> None:
         """Hand over what was answered and not recorded yet."""
@@ -219,7 +225,7 @@ async def _instead(champion: Champion, tried: Tried, rows: Rows, size: int) -> t
     return tried.model, part
 
 
-def _refuse_taken(part: Part, recorded: Recorded) -> None:
+def _refuse_taken(answered: Answered, part: Part, recorded: Recorded) -> None:
     """Compare the rows of names that came again with what the names stand for. Raises: `IdsTaken`."""
     batch = part.batch
     taken = {
@@ -228,4 +234,4 @@ def _refuse_taken(part: Part, recorded: Recorded) -> None:
         if part.start <= place < part.stop and recorded.get(name, b"") not in (b"", row_digest(batch.columns, place))
     }
     if taken:
-        raise IdsTaken(list(taken.values()), list(taken))
+        raise IdsTaken(list(taken.values()), list(taken), answered)

@@ -12,11 +12,11 @@ import msgspec
 from msgspec import Struct
 
 from models.contract.rows import broken_contract
-from models.errors import ContractError, OkruhError, Violation
+from models.errors import BundleError, ContractError, OkruhError, Violation
 from services.app import fault_of
 from services.champion import Champion, Serving, Tried
 from services.messages import Fault, Request
-from services.predictions import Predictions
+from services.predictions import Answered, IdsTaken, Predictions
 from services.trial import drawn
 
 MEDIA_TYPE = b"application/x-ndjson"
@@ -81,20 +81,28 @@ async def _answer(
 ) -> Sequence[AnsweredLine | RefusedLine]:
     try:
         return await _predict(lines, champion, tried, predictions)
-    except OkruhError as error:
+    except IdsTaken as error:  # the others are recorded
+        answers = _told(error.answered)
+        return [_refused(error, first + at) if at in error.places else one for at, one in enumerate(answers)]
+    except (ContractError, BundleError) as error:
         if len(lines) == 1:
             return [_refused(error, first)]
-    answers: list[AnsweredLine | RefusedLine] = []
-    for number, line in enumerate(lines, start=first):  # something is wrong with one: each for itself says which
-        answers += await _answer([line], number, champion, tried, predictions)
-    return answers
+    except OkruhError as error:
+        return [_refused(error, first + at) for at in range(len(lines))]
+    alone = [  # something is wrong with one: each for itself says which
+        await _answer([line], number, champion, tried, predictions) for number, line in enumerate(lines, start=first)
+    ]
+    return [one for answers in alone for one in answers]
 
 
 async def _predict(
     lines: Sequence[bytes], champion: Champion, tried: Tried | None, predictions: Predictions
 ) -> Sequence[AnsweredLine]:
     rows = champion.decoder.decode_lines(lines)
-    answered = await predictions.answer(champion, rows, sum(map(len, lines)), tried)
+    return _told(await predictions.answer(champion, rows, sum(map(len, lines)), tried))
+
+
+def _told(answered: Answered) -> list[AnsweredLine]:
     version = answered.model.card.version
     return [AnsweredLine(name, value, version) for name, value in zip(answered.ids(), answered.values(), strict=True)]
 

@@ -24,14 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from infra.errors import Unavailable
 from infra.journal.answers import Answers
 from infra.journal.journal import Recorded
 from infra.journal.shadows import Shadows, batch_of
 from models.contract.rows import Columns, Rows
 from models.deciding.rollout import is_drawn, weight_at
 from services import metrics
-from services.batching import Part
+from services.batching import Overloaded, Part
 from services.champion import Tried
 from services.messages import Request
 
@@ -61,16 +60,19 @@ def drawn(tried: Tried, request: Request) -> Tried | None:
 
 async def predict_instead(tried: Tried, rows: Rows, size: int) -> Part | None:
     """Have a canary predict rows that came in so many bytes, and count it; None where it fails."""
-    part, failed, began = None, False, time.perf_counter()
+    failed, began = False, time.perf_counter()
     try:
-        part = await tried.model.batcher.predict(rows, size)
+        return await tried.model.batcher.predict(rows, size)
+    except Overloaded:
+        return None  # its callers' doing; it counts as slow where they have waited for long
     except Exception as error:  # noqa: BLE001 (whatever a challenger does wrong, the champion answers)
         failed = True
         logger.warning("canary %s failed, the champion answers: %s", tried.terms.version, error)
-    slow = time.perf_counter() - began > tried.terms.abort.p99_ms / 1000
-    metrics.CANARY_REQUESTS.labels(tried.terms.version, "failed" if failed else "slow" if slow else "ok").inc()
-    tried.tally.add(tried.terms.abort, 1, failed, slow)
-    return part
+        return None
+    finally:  # where its caller has waited no longer, too
+        slow = time.perf_counter() - began > tried.terms.abort.p99_ms / 1000
+        metrics.CANARY_REQUESTS.labels(tried.terms.version, "failed" if failed else "slow" if slow else "ok").inc()
+        tried.tally.add(tried.terms.abort, 1, failed, slow)
 
 
 Values = npt.NDArray[np.float32]
@@ -164,7 +166,7 @@ class Shadow:
         answered, self._unwritten = self._unwritten, []
         try:
             self._journal.append(answered)
-        except Unavailable as error:
+        except Exception as error:  # noqa: BLE001 (the thread goes on, whatever becomes of a write)
             logger.warning("what the shadow answered is not recorded: %s", error)
             metrics.SHADOW_DROPPED.labels("unwritten").inc(sum(one.num_rows for one in answered))
 

@@ -15,6 +15,7 @@ starts afresh. Several processes may write and read one journal at a time.
 """
 
 import fcntl
+import hashlib
 import os
 import sqlite3
 import threading
@@ -62,9 +63,15 @@ class _Group:
         self.awaited = False
         """Whether somebody waits for it."""
 
+    def refuse(self, error: Unavailable) -> None:
+        """Leave the answers out; the labels stay."""
+        self.done.set_exception(error)
+        self.answers = []
+
     def fail(self, error: Unavailable) -> None:
         """Tell everybody who waits."""
-        self.done.set_exception(error)
+        if not self.done.done():
+            self.done.set_exception(error)
         for _, outcomes in self.labels:
             outcomes.set_exception(error)
 
@@ -145,6 +152,10 @@ class Journal:
         for batch in self._batches():
             yield from map(prediction, batch.drop_columns([NAMED]).to_pylist())
 
+    def identity(self) -> str:
+        """Give what tells this journal from others; nothing where it was never written."""
+        return hashlib.sha256(self._key()).hexdigest()[:12] if self._key_path.exists() else ""
+
     def labels(self, after: int = 0, until: int | None = None) -> list[Label]:
         """Read the labels with sequence numbers in (after, until], in order. Raises: `Unavailable`."""
         return index.labels(self._index_path, after, until)
@@ -165,12 +176,17 @@ class Journal:
         table = pa.Table.from_batches(batches)
         named = np.flatnonzero(table[NAMED].to_numpy())
         names = table["id"].take(pa.array(named)).to_pylist() if len(named) else []
-        with self._open_index() as opened, opened.transaction():
+        own = segments.name_of(batches[0])
+        with self._open_index() as opened:
             placed = opened.place(names)
-            own = segments.name_of(batches[0])
-            rest = [place for place, name in zip(named.tolist(), names, strict=True) if placed.get(name, own) != own]
-            unplaced = [place for place, name in zip(named.tolist(), names, strict=True) if name not in placed]
-            opened.name([named_in(table, place) for place in unplaced], own)
+            if unplaced := [
+                named_in(table, at) for at, name in zip(named.tolist(), names, strict=True) if name not in placed
+            ]:
+                with opened.transaction():  # whoever writes waits for as little as this
+                    meanwhile = opened.place([one.id for one in unplaced])
+                    opened.name([one for one in unplaced if one.id not in meanwhile], own)
+                placed |= meanwhile
+        rest = [at for at, name in zip(named.tolist(), names, strict=True) if placed.get(name, own) != own]
         kept = np.ones(table.num_rows, bool)
         kept[rest] = False
         return table.filter(pa.array(kept)).drop_columns([NAMED]).replace_schema_metadata(None)
@@ -278,7 +294,9 @@ class Journal:
                 if opened is None:
                     self._make()
                     opened = Index(self._index_path, self._key())
-                self._refuse_when_full(group)
+                full = self._full()
+                if full is not None and group.answers:
+                    group.refuse(Unavailable(full))
                 recorded, outcomes = _write(opened, writer, group, self._keep_days)
             except Exception as error:  # noqa: BLE001 (whoever waits must be told, or waits for ever)
                 self.failure = str(error)
@@ -287,23 +305,25 @@ class Journal:
                 _close(opened)
                 opened = None
                 continue
-            self.failure = None
-            group.done.set_result(recorded)
+            self.failure = full
+            if not group.done.done():
+                group.done.set_result(recorded)
             for (_, waiting), outcome in zip(group.labels, outcomes, strict=True):
                 waiting.set_result(outcome)
         writer.close()
         _close(opened)
 
-    def _refuse_when_full(self, group: _Group) -> None:
-        """Refuse answers where too much waits to be archived. Raises: `Unavailable`."""
+    def _full(self) -> str | None:
+        """Say that too much waits to be archived; None where it does not."""
         now = time.monotonic()
-        if not group.answers or now < self._measured_s + _MEASURE_S:
-            return
-        used = sum(one.stat().st_size for one in os.scandir(self._segments))
+        if now < self._measured_s + _MEASURE_S:
+            return None
+        used = segments.size_of(self._segments)
         if used > self._maximum_bytes:
             waits = f"{used >> 20} MiB wait to be archived, at most {self._maximum_bytes >> 20} shall"
-            raise Unavailable(f"{waits}: run `okruh monitor`, which archives, or set OKRUH_JOURNAL_MIB")
+            return f"{waits}: run `okruh monitor`, which archives, or set OKRUH_JOURNAL_MIB"
         self._measured_s = now
+        return None
 
     def _take_group(self) -> _Group | None:
         """Wait for something to write; None when there is nothing left and the journal closes."""

@@ -68,6 +68,7 @@ class Writer:
         self._maximum_s = maximum_s
         self._schema: pa.Schema | None = None
         self._file: int | None = None
+        self._path = folder
         self._length = 0
         self._began_s = 0.0
         self.name = ""
@@ -92,6 +93,8 @@ class Writer:
             self.close()
             return False
         except OSError:
+            if not self._length:
+                self._path.unlink(missing_ok=True)  # or a full disk leaves one for each write that failed
             self.close()
             raise
         return True
@@ -105,8 +108,8 @@ class Writer:
     def _begin(self, schema: pa.Schema) -> None:
         self.close()
         name = uuid4().hex
-        path = self._folder / f"open-{name}{_SUFFIX}"
-        self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+        self._path = self._folder / f"open-{name}{_SUFFIX}"
+        self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
         sync_folder(self._folder)
         self._schema, self._length, self._began_s, self.name = schema, 0, time.monotonic(), name
 
@@ -174,6 +177,15 @@ def sealed_segments(folder: Path) -> list[Sealed]:
             first, last, digest = match.groups()
             found.append(Sealed(path, moment(int(first)), moment(int(last)), digest))
     return found
+
+
+def size_of(folder: Path) -> int:
+    """Give the bytes of all segments. Raises: `OSError`."""
+    used = 0
+    for one in os.scandir(folder):
+        with suppress(FileNotFoundError):  # it was sealed or archived meanwhile
+            used += one.stat().st_size
+    return used
 
 
 def read(path: Path) -> Iterator[pa.RecordBatch]:

@@ -5,7 +5,6 @@ champion's record. Segments are those of `infra.journal.segments`, one a process
 written yet is lost in a kill; what cannot be written is the caller's to count.
 """
 
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -86,7 +85,7 @@ class Shadows:
         batch = pa.Table.from_batches(batches, _SCHEMA).combine_chunks().to_batches()
         try:
             segments.make_folder(self._folder)
-            used = sum(one.stat().st_size for one in os.scandir(self._folder))
+            used = segments.size_of(self._folder)
             if used > self._maximum_bytes:
                 raise Unavailable(f"{used >> 20} MiB of shadows wait to be archived: run `okruh monitor`")
             for one in batch:

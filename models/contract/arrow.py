@@ -36,6 +36,7 @@ from models.errors import ContractError, Violation
 MEDIA_TYPE = "application/vnd.apache.arrow.stream"
 
 _LOOKED_UP = 1 << 16
+_WRITTEN_OUT_BYTES = 16 << 20
 _A_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 Mask = npt.NDArray[np.bool_]
@@ -249,17 +250,25 @@ def _field(metadata: bytes, table: int, number: int) -> int:
 def _ids(found: Mapping[str, pa.Array]) -> list[str | None] | None:
     if ID not in found or found[ID].null_count == len(found[ID]):
         return None
-    lengths = pc.fill_null(pc.utf8_length(_plain(found[ID])), 1).to_numpy()
+    plain = _plain(found[ID])
+    lengths = pc.fill_null(pc.utf8_length(plain), 1).to_numpy()
     if wrong := np.flatnonzero((lengths < 1) | (lengths > LONGEST_ID))[:SHOWN].tolist():
         rule = f"expected a string of 1 to {LONGEST_ID} characters"
         raise broken_contract([Violation(ID, rule, row) for row in wrong])
-    ids: list[str | None] = found[ID].to_pylist()
+    ids: list[str | None] = plain.to_pylist()
     refuse_repeated(ids)
     return ids
 
 
 def _plain(values: pa.Array) -> pa.Array:
-    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    """Write a dictionary out. Raises: `NotArrow` where that can be much more than what came."""
+    if not pa.types.is_dictionary(values.type):
+        return values
+    if _is_text(values.type):
+        longest = pc.max(pc.binary_length(values.dictionary)).as_py() or 0
+        if longest * len(values) > _WRITTEN_OUT_BYTES:
+            raise NotArrow(f"a dictionary has a text of {longest} bytes: send it as it is")
+    return values.dictionary_decode()
 
 
 def _nulls(values: pa.Array) -> Mask:

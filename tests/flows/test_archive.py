@@ -1,5 +1,6 @@
 """Archive: each journalled answer and label is in the lake exactly once, whoever is killed or comes at once."""
 
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -242,3 +243,28 @@ def test_a_shadow_is_added_where_nothing_else_is_new(home: Path) -> None:
 
     assert archived(SHADOWS)["id"].tolist() == ["a"]
     assert next(lake().log("main")).metadata["shadows"] == "1"
+
+
+def test_labels_of_two_journals_reach_one_branch(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(answer("a"), answer("b"), labels=(label("a"), label("b")))
+    archive_now()
+    shutil.rmtree(journal().folder)  # as if another machine's, which knows nothing of the first
+
+    record(answer("c"), labels=(label("c"),))
+    added = archive_now()
+
+    assert added == Counts(1, 1)
+    assert sorted(archived(LABELS)["id"]) == ["a", "b", "c"]
+    assert archive_now() == Counts(0, 0)
+
+
+def test_a_name_that_comes_again_counts_once(home: Path) -> None:
+    record(answer("a"), labels=(label("a", 8.5),))
+    archive_now()
+    shutil.rmtree(journal().folder)  # as if it had been forgotten
+    record(answer("a", trip_miles=9.0), labels=(label("a", 7.0),))
+    archive_now()
+
+    labelled, _ = labelled_predictions(CONTRACT, lake(), "main")
+
+    assert labelled[["id", "trip_miles", "trip_minutes"]].to_numpy().tolist() == [["a", 2.5, 8.5]]

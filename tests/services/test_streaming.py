@@ -47,6 +47,19 @@ def test_a_wrong_line_is_answered_by_its_error_and_fails_no_other(
     assert journal.counts() == Counts(3, 0)
 
 
+def test_a_name_that_is_taken_fails_its_line_and_repeats_no_other(
+    client: Caller, journal: Journal, row: dict[str, Any]
+) -> None:
+    ask(client, {**row, "id": "a"})
+
+    answers = ask(client, row, {**row, "id": "a", "distance": 9}, {**row, "id": "b"}, row)
+
+    assert ["error" in one for one in answers] == [False, True, False, False]
+    assert answers[1]["error"]["violations"][0]["row"] == 1
+    given = [one["id"] for one in answers if "id" in one]
+    assert [one.id for one in journal.predictions()] == ["a", *given]
+
+
 def test_answers_more_lines_than_a_request_may_have_rows(client: Caller, journal: Journal, row: dict[str, Any]) -> None:
     answers = ask(client, *[row] * 12_000)
 

@@ -1,9 +1,10 @@
 """The journal: acknowledged means durable, once, and readable by others."""
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -182,13 +183,33 @@ def test_is_full_with_more_than_it_may_hold_until_it_is_archived(
 
     with pytest.raises(Unavailable, match="0 MiB wait to be archived"):
         journal.append([answers("b")]).result(WAIT_S)
-    labelled = journal.append_labels([label("a")]).result(WAIT_S)
+    refused, labelled = journal.append([answers("b")]), journal.append_labels([label("a")]).result(WAIT_S)
+    with pytest.raises(Unavailable, match="wait to be archived"):
+        refused.result(WAIT_S)
+    assert journal.failure
     journal.archived({one: journal.table(one).num_rows for one in journal.seal()}, 0)
     journal.append([answers("c")]).result(WAIT_S)
 
     assert labelled == [LabelOutcome.KEPT]
     assert names(journal) == ["c"]
     journal.close()
+
+
+def test_a_full_disk_leaves_no_file_for_each_write_that_fails(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, parts: Sequence[memoryview], place: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", full)
+        for _ in range(20):
+            with pytest.raises(Unavailable, match="No space"):
+                journal.append([answers(None, journal=journal)]).result(WAIT_S)
+    journal.append([answers("a")]).result(WAIT_S)
+
+    assert len(list((journal.folder / "segments").iterdir())) == 1
+    assert names(journal) == ["a"]
 
 
 def test_what_is_archived_counts_and_keeps_its_name(journal: Journal) -> None:

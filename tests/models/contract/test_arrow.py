@@ -199,6 +199,19 @@ def test_refuses_what_is_compressed(tiny_contract: Contract, codec: str, diction
         arrow.decode(tiny_contract, stream(found, compression=codec))
 
 
+@pytest.mark.parametrize("name", ["id", "kind"])
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_writes_out_no_dictionary_that_becomes_a_thousand_times_its_size(
+    tiny_contract: Contract, name: str, kind: pa.DataType
+) -> None:
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int8()), pa.array(["x" * 100_000], kind))
+    found = table(*[ROW] * 1000)
+    found = found.drop_columns([name]) if name in ROW else found
+
+    with pytest.raises(NotArrow, match="100000 bytes"):
+        arrow.decode(tiny_contract, stream(found.append_column(name, long)))
+
+
 def test_refuses_a_dictionary_that_does_not_have_what_rows_say(tiny_contract: Contract) -> None:
     kinds = pa.DictionaryArray.from_arrays(pa.array([7], pa.int8()), pa.array(["car"]), safe=False)
 
