@@ -2,8 +2,9 @@
 
 A head must be there ten seconds after the connection, or after its first byte, and have at most 64 KiB; so much may
 come beside a body, too (trailers, extensions of chunks). A caller that takes nothing of an answer for a minute is let
-go. Where as many connections are open as may be, the one that has waited longest without asking makes room. What comes
-slowly after the head is bounded by the service's own timeout (`services.app`).
+go. After an answer a connection may wait as long as uvicorn allows, which forgets it at any stray byte, and for as long
+as a head takes, and no longer. Where as many connections are open as may be, the one that has waited longest without
+asking makes room. What comes slowly after the head is bounded by the service's own timeout (`services.app`).
 
 Costs a microsecond a request, and one look at each connection every five seconds.
 """
@@ -37,6 +38,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._waits_since: float | None = time.monotonic()
         """When what has no whole head yet began; None between a head and the next."""
+        self._idle_since: float | None = None
+        """When the last answer was complete; None where none is, or more was asked."""
         self._unasked_bytes = 0
         self._unsent: tuple[object, ...] = ()
         self._unsent_since = 0.0
@@ -60,6 +63,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Expect a head."""
         if self._waits_since is None:
             self._waits_since = time.monotonic()
+        self._idle_since = None
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -73,6 +77,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unasked_bytes = 0
         super().on_body(body)
 
+    def on_response_complete(self) -> None:
+        """Wait for the next request, where there is none already."""
+        super().on_response_complete()
+        if self.cycle is None or self.cycle.response_complete:
+            self._idle_since = time.monotonic()
+
     def _look_later(self) -> None:
         self._looking = self.loop.call_later(self.look_s, self._look)
 
@@ -85,17 +95,26 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif self._waits_since is not None and now - self._waits_since > self.head_within_s:
             self._refuse(408, f"no request came within {self.head_within_s:g} s")
+        elif self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive + self.head_within_s:
+            self.transport.close()
         self._look_later()
 
     def _make_room(self) -> None:
-        waiting = [one for one in self.connections if isinstance(one, BoundedProtocol) and one._waits_since is not None]
-        min(waiting, key=lambda one: one._waits_since or 0.0).transport.abort()
+        idle = [(since, one) for one in self.connections if (since := _idle_since(one)) is not None]
+        min(idle, key=lambda found: found[0])[1].transport.abort()
 
     def _refuse(self, status: int, message: str) -> None:
         body = encode(ErrorAnswer(Fault(message)))
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
         self.transport.close()
+
+
+def _idle_since(connection: object) -> float | None:
+    """Say since when a connection asks nothing; None where it does."""
+    if not isinstance(connection, BoundedProtocol):
+        return None
+    return connection._idle_since if connection._waits_since is None else connection._waits_since
 
 
 def bound() -> None:

@@ -36,6 +36,37 @@ class Short(BoundedProtocol):
             Short.looked.set()
 
 
+@pytest.mark.parametrize("stray", [b"\r\n", b"\r\n\r\n"])
+def test_lets_go_who_asks_no_more_after_an_answer(stray: bytes) -> None:
+    class Patient(Short):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.timeout_keep_alive = 0
+
+    with listening(lengthy, Patient) as port, connect(port) as connection:
+        connection.sendall(GET)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        connection.sendall(stray)  # which has uvicorn forget that it waits
+
+        assert rest(connection) == b""
+
+
+def test_lets_go_who_never_ends_the_body_of_what_was_answered() -> None:
+    async def at_once(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    class Patient(Short):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.timeout_keep_alive = 0
+
+    with listening(at_once, Patient) as port, connect(port) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\nx")
+
+        assert rest(connection).startswith(b"HTTP/1.1 401")
+
+
 class Few(BoundedProtocol):
     """Has two connections at most."""
 
