@@ -100,13 +100,16 @@ class Journal:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._measured_s = -_MEASURE_S
+        self._slots: list[int] = []
 
     def mint(self) -> Mint:
-        """Give what makes ids for this process; its slot is held until the process ends. Raises: `Unavailable`."""
+        """Give what makes ids for this process; its slot is held until this is closed. Raises: `Unavailable`."""
         try:
             with self._translated("written"):
                 self._make()
-                return Mint(self._key(), _claim_slot(self.folder / "slots"))
+                number, lock = _claim_slot(self.folder / "slots")
+                self._slots.append(lock)
+                return Mint(self._key(), number)
         except Unavailable as error:
             self.failure = str(error)
             raise
@@ -135,6 +138,8 @@ class Journal:
             self._wake.notify()
         if self._thread is not None:
             self._thread.join()
+        while self._slots:
+            os.close(self._slots.pop())
 
     def counts(self) -> Counts:
         """Count predictions and labels. Raises: `Unavailable`."""
@@ -387,8 +392,8 @@ def _append(writer: Writer, kept: Sequence[Kept]) -> list[tuple[str, list[Kept]]
     return done
 
 
-def _claim_slot(folder: Path) -> int:
-    """Take a number that no other process has; the lock on its file ends with this one. Raises: `OSError`."""
+def _claim_slot(folder: Path) -> tuple[int, int]:
+    """Take a number that nobody else has, and give it with the descriptor of its lock. Raises: `OSError`."""
     for number in range(SLOTS):
         file = os.open(folder / f"{number}.lock", os.O_CREAT | os.O_RDWR, 0o644)
         try:
@@ -396,7 +401,7 @@ def _claim_slot(folder: Path) -> int:
         except BlockingIOError:
             os.close(file)
         else:
-            return number
+            return number, file
     raise OSError(f"{SLOTS} processes write {folder.parent}")
 
 
