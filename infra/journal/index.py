@@ -62,7 +62,7 @@ class Named(NamedTuple):
 
 
 class Index:
-    """One open connection; `write` gives it to one writer at a time."""
+    """One open connection, for one thread at a time."""
 
     def __init__(self, path: Path, key: bytes) -> None:
         """Open an index, made where it does not exist. Raises: `sqlite3.Error`, `OSError`."""

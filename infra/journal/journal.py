@@ -32,6 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.errors import Misconfigured, NotFound, Unavailable
+from infra.folders import make_folder, sync_folder
 from infra.journal import index, segments
 from infra.journal.answers import NAMED, Answers, Kept, Prediction, batch_of, named_in, prediction, row_digest
 from infra.journal.ids import KEY_BYTES, SLOTS, Mint, given_out_at
@@ -248,7 +249,7 @@ class Journal:
         if old.exists():
             raise Misconfigured(f"{old} is a journal of an earlier version: archive it with that, then move it away")
         for folder in (self._segments, self.folder / "slots"):
-            segments.make_folder(folder)
+            make_folder(folder)
         if not self._key_path.exists():
             made = self.folder / f"key-{os.getpid()}-{threading.get_ident()}"
             with made.open("wb") as file:
@@ -258,7 +259,7 @@ class Journal:
             with suppress(FileExistsError):
                 os.link(made, self._key_path)  # whoever comes first has made it, whole
             made.unlink()
-            segments.sync_folder(self.folder)
+            sync_folder(self.folder)
 
     def _key(self) -> bytes:
         return self._key_path.read_bytes()

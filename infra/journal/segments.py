@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from blake3 import blake3
 
+from infra.folders import sync_folder
 from infra.journal.ids import moment
 
 SEGMENT_BYTES = 64 << 20
@@ -201,23 +202,6 @@ def read(path: Path) -> Iterator[pa.RecordBatch]:
 def name_of(batch: pa.RecordBatch) -> str:
     """Give the name of the segment that a batch was read from."""
     return str(batch.schema.metadata[NAME], "ascii")
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder that outlives a power cut. Raises: `OSError`."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in missing:
-        sync_folder(one.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have a folder's names outlive a power cut. Raises: `OSError`."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _batches(content: pa.Buffer) -> Iterator[tuple[pa.RecordBatch, int]]:

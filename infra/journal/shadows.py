@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infra.errors import NotFound, Unavailable
+from infra.folders import make_folder
 from infra.journal import segments
 from infra.journal.answers import Answers
 from infra.journal.segments import ANSWERED_AT, SEGMENT_BYTES, SEGMENT_S, Sealed, Writer
@@ -50,8 +51,8 @@ def batch_of(
     batch = pa.RecordBatch.from_arrays(
         [
             pa.concat_arrays([one.ids.arrow() for one in answers]).slice(0, count),
-            pa.repeat(pa.scalar(version), count),
-            pa.repeat(pa.scalar(answers[0].version), count),
+            arrow.repeated(version, count),
+            arrow.repeated(answers[0].version, count),
             arrow.numbers(pa.float64(), served[:count]),
             arrow.numbers(pa.float64(), predicted.astype(np.float64), ~np.isfinite(predicted)),
             arrow.numbers(pa.timestamp("us", "UTC"), at_us[:count]),
@@ -84,7 +85,7 @@ class Shadows:
         """Make batches durable, all or none. Raises: `Unavailable`, where too much waits to be archived as well."""
         batch = pa.Table.from_batches(batches, _SCHEMA).combine_chunks().to_batches()
         try:
-            segments.make_folder(self._folder)
+            make_folder(self._folder)
             used = segments.size_of(self._folder)
             if used > self._maximum_bytes:
                 raise Unavailable(f"{used >> 20} MiB of shadows wait to be archived: run `okruh monitor`")

@@ -23,6 +23,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from infra.errors import NotFound
+from infra.folders import sync_folder
 from infra.lake.blocks import CHUNK_BYTES, Content, VerifiedFile, digested
 from infra.lake.embedded.faults import translated
 from infra.lake.targets import aside
@@ -230,15 +231,6 @@ class _MappedFile(VerifiedFile):
                 self.content.check(number, self._view[number * block : (number + 1) * block], self.name)
                 self._unverified.discard(number)
         return self._view[start:end]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _size(source: Path) -> int:

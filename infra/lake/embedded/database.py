@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from infra.errors import Corrupt, InfraError, Misconfigured
-from infra.lake.embedded.content import sync_folder
+from infra.folders import sync_folder
 from infra.lake.embedded.faults import translated
 
 BUSY_TIMEOUT_S = 30.0
