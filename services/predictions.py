@@ -5,6 +5,7 @@ predicted together is named and recorded together.
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,6 +24,8 @@ from services.batching import Batch, Part
 from services.champion import Champion, Tried
 from services.observing import note, step
 from services.trial import Shadow
+
+logger = logging.getLogger("bentoml.okruh.service")
 
 INLINE_BYTES = 64 << 10
 """Bodies up to this, some hundred rows, are decoded and encoded in the event loop, which takes less than a thread."""
@@ -113,6 +116,7 @@ class Predictions:
         self._waiting_rows = 0
         """Rows that are not durable yet, handed over or not."""
         self._durable: asyncio.Future[Recorded] | None = None
+        self._handing_over: asyncio.Handle | None = None
 
     async def answer(self, champion: Champion, rows: Rows, size: int, tried: Tried | None = None) -> Answered:
         """Predict rows that came in so many bytes, and record them; `tried`: who shall answer instead, or as well.
@@ -134,11 +138,24 @@ class Predictions:
         metrics.ROWS.labels(model.card.version).inc(rows.count)
         return answered
 
+    @property
+    def refusing(self) -> bool:
+        """Whether predictions are refused, since the journal's last write failed."""
+        return self._journal.failure is not None and not self._goes_on
+
     def close(self) -> None:
-        """Hand over what was answered and not recorded yet."""
-        if self._unsent:
-            self._journal.append(self._unsent)
-            self._unsent, self._copied = [], []
+        """Record what was answered and not recorded yet; the log says what could not be."""
+        if self._handing_over is not None:
+            self._handing_over.cancel()
+        answers, self._unsent, self._copied, self._durable = self._unsent, [], [], None
+        if not answers:
+            return
+        try:
+            self._journal.append(answers).result()
+        except Unavailable as error:
+            rows = sum(len(one.ids) for one in answers)
+            metrics.LOST.inc(self._unawaited_rows)
+            logger.error("%d rows are not recorded, of which %d are answered: %s", rows, self._unawaited_rows, error)
 
     def _record(self, model: Champion, batch: Batch, tried: Tried | None) -> _Record:
         """Name a batch's rows and have them recorded.
@@ -158,12 +175,10 @@ class Predictions:
         if self._durable is None:
             loop = asyncio.get_running_loop()
             self._durable = loop.create_future()
-            if self._strict:
-                loop.call_soon(self._hand_over)
-            else:
-                loop.call_later(_RELAXED_S, self._hand_over)
-        fails = self._journal.failure is not None and not self._goes_on
-        waits = self._strict or fails or self._waiting_rows > _RELAXED_ROWS
+            self._handing_over = (
+                loop.call_soon(self._hand_over) if self._strict else loop.call_later(_RELAXED_S, self._hand_over)
+            )
+        waits = self._strict or self.refusing or self._waiting_rows > _RELAXED_ROWS
         self._unawaited_rows += len(ids) if self._goes_on or not waits else 0
         record = batch.record = _Record(ids, self._durable if waits else None)
         return record

@@ -1,6 +1,7 @@
 """Trying a challenger: which requests are its, what it answers instead of the champion, and what it answers as well.
 
-As a canary it answers a share of the requests. Where it fails, the champion answers, and its caller does not see it.
+As a canary it answers a share of the requests. Where it fails, or takes twice as long as its terms call slow, the
+champion answers, and its caller does not see it.
 
 In the shadow it answers the champion's rows once more, after those are recorded, and nobody gets it: a thread of its
 own, of lower priority, takes what has come together, predicts it in few large batches, compares, and has it journalled.
@@ -8,14 +9,16 @@ What waits for it is bounded in rows; what comes above it is dropped and counted
 to what is there already, once a write of the journal: a few microseconds for some hundred rows.
 """
 
+import asyncio
 import logging
+import math
 import os
 import random
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import NamedTuple
@@ -41,8 +44,14 @@ KEY = b"x-okruh-key"
 
 MAXIMUM_WAITING_ROWS = 20_000
 
+_PATIENCE = 2
+_FEWEST_S = 0.05
+"""A canary is waited for as long as its terms call slow, so many times over; so many seconds at least, since what is
+sure to be slow is to be counted as such."""
+
 _COLLECT_S = 0.05
 _WRITE_S = 1.0
+_CLOSE_S = 1.0
 _AT_ONCE_S = 0.01
 _AT_ONCE_ROWS = (1024, 256, 64)
 _FEWEST_ROWS = 16
@@ -59,10 +68,14 @@ def drawn(tried: Tried, request: Request) -> Tried | None:
 
 
 async def predict_instead(tried: Tried, rows: Rows, size: int) -> Part | None:
-    """Have a canary predict rows that came in so many bytes, and count it; None where it fails."""
-    failed, began = False, time.perf_counter()
+    """Have a canary predict rows that came in so many bytes, and count it; None where it fails or takes too long."""
+    failed, began, slow_s = False, time.perf_counter(), tried.terms.abort.p99_ms / 1000
     try:
-        return await tried.model.batcher.predict(rows, size)
+        async with asyncio.timeout(max(_FEWEST_S, _PATIENCE * slow_s)) as bound:
+            return await tried.model.batcher.predict(rows, size)
+    except TimeoutError:
+        failed = not bound.expired()
+        return None
     except Overloaded:
         return None  # its callers' doing; it counts as slow where they have waited for long
     except Exception as error:  # noqa: BLE001 (whatever a challenger does wrong, the champion answers)
@@ -70,7 +83,7 @@ async def predict_instead(tried: Tried, rows: Rows, size: int) -> Part | None:
         logger.warning("canary %s failed, the champion answers: %s", tried.terms.version, error)
         return None
     finally:  # where its caller has waited no longer, too
-        slow = time.perf_counter() - began > tried.terms.abort.p99_ms / 1000
+        slow = time.perf_counter() - began > slow_s
         metrics.CANARY_REQUESTS.labels(tried.terms.version, "failed" if failed else "slow" if slow else "ok").inc()
         tried.tally.add(tried.terms.abort, 1, failed, slow)
 
@@ -101,6 +114,7 @@ class Shadow:
         self._thread: threading.Thread | None = None
         self._unwritten: list[pa.RecordBatch] = []
         self._write_at_s = 0.0
+        self._until_s = math.inf
 
     def take(self, tried: Tried, answers: Answers, recorded: Recorded) -> None:
         """Have answered rows, that are recorded by now, answered by the challenger as well; or drop them."""
@@ -117,7 +131,8 @@ class Shadow:
             self._thread.start()
 
     def close(self) -> None:
-        """Answer and write what waits, and stop."""
+        """Answer what waits, for a second at most, write it, and stop; the rest is dropped."""
+        self._until_s = time.monotonic() + _CLOSE_S
         self._closing.set()
         self._some.set()
         if self._thread is not None:
@@ -145,8 +160,9 @@ class Shadow:
         try:
             columns = {name: np.concatenate([one.columns[name] for one in answers]) for name in answers[0].columns}
             served = np.concatenate([one.values for one in answers]).astype(np.float32)
-            predicted = np.concatenate([np.empty(0, np.float32), *_predicted(tried, columns, count)])
-            metrics.SHADOW_DROPPED.labels("ended").inc(count - len(predicted))
+            predicted = np.concatenate([np.empty(0, np.float32), *_predicted(tried, columns, count, self._is_late)])
+            why = "ended" if tried.tally.ended is not None else "closing"
+            metrics.SHADOW_DROPPED.labels(why).inc(count - len(predicted))
             if len(predicted):
                 _compare(tried, answers[0], served[: len(predicted)], predicted)
                 repeated = [one.recorded for one in copies]
@@ -156,6 +172,9 @@ class Shadow:
             metrics.SHADOW_DROPPED.labels("failed").inc(count)
         finally:
             self._done_rows += count
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._until_s
 
     def _keep(self, answered: pa.RecordBatch) -> None:
         if not self._unwritten:
@@ -178,8 +197,8 @@ def _compare(tried: Tried, answers: Answers, served: Values, predicted: Values) 
     metrics.observe(series, share[np.isfinite(share)])
 
 
-def _predicted(tried: Tried, columns: Columns, count: int) -> Iterator[Values]:
-    """Give a challenger's values of the rows in columns, batch by batch, until all are done or its trial has ended.
+def _predicted(tried: Tried, columns: Columns, count: int, is_late: Callable[[], bool]) -> Iterator[Values]:
+    """Give a challenger's values of the rows in columns, batch by batch, to their end, its trial's, or the service's.
 
     A batch that takes longer than an answer may is slow, and so is each of its rows; batches are sized for ten
     milliseconds. What counts is the time on the processor, for this thread lets others go first.
@@ -188,7 +207,7 @@ def _predicted(tried: Tried, columns: Columns, count: int) -> Iterator[Values]:
     at_once = next((rows for rows in _AT_ONCE_ROWS if model.batcher.seconds(rows) <= _AT_ONCE_S), _FEWEST_ROWS)
     clock = time.thread_time if model.placement.provider == "cpu" else time.perf_counter
     for start in range(0, count, at_once):
-        if tried.tally.ended is not None:
+        if tried.tally.ended is not None or is_late():
             return
         rows, began = min(at_once, count - start), clock()
         part = Rows(rows, columns={name: array[start : start + rows] for name, array in columns.items()})

@@ -10,8 +10,8 @@ told.
 Where names are among them, the rows are durable before the names are: what a kill leaves between the two has no name
 that stands for it, and is left out when the segment is archived, unless nobody has used the name since.
 
-A write that fails (disk full, folder not writable) fails the futures that waited for it and nothing else: the next one
-starts afresh. Several processes may write and read one journal at a time.
+A write that fails (disk full, folder not writable) fails the futures that waited for it and nothing else: what it left
+in segments is taken back, and the next one starts afresh. Several processes may write and read one journal at a time.
 """
 
 import fcntl
@@ -306,11 +306,13 @@ class Journal:
                 recorded, outcomes = _write(opened, writer, group, self._keep_days)
             except Exception as error:  # noqa: BLE001 (whoever waits must be told, or waits for ever)
                 self.failure = str(error)
+                with suppress(OSError):  # then rows stay that are refused: who asks again is recorded twice, not lost
+                    writer.take_back()
                 group.fail(self._unwritable(error))
-                writer.close()  # rows whose names could not be said are alone in their segment with these names
                 _close(opened)
                 opened = None
                 continue
+            writer.keep()
             self.failure = full
             if not group.done.done():
                 group.done.set_result(recorded)

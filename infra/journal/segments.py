@@ -7,7 +7,10 @@ the file there for every reader. A sealed segment is named by its digest and nev
 Appending and sealing hold the file's lock, so that a flow can seal what a living service writes: the next write sees
 that the file is not as long as it left it, and begins another.
 
-Cost: a write is one `pwritev` and one `fdatasync`; reading maps the file and copies nothing.
+A sealed segment is mapped where it is read, and nothing of it is copied. One that is open is read into memory, for its
+end may be taken back at any time, and whoever maps what is then gone is killed.
+
+Cost: a write is one `pwritev` and one `fdatasync`.
 """
 
 import fcntl
@@ -55,6 +58,14 @@ class Sealed(NamedTuple):
     digest: str
 
 
+class _Written(NamedTuple):
+    """Bytes of a segment, from where to where."""
+
+    path: Path
+    start: int
+    end: int
+
+
 class _Overtaken(Exception):
     """Somebody has sealed the file."""
 
@@ -74,6 +85,7 @@ class Writer:
         self._began_s = 0.0
         self.name = ""
         """The name of the segment that `append` writes to."""
+        self._tentative: list[_Written] = []
 
     def prepare(self, schema: pa.Schema) -> None:
         """Have a segment for batches of a schema; `name` is its name. Raises: `OSError`."""
@@ -99,6 +111,25 @@ class Writer:
             self.close()
             raise
         return True
+
+    def keep(self) -> None:
+        """Have what was appended since the last time stay."""
+        self._tentative.clear()
+
+    def take_back(self) -> None:
+        """Remove what was appended since `keep`, less what was sealed meanwhile; the next batch begins another segment.
+
+        Raises: `OSError`.
+        """
+        self.close()
+        while self._tentative:
+            path, start, end = self._tentative.pop()
+            with suppress(FileNotFoundError), path.open("r+b") as file, _locked(file.fileno()):
+                if os.fstat(file.fileno()).st_size == end and _is_at(file.fileno(), path):
+                    if start:
+                        file.truncate(start)
+                    else:
+                        path.unlink()
 
     def close(self) -> None:
         """Leave the segment to whoever seals it."""
@@ -127,6 +158,7 @@ class Writer:
                 with suppress(OSError):
                     os.ftruncate(self._file, self._length)  # otherwise what is torn ends the file for every reader
                 raise
+            self._tentative.append(_Written(self._path, self._length, end))
             self._length = end
 
 
@@ -192,7 +224,7 @@ def size_of(folder: Path) -> int:
 def read(path: Path) -> Iterator[pa.RecordBatch]:
     """Read what is durable of a segment, open or sealed; nothing where it is gone by now. Raises: `OSError`."""
     try:
-        content = _mapped(path)
+        content = _mapped(path) if _SEALED.fullmatch(path.name) else pa.py_buffer(path.read_bytes())
     except FileNotFoundError:
         return
     for batch, _ in _batches(content):

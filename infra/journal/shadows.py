@@ -6,6 +6,7 @@ written yet is lost in a kill; what cannot be written is the caller's to count.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,10 @@ class Shadows:
                 self._writer.prepare(_SCHEMA)
                 while not self._writer.append(one):
                     self._writer.prepare(_SCHEMA)
+            self._writer.keep()
         except OSError as error:
+            with suppress(OSError):
+                self._writer.take_back()
             raise Unavailable(f"{self._folder} cannot be written: {error}") from error
 
     def close(self) -> None:

@@ -115,6 +115,32 @@ def test_counts_what_could_not_be_recorded_and_stops_then(
     assert journal.failure
 
 
+def test_counts_and_says_what_an_end_leaves_unrecorded(
+    relaxed: Predictions,
+    champion: Champion,
+    journal: Journal,
+    row: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def end() -> None:
+        await ask(relaxed, champion, row)
+        await written(relaxed)
+        await ask(relaxed, champion, row, row)
+        broken(journal)
+        relaxed.close()
+        journal.close()
+        for _ in range(3):  # turns of the loop, in which what was to be handed over would be
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(module, "_RELAXED_S", 0.0)
+    before = lost()
+    asyncio.run(end())
+
+    assert lost() == before + 2
+    assert "2 rows are not recorded, of which 2 are answered: journal" in caplog.text
+
+
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("from_the_start", [True, False])
 def test_goes_on_without_a_record_where_it_shall(

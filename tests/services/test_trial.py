@@ -2,8 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from models.bundle import Bundle, bundle_folder
+from models.contract.rows import Array, Columns, Rows
 from models.deciding import rollout
 from models.deciding.rollout import AbortRule, Challenger, Rollout, challenge, is_drawn
 from services import metrics, trial
 from services.app import Edge
+from services.batching import Batcher
 from services.champion import Following, load
 from services.endpoints import Endpoints
 from services.predictions import Predictions
@@ -261,7 +265,32 @@ def test_other_terms_begin_anew_and_are_not_aborted_for_the_former(
     assert ask(caller, row) == ("v2", [19.0])
 
 
-def test_a_canary_that_is_slow_is_aborted(lake: Lake, worker: MakeWorker, row: dict[str, Any]) -> None:
+def test_a_canary_that_hangs_costs_no_caller_their_answer(lake: Lake, worker: MakeWorker, row: dict[str, Any]) -> None:
+    change(lake, challenge("canary", "v2", NOW, weight=1.0, p99_ms=1.0))
+    caller, following, _ = worker()
+    goes_on, challenger = threading.Event(), following.serving.challenger
+    assert challenger is not None
+
+    def hang(parts: Sequence[Rows]) -> tuple[Columns, Array]:
+        goes_on.wait()
+        return challenger.model.predict(parts)
+
+    hanging = replace(challenger.model, batcher=Batcher(hang, lambda _: 1.0))
+    following.serving = replace(following.serving, challenger=replace(challenger, model=hanging))
+    before = count("okruh_canary_requests_total", version="v2", outcome="slow")
+
+    answers = [ask(caller, row), ask(caller, row)]
+    goes_on.set()
+
+    assert answers == [("v1", [16.0])] * 2
+    assert count("okruh_canary_requests_total", version="v2", outcome="slow") == before + 2
+    assert challenger.tally.ended == "2 of 2 answers took longer than 1 ms, 1.00% may"
+
+
+def test_a_canary_that_is_slow_is_aborted(
+    lake: Lake, worker: MakeWorker, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "_FEWEST_S", 30.0)
     change(lake, challenge("canary", "v2", NOW, weight=1.0, p99_ms=1e-6))
     caller, following, _ = worker()
 
@@ -327,6 +356,35 @@ def test_a_shadow_answers_large_requests_batch_by_batch(
     assert [one["predicted"] for one in shown(journal)] == pytest.approx(
         [3 * number / 100 + 10 for number in range(5000)], rel=1e-6
     )
+
+
+def test_a_shadow_that_is_closed_drops_and_counts_what_it_has_no_time_for(
+    lake: Lake, worker: MakeWorker, journal: Journal, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "_CLOSE_S", 0.0)
+    change(lake, challenge("shadow", "v2", NOW))
+    caller, following, shadow = worker()
+    before = count("okruh_shadow_dropped_total", why="closing")
+    tried, at_once = following.serving.challenger, threading.Event()
+    assert tried is not None
+
+    def predict(parts: Sequence[Rows]) -> tuple[Columns, Array]:
+        at_once.wait()
+        return tried.model.predict(parts)
+
+    following.serving = replace(
+        following.serving, challenger=replace(tried, model=replace(tried.model, predict=predict))
+    )
+    ask(caller, *[row] * 3000)
+    closing = threading.Thread(target=shadow.close)
+    closing.start()
+    while not shadow._closing.is_set():
+        pass
+    at_once.set()
+    closing.join()
+
+    assert count("okruh_shadow_dropped_total", why="closing") + len(shown(journal)) == before + 3000
+    assert len(shown(journal)) < 3000
 
 
 def test_drops_and_counts_what_no_shadow_has_room_for(

@@ -57,7 +57,7 @@ def test_one_wrong_digit_is_no_id(place: int, digit: str) -> None:
     assert (given_out_at(KEY, wrong) is None) == (wrong != name)
 
 
-@pytest.mark.parametrize("name", ["", "trip-1", str(uuid.uuid4()), "0" * 36, "ü" * 36])
+@pytest.mark.parametrize("name", ["", "trip-1", "67e55044-10b1-426f-9247-bb680e5fe0c8", "0" * 36, "ü" * 36])
 def test_foreign_names_are_no_ids(name: str) -> None:
     assert given_out_at(KEY, name) is None
 

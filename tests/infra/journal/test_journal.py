@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from infra.journal import journal as module
 from infra.journal.answers import row_digest
 from infra.journal.index import Index, Label, LabelOutcome
 from infra.journal.journal import Counts, Journal
+from infra.journal.segments import Writer
 from models.contract.columns import Number
 from tests.infra.journal.answers import AT, CONTRACT, ROW, answers
 
@@ -237,12 +238,58 @@ def test_forgets_names_and_archived_labels_of_old_answers(tmp_path: Path) -> Non
     long.close()
 
 
+def failing(message: str) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise OSError(message)
+
+    return fail
+
+
+def test_what_an_index_refuses_is_taken_back_and_nothing_before_it(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.append([answers("kept")]).result(WAIT_S)
+    more = Number(name="more", unit="m", minimum=0, maximum=1)
+    other = msgspec.structs.replace(CONTRACT, features=(*CONTRACT.features, more))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "label", failing("disk full"))
+        with journal._wake:  # all is one write
+            rows = journal.append([answers("a"), answers(None, journal=journal), answers("b", contract=other, more=1)])
+            labels = journal.append_labels([label("kept")])
+        for refused in (rows, labels):
+            with pytest.raises(Unavailable, match="disk full"):
+                refused.result(WAIT_S)
+
+    assert names(journal) == ["kept"]
+    assert journal.append([answers("a")]).result(WAIT_S) == {}
+    assert sorted(names(journal)) == ["a", "kept"]
+
+
+def test_what_was_sealed_meanwhile_is_not_taken_back(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sealed_first(*_: object) -> None:
+        journal.seal()
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "label", sealed_first)
+        with journal._wake:
+            refused = journal.append([answers("a")])
+            journal.append_labels([label("a")])
+        with pytest.raises(Unavailable, match="disk full"):
+            refused.result(WAIT_S)
+    journal.append([answers("b")]).result(WAIT_S)
+
+    assert sorted(names(journal)) == ["a", "b"]
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_row_whose_name_a_kill_has_left_unsaid_is_archived_once(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Index, "name", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+        patch.setattr(Index, "name", failing("killed here"))
+        patch.setattr(Writer, "take_back", Writer.close)  # nobody was there to do it
         with pytest.raises(Unavailable, match="killed here"):
             journal.append([answers("a", "b")]).result(WAIT_S)
     if again:
