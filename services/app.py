@@ -10,9 +10,8 @@ by caches on its way, nor taken for another type than it says.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, MutableMapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, MutableMapping
+from contextlib import aclosing
 from typing import Any
 
 from infra.errors import NotFound, Unavailable
@@ -23,7 +22,18 @@ from services import metrics
 from services.access import Access, NotAdmitted, refuse_pickled_parts, wanted
 from services.batching import Overloaded
 from services.departures import Departures
-from services.messages import Answer, BrokenRule, ErrorAnswer, Fault, Handler, Request, Route, encode, media_type
+from services.messages import (
+    Answer,
+    BrokenRule,
+    ErrorAnswer,
+    Fault,
+    Handler,
+    Request,
+    Route,
+    Stream,
+    encode,
+    media_type,
+)
 from services.observing import OTHER, Observer
 from services.predictions import IdsTaken
 
@@ -41,7 +51,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Find = Callable[[str], Route | None]
-Sending = AbstractAsyncContextManager[Callable[[bytes], Awaitable[None]]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -96,8 +105,8 @@ class Edge:
         try:
             kind = media_type(scope["headers"]) if route.streams else b""
             if kind in route.streams and scope["method"] == route.method:
-                answer = await self._stream(kind, route, scope, receive, partial(_send_parts, send, kind, headers))
-                status = 200
+                parts = _Parts(send, kind, headers)
+                answer, status = await self._stream(parts, route.streams[kind], route, scope, receive)
             else:
                 answer = await self._within_bounds(route, scope, receive)
             if answer is not None:
@@ -126,7 +135,7 @@ class Edge:
 
     async def _within_bounds(self, route: Route, scope: Scope, receive: Receive) -> Answer | None:
         try:
-            within_s = self._enter(route, scope)
+            within_s = _sooner(self._enter(route, scope), self._timeout_s)
         except (NotAdmitted, TooMany) as error:
             return _unread(scope, error_answer(error))
         try:
@@ -138,34 +147,47 @@ class Edge:
             self._leave(route)
 
     async def _stream(
-        self, kind: bytes, route: Route, scope: Scope, receive: Receive, send: Callable[[], Sending]
-    ) -> Answer | None:
-        """Answer a body while it comes; None where that is done. The bound is one from part to part."""
+        self, parts: "_Parts", stream: Stream, route: Route, scope: Scope, receive: Receive
+    ) -> tuple[Answer | None, int]:
+        """Answer a body while it comes, by parts, or by an answer to be sent; give the status that this comes to.
+
+        The service's bound is one from part to part, the caller's one for the whole. What is late ends with a line that
+        says so: the status has been sent by then.
+        """
         try:
-            within_s = self._enter(route, scope)
+            asked_s = self._enter(route, scope)
         except (NotAdmitted, TooMany) as error:
-            return _unread(scope, error_answer(error))
+            answer = _unread(scope, error_answer(error))
+            return answer, answer.status
         loop = asyncio.get_running_loop()
+        until = None if asked_s is None else loop.time() + asked_s
+
+        def next_until() -> float | None:
+            return _sooner(until, None if self._timeout_s is None else loop.time() + self._timeout_s)
+
         try:
-            async with asyncio.timeout(within_s) as bound, send() as send_part:
-                request = Request(b"", scope["headers"], scope["path"])
-                async for part in route.streams[kind](request, _chunks(receive)):
-                    await send_part(part)
-                    bound.reschedule(None if within_s is None else loop.time() + within_s)
+            await parts.begin()
+            answering = stream(Request(b"", scope["headers"], scope["path"]), _chunks(receive))
+            async with asyncio.timeout_at(next_until()) as bound, aclosing(answering):
+                async for part in answering:
+                    await parts.send(part)
+                    bound.reschedule(next_until())
+            await parts.end()
+        except TimeoutError:
+            await parts.end(_too_late(_sooner(asked_s, self._timeout_s)).body + b"\n")
+            return None, 504
         finally:
             self._leave(route)
-        return None
+        return None, 200
 
     def _enter(self, route: Route, scope: Scope) -> float | None:
-        """Count a request in, and give the seconds within which it is answered. Raises: `NotAdmitted`, `TooMany`."""
-        within_s = self.access.admit(route.name, scope["headers"], ours=True)
+        """Count a request in, and give how many seconds its caller waits. Raises: `NotAdmitted`, `TooMany`."""
+        asked_s = self.access.admit(route.name, scope["headers"], ours=True)
         if route.method != "GET":  # whoever asks how it is doing is told
             if self._running == self._most:
                 raise TooMany(f"{self._most} requests are being answered: try again")
             self._running += 1
-        if within_s is None or (self._timeout_s is not None and self._timeout_s < within_s):
-            within_s = self._timeout_s
-        return within_s
+        return asked_s
 
     def _leave(self, route: Route) -> None:
         self._running -= route.method != "GET"
@@ -315,7 +337,7 @@ async def _read(scope: Scope, receive: Receive) -> bytes | None:
     return None
 
 
-async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+async def _chunks(receive: Receive) -> AsyncGenerator[bytes]:
     """Give a body as it comes, to its end or until the caller has gone."""
     while (message := await receive())["type"] == "http.request":
         yield message.get("body", b"")
@@ -344,18 +366,26 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-@asynccontextmanager
-async def _send_parts(
-    send: Send, kind: bytes, headers: tuple[tuple[bytes, bytes], ...]
-) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
-    """Begin an answer whose length is not known, give what sends its parts, and end it."""
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind), *_ALWAYS, *headers]})
+class _Parts:
+    """An answer whose length is not known."""
 
-    async def send_part(part: bytes) -> None:
-        await send({"type": "http.response.body", "body": part, "more_body": True})
+    def __init__(self, send: Send, kind: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+        self._send = send
+        self._headers = [(b"content-type", kind), *_ALWAYS, *headers]
 
-    yield send_part
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def begin(self) -> None:
+        await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+
+    async def send(self, part: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": part, "more_body": True})
+
+    async def end(self, last: bytes = b"") -> None:
+        await self._send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+def _sooner(one_s: float | None, other_s: float | None) -> float | None:
+    """Give the tighter of two bounds; None is none."""
+    return other_s if one_s is None else one_s if other_s is None else min(one_s, other_s)
 
 
 async def _send(scope: Scope, send: Send, answer: Answer, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:

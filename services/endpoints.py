@@ -4,7 +4,7 @@ Large bodies are decoded and encoded in a thread.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -91,7 +91,7 @@ class Endpoints:
         with step("encode"):
             return kind.encode(answered) if inline else await asyncio.to_thread(kind.encode, answered)
 
-    def predict_lines(self, request: Request, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    def predict_lines(self, request: Request, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         """Answer rows as they come, a line each."""
         return streaming.answer_lines(request, chunks, lambda: self._following.serving, self._predictions)
 
@@ -134,11 +134,12 @@ class Endpoints:
         return Answer(200, encode(Liveness()))
 
     async def readyz(self, _: Request) -> Answer:
-        """Say that requests are answered, and what is not as it should be."""
+        """Say whether requests are answered, and what is not as it should be."""
+        ready = await self._predictions.ready()
         serving = self._following.serving
         champion = serving.champion
         readiness = Readiness(
-            ready=True,
+            ready=ready,
             model=champion.card.model,
             version=champion.card.version,
             following=self._following.active,
@@ -151,7 +152,7 @@ class Endpoints:
             challenger_aborted=_abort(self._following),
             keys=self.access.failure,
         )
-        return Answer(200, encode(readiness))
+        return Answer(200 if ready else 503, encode(readiness))
 
     async def docs(self, _: Request) -> Answer:
         """Give the OpenAPI document of these paths."""

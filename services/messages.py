@@ -1,6 +1,6 @@
 """What travels over HTTP: answers, feedback and errors. The predict request is made from the champion's contract."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, NamedTuple
 
@@ -192,7 +192,7 @@ class Answer(NamedTuple):
 
 Handler = Callable[[Request], Awaitable[Answer]]
 
-Stream = Callable[[Request, AsyncIterator[bytes]], AsyncIterator[bytes]]
+Stream = Callable[[Request, AsyncIterator[bytes]], AsyncGenerator[bytes]]
 """Takes a request and, beside it, its body as it comes; gives an answer as it is made; never raises what a caller can
 cause."""
 

@@ -142,7 +142,7 @@ class Live(Struct):
 class Ready(Struct):
     """Requests are answered."""
 
-    ready: bool = True
+    ready: bool
 
 
 class ProtocolError(Struct):
@@ -163,7 +163,7 @@ class OpenInference:
         self._routes = {
             "/v2": _route("GET", self._server, "/v2"),
             "/v2/health/live": _route("GET", _live, "/v2/health/live"),
-            "/v2/health/ready": _route("GET", _ready, "/v2/health/ready"),
+            "/v2/health/ready": _route("GET", self._ready, "/v2/health/ready"),
         }
         self._of_models = {
             (): _route("GET", self._model, "/v2/models"),
@@ -193,7 +193,11 @@ class OpenInference:
 
     async def _model_ready(self, request: Request) -> Answer:
         self._served(request)
-        return await _ready(request)
+        return await self._ready(request)
+
+    async def _ready(self, _: Request) -> Answer:
+        ready = await self._predictions.ready()
+        return Answer(200 if ready else 503, encode(Ready(ready)))
 
     async def _server(self, _: Request) -> Answer:
         version = self._following.champion.card.version
@@ -362,10 +366,6 @@ def example_request(contract: Contract) -> dict[str, Any]:
 
 async def _live(_: Request) -> Answer:
     return Answer(200, encode(Live()))
-
-
-async def _ready(_: Request) -> Answer:
-    return Answer(200, encode(Ready()))
 
 
 def _route(method: str, handler: Handler, name: str) -> Route:

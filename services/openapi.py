@@ -112,7 +112,7 @@ def _own_paths(decoder: RowDecoder) -> dict[str, Any]:
         "/v1/feedback": {"post": feedback | {"requestBody": _body(FeedbackRequest, labels)}},
         "/v1/model": {"get": _operation("model", "What answers now.", ModelAnswer)},
         "/livez": {"get": _operation("livez", "Whether the process answers.", Liveness)},
-        "/readyz": {"get": _operation("readyz", "Whether requests are answered.", Readiness)},
+        "/readyz": {"get": _readiness("readyz", "Whether requests are answered.", Readiness)},
         "/metrics": {"get": _text_operation("metrics", "Prometheus metrics.", "text/plain")},
         "/": {"get": _text_operation("page", "A page on which a person tries the model.", "text/html")},
     }
@@ -129,9 +129,9 @@ def _protocol_paths(card: Card) -> dict[str, Any]:
     return {
         "/v2": {"get": _operation("server", "What serves.", ServerMetadata)},
         "/v2/health/live": {"get": _operation("live", "Whether the process answers.", Live)},
-        "/v2/health/ready": {"get": _operation("ready", "Whether requests are answered.", Ready)},
+        "/v2/health/ready": {"get": _readiness("ready", "Whether requests are answered.", Ready)},
         model: {"get": _operation("metadata", "What is asked and answered.", ModelMetadata)},
-        f"{model}/ready": {"get": _operation("model_ready", "Whether the model answers.", Ready)},
+        f"{model}/ready": {"get": _readiness("model_ready", "Whether the model answers.", Ready)},
         f"{model}/infer": {
             "post": infer | {"requestBody": _body(InferenceRequest, example_request(card.contract))},
         },
@@ -142,6 +142,12 @@ def _operation(name: str, summary: str, answer: type, errors: tuple[int, ...] = 
     responses = {"200": _content(answer, "OK")}
     responses |= {str(status): _content(ErrorAnswer, _ERRORS[status]) for status in errors}
     return {"operationId": name, "summary": summary, "responses": responses}
+
+
+def _readiness(name: str, summary: str, answer: type) -> dict[str, Any]:
+    operation = _operation(name, summary, answer)
+    operation["responses"]["503"] = _content(answer, "Predictions are refused; the body says why.")
+    return operation
 
 
 def _text_operation(name: str, summary: str, kind: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -138,9 +139,15 @@ class Predictions:
         metrics.ROWS.labels(model.card.version).inc(rows.count)
         return answered
 
+    async def ready(self) -> bool:
+        """Say whether rows are answered; where the journal's last write failed, by trying another."""
+        if self._refusing:
+            with suppress(Unavailable):  # which the journal says itself
+                await asyncio.wrap_future(self._journal.append([]))
+        return not self._refusing
+
     @property
-    def refusing(self) -> bool:
-        """Whether predictions are refused, since the journal's last write failed."""
+    def _refusing(self) -> bool:
         return self._journal.failure is not None and not self._goes_on
 
     def close(self) -> None:
@@ -178,7 +185,7 @@ class Predictions:
             self._handing_over = (
                 loop.call_soon(self._hand_over) if self._strict else loop.call_later(_RELAXED_S, self._hand_over)
             )
-        waits = self._strict or self.refusing or self._waiting_rows > _RELAXED_ROWS
+        waits = self._strict or self._refusing or self._waiting_rows > _RELAXED_ROWS
         self._unawaited_rows += len(ids) if self._goes_on or not waits else 0
         record = batch.record = _Record(ids, self._durable if waits else None)
         return record

@@ -6,7 +6,7 @@ other. Lines are answered in their order; each names the version that answered i
 meanwhile.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -15,7 +15,7 @@ from models.contract.rows import broken_contract
 from models.errors import BundleError, ContractError, OkruhError, Violation
 from services.app import fault_of
 from services.champion import Champion, Serving, Tried
-from services.messages import Fault, Request
+from services.messages import ErrorAnswer, Request
 from services.predictions import Answered, IdsTaken, Predictions
 from services.trial import drawn
 
@@ -33,12 +33,6 @@ class AnsweredLine(Struct, frozen=True):
     version: str
 
 
-class RefusedLine(Struct, frozen=True):
-    """What is wrong with one row."""
-
-    error: Fault
-
-
 _encoder = msgspec.json.Encoder()
 
 
@@ -48,7 +42,7 @@ class LineTooLong(ContractError):
 
 async def answer_lines(
     request: Request, chunks: AsyncIterator[bytes], serving: Callable[[], Serving], predictions: Predictions
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Answer the lines that come in chunks; `serving` gives who answers now."""
     number = 0
     try:
@@ -60,7 +54,7 @@ async def answer_lines(
                 yield _encoder.encode_lines(await _answer(some, number, now.champion, tried, predictions))
                 number += len(some)
     except LineTooLong as error:
-        yield _encoder.encode_lines([RefusedLine(fault_of(error))])
+        yield _encoder.encode_lines([ErrorAnswer(fault_of(error))])
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
@@ -78,7 +72,7 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
 
 async def _answer(
     lines: Sequence[bytes], first: int, champion: Champion, tried: Tried | None, predictions: Predictions
-) -> Sequence[AnsweredLine | RefusedLine]:
+) -> Sequence[AnsweredLine | ErrorAnswer]:
     try:
         return await _predict(lines, champion, tried, predictions)
     except IdsTaken as error:  # the others are recorded
@@ -107,7 +101,7 @@ def _told(answered: Answered) -> list[AnsweredLine]:
     return [AnsweredLine(name, value, version) for name, value in zip(answered.ids(), answered.values(), strict=True)]
 
 
-def _refused(error: OkruhError, number: int) -> RefusedLine:
+def _refused(error: OkruhError, number: int) -> ErrorAnswer:
     """Say what is wrong with a line by its number, from 0."""
     found = [Violation(one.field, one.rule, number) for one in getattr(error, "violations", ())]
-    return RefusedLine(fault_of(broken_contract(found) if isinstance(error, ContractError) and found else error))
+    return ErrorAnswer(fault_of(broken_contract(found) if isinstance(error, ContractError) and found else error))

@@ -25,6 +25,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,7 @@ from infra.journal.segments import SEGMENT_BYTES, SEGMENT_S, Sealed, Writer
 from infra.journal.shadows import Shadows
 
 _MEASURE_S = 1.0
+_TRIED_BYTES = 64 << 10
 
 
 class Counts(NamedTuple):
@@ -120,6 +122,9 @@ class Journal:
 
         Everything that one write makes durable shares one future; it cannot be cancelled. It gives what every name that
         was there before stands for: where that is another row, the new one was not recorded.
+
+        Where nothing is given, nothing is written, unless the last write failed: then the disk is tried, so that
+        whoever waits for better times hears of them.
         """
         with self._next_group() as group:
             group.answers.extend(answers)
@@ -300,6 +305,8 @@ class Journal:
                 if opened is None:
                     self._make()
                     opened = Index(self._index_path, self._key())
+                if self.failure is not None and not group.answers and not group.labels:
+                    _try_out(self.folder)
                 full = self._full()
                 if full is not None and group.answers:
                     group.refuse(Unavailable(full))
@@ -393,6 +400,14 @@ def _append(writer: Writer, kept: Sequence[Kept]) -> list[tuple[str, list[Kept]]
                 writer.prepare(batch.schema)
             done.append((writer.name, some))
     return done
+
+
+def _try_out(folder: Path) -> None:
+    """Write something and remove it. Raises: `OSError`."""
+    with TemporaryFile(dir=folder) as file:
+        file.write(bytes(_TRIED_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _claim_slot(folder: Path) -> tuple[int, int]:

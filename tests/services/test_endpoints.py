@@ -229,14 +229,18 @@ def test_answers_nothing_that_it_cannot_record_and_recovers(
 
     refused = client.post("/v1/predict", json=rows_of({**row, "id": "a"}))
     feedback = client.post("/v1/feedback", json={"labels": [{"id": "a", "value": 1}]})
-    detail = client.get("/readyz").json()["journal"]
+    while_broken = client.get("/readyz"), client.get("/v2/health/ready")
     in_the_way.unlink()
+    mended = client.get("/readyz"), client.get("/v2/models/tiny/ready")  # nobody has asked for a prediction
     answered = client.post("/v1/predict", json=rows_of({**row, "id": "b"}))
 
     assert (refused.status_code, refused.headers["retry-after"], feedback.status_code) == (503, "1", 503)
-    assert detail
+    assert [(one.status_code, one.json()["ready"]) for one in (*while_broken, *mended)] == [(503, False)] * 2 + [
+        (200, True)
+    ] * 2
+    assert "Not a directory" in while_broken[0].json()["journal"]
+    assert mended[0].json()["journal"] is None
     assert answered.status_code == 200
-    assert client.get("/readyz").json()["journal"] is None
     with pytest.raises(NotFound):
         journal.find("a")
 

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from infra.journal.journal import Counts, Journal
 from services import streaming
+from services.access import DEADLINE
 from services.app import Edge
 from tests.services.conftest import Caller
 
@@ -122,23 +124,61 @@ def test_stops_where_the_caller_has_gone(edge: Edge, journal: Journal, row: dict
     assert journal.counts() == Counts(1, 0)
 
 
-def test_is_within_the_time_from_part_to_part(row: dict[str, Any], edge: Edge) -> None:
-    edge._timeout_s = 0.01
+@pytest.mark.parametrize(
+    ("most_s", "asked", "said"),
+    [(0.01, None, "0.01 s"), (0.01, b"60000", "0.01 s"), (60.0, b"10", "0.01 s"), (None, b"10", "0.01 s")],
+)
+def test_what_is_late_ends_with_a_line_that_says_so(
+    row: dict[str, Any], edge: Edge, most_s: float | None, asked: bytes | None, said: str
+) -> None:
+    edge._timeout_s = most_s
+    came, sent = iter([json.dumps(row).encode() + b"\n"]), list[Any]()
+    before = count(504)
 
     async def receive() -> dict[str, Any]:
+        for body in came:
+            return {"type": "http.request", "body": body, "more_body": True}
         await asyncio.Event().wait()
         raise AssertionError
 
     async def send(message: Any) -> None:
-        assert message["type"] == "http.response.start"
+        sent.append(message)
 
     async def run() -> None:
         async with asyncio.timeout(30):
-            await edge(scope(), receive, send)
+            await edge(scope(*([] if asked is None else [(DEADLINE, asked)])), receive, send)
 
-    with pytest.raises(TimeoutError):
-        asyncio.run(run())
-    assert edge._running == 0
+    asyncio.run(run())
+
+    lines = [json.loads(line) for message in sent for line in message.get("body", b"").splitlines()]
+    assert lines[-1] == {"error": {"message": f"not answered within {said}"}}
+    assert [message.get("more_body") for message in sent][-1] is False
+    assert (edge._running, count(504)) == (0, before + 1)
+
+
+def test_a_callers_deadline_is_one_for_the_whole_answer(row: dict[str, Any], edge: Edge) -> None:
+    """Each line comes long before the service's own bound, and no line is the last."""
+    edge._timeout_s, sent = 60.0, list[bytes]()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": json.dumps(row).encode() + b"\n", "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    async def run() -> None:
+        async with asyncio.timeout(30):
+            await edge(scope((DEADLINE, b"200")), receive, send)
+
+    asyncio.run(run())
+
+    assert b"not answered within 0.2 s" in sent[-1]
+    assert any(b"value" in part for part in sent)
+
+
+def count(status: int) -> float:
+    labels = {"path": "/v1/predict", "status": str(status)}
+    return REGISTRY.get_sample_value("okruh_requests_total", labels) or 0.0
 
 
 async def chunks(*content: bytes) -> AsyncIterator[bytes]:
@@ -157,6 +197,6 @@ def test_lines_are_the_same_however_they_are_cut(size: int) -> None:
     assert asyncio.run(read()) == [b'{"a":1}', b'{"b":2}\r', b"last"]
 
 
-def scope() -> dict[str, Any]:
-    headers = [(b"content-type", b"application/x-ndjson")]
+def scope(*more: tuple[bytes, bytes]) -> dict[str, Any]:
+    headers = [(b"content-type", b"application/x-ndjson"), *more]
     return {"type": "http", "method": "POST", "path": "/v1/predict", "headers": headers}
