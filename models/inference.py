@@ -65,8 +65,9 @@ _CUDA_OPTIONS = {
 VECTOR = 16
 """Values of four bytes that a processor takes at once, at most (AVX-512)."""
 
-_FEW_SHAPES = tuple(VECTOR << step for step in range(7))
-"""16 to 1,024: what batches are filled up to where each shape costs a search, an engine or buffers of its own."""
+WARM_SIZES = tuple(VECTOR << step for step in range(7))
+"""16 to 1,024: what batches are filled up to where each shape costs a search, an engine or buffers of its own; on the
+CPU sizes among others."""
 
 _TRIAL_ROWS = 256
 _ALIKE = 1e-4
@@ -144,13 +145,8 @@ def batch_rows(rows: int, provider: Provider) -> int:
     """
     if provider == "cpu":
         return rows + -rows % VECTOR
-    most = _FEW_SHAPES[-1]
+    most = WARM_SIZES[-1]
     return rows + -rows % most if rows > most else max(VECTOR, 1 << (rows - 1).bit_length())
-
-
-def warm_sizes(provider: Provider) -> tuple[int, ...]:
-    """Give the sizes of batches that are to be run once before the first request, in rising order."""
-    return _FEW_SHAPES[:3] if provider == "cpu" else _FEW_SHAPES
 
 
 def open_session(onnx: bytes, runtime: Runtime = ON_THE_CPU, trial: Columns | None = None) -> Opened:

@@ -17,7 +17,7 @@ from models.deciding.rollout import weight_at
 from models.errors import Violation
 from services import metrics, streaming
 from services.access import Access, NotAdmitted
-from services.champion import Following, Tried
+from services.following import Following
 from services.formats import format_of
 from services.messages import (
     Abort,
@@ -40,7 +40,7 @@ from services.open_inference import OpenInference
 from services.openapi import document
 from services.page import CONTENT_TYPE, HEADERS, locked_page, page
 from services.predictions import INLINE_BYTES, Predictions
-from services.trial import drawn
+from services.trial import Tried, drawn
 
 _CLOCKS_DIFFER_BY = timedelta(minutes=5)
 

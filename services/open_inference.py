@@ -33,7 +33,8 @@ from models.contract.rows import (
 )
 from models.errors import ContractError, OkruhError, Violation
 from services.app import error_answer
-from services.champion import Champion, Following, Serving
+from services.champion import Champion
+from services.following import Following, Serving
 from services.messages import Answer, Handler, Request, Route, encode
 from services.observing import note, step
 from services.predictions import INLINE_BYTES, Answered, Predictions

@@ -29,9 +29,10 @@ from models.inference import Runtime
 from services import listener
 from services.access import Access
 from services.app import ASGIApp, Edge, answered, error_answer
-from services.champion import FILES, Following, load
+from services.champion import FILES, load
 from services.connections import bound
 from services.endpoints import Endpoints
+from services.following import Following
 from services.messages import Request
 from services.observing import Observer
 from services.predictions import Predictions

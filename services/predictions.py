@@ -22,9 +22,9 @@ from models.contract.rows import Rows
 from models.errors import OkruhError, Violation
 from services import metrics, trial
 from services.batching import Batch, Part
-from services.champion import Champion, Tried
+from services.champion import Champion
 from services.observing import note, step
-from services.trial import Shadow
+from services.trial import Shadow, Tried
 
 logger = logging.getLogger("bentoml.okruh.service")
 

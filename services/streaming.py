@@ -14,10 +14,11 @@ from msgspec import Struct
 from models.contract.rows import broken_contract
 from models.errors import BundleError, ContractError, OkruhError, Violation
 from services.app import fault_of
-from services.champion import Champion, Serving, Tried
+from services.champion import Champion
+from services.following import Serving
 from services.messages import ErrorAnswer, Request
 from services.predictions import Answered, IdsTaken, Predictions
-from services.trial import drawn
+from services.trial import Tried, drawn
 
 MEDIA_TYPE = b"application/x-ndjson"
 

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import NamedTuple
@@ -31,11 +32,12 @@ from infra.journal.answers import Answers
 from infra.journal.journal import Recorded
 from infra.journal.shadows import Shadows, batch_of
 from models.contract.rows import Columns, Rows
-from models.deciding.rollout import is_drawn, weight_at
+from models.deciding.rollout import Challenger, is_drawn, weight_at
 from services import metrics
 from services.batching import Overloaded, Part
-from services.champion import Tried
+from services.champion import Champion
 from services.messages import Request
+from services.tally import Tally
 
 logger = logging.getLogger("bentoml.okruh.trial")
 
@@ -56,6 +58,16 @@ _AT_ONCE_S = 0.01
 _AT_ONCE_ROWS = (1024, 256, 64)
 _FEWEST_ROWS = 16
 _NICENESS = 10
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A challenger, ready to answer, and the terms on which it is tried."""
+
+    model: Champion
+    terms: Challenger
+    tally: Tally = field(default_factory=Tally)
+    """Of its answers on these terms."""
 
 
 def drawn(tried: Tried, request: Request) -> Tried | None:

@@ -16,8 +16,9 @@ from infra.settings import Settings
 from models.bundle import Bundle
 from services.access import Access
 from services.app import Edge
-from services.champion import Following, load
+from services.champion import load
 from services.endpoints import Endpoints
+from services.following import Following
 from services.messages import ErrorAnswer, Fault, encode
 from services.predictions import Predictions
 

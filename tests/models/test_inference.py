@@ -23,6 +23,7 @@ from models.bundle import Bundle
 from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
 from models.errors import BundleError, ProviderUnavailable
 from models.inference import (
+    WARM_SIZES,
     Columns,
     Predictor,
     Provider,
@@ -31,7 +32,6 @@ from models.inference import (
     check_alike,
     input_type,
     open_session,
-    warm_sizes,
 )
 
 BundleMaker = Callable[..., Bundle]
@@ -272,7 +272,7 @@ def test_says_where_the_nodes_run(runtime: Runtime) -> None:
 def test_every_size_that_is_warmed_is_answered(runtime: Runtime) -> None:
     predictor = Predictor(numeric_graph(), numeric_contract(), runtime)
 
-    for size in warm_sizes(predictor.placement.provider):
+    for size in WARM_SIZES:
         columns = numeric_columns(size, seed=size)
         np.testing.assert_allclose(predictor.predict(columns), on_the_cpu(columns), rtol=WITHIN, atol=WITHIN)
 
@@ -353,12 +353,10 @@ def test_a_batch_is_filled_up_to_a_size_that_stays(rows: int, provider: Provider
 
 @given(rows=st.integers(1, 1_024), provider=st.sampled_from([name for name in PROVIDERS if name != "cpu"]))
 def test_all_but_large_batches_have_a_size_that_is_warmed(rows: int, provider: Provider) -> None:
-    assert batch_rows(rows, provider) in warm_sizes(provider)
+    assert batch_rows(rows, provider) in WARM_SIZES
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_sizes_that_are_warmed_are_sizes_of_batches_and_rise(provider: Provider) -> None:
-    sizes = warm_sizes(provider)
-
-    assert all(smaller < larger for smaller, larger in pairwise(sizes))
-    assert all(batch_rows(size, provider) == size for size in sizes)
+    assert all(smaller < larger for smaller, larger in pairwise(WARM_SIZES))
+    assert all(batch_rows(size, provider) == size for size in WARM_SIZES)

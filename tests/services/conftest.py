@@ -20,9 +20,10 @@ from models.bundle import Bundle, bundle_folder
 from models.deciding import rollout
 from models.deciding.rollout import Rollout
 from services.app import ASGIApp, Edge
-from services.champion import Following, load
+from services.champion import load
 from services.connections import BoundedProtocol
 from services.endpoints import Endpoints
+from services.following import Following
 from services.predictions import Predictions
 
 ROW = {"starts_at": "2020-03-01T08:15:00", "distance": 3.0, "weight": None, "kind": "car", "zone": 2}

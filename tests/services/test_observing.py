@@ -13,8 +13,9 @@ from infra.journal.journal import Journal
 from infra.settings import load_settings
 from models.bundle import Bundle
 from services.app import Edge
-from services.champion import Following, load
+from services.champion import load
 from services.endpoints import Endpoints
+from services.following import Following
 from services.observing import Observer, note
 from services.predictions import Predictions
 from tests.services.conftest import Caller, teapot

@@ -21,8 +21,9 @@ from models.bundle import Bundle, Card
 from models.contract.columns import Category, Contract, Number, Time
 from services.access import Access
 from services.app import Edge
-from services.champion import Following, load
+from services.champion import load
 from services.endpoints import Endpoints
+from services.following import Following
 from services.page import HEADERS, page
 from services.predictions import Predictions
 from tests.services.conftest import ROW, Caller

@@ -15,8 +15,9 @@ from infra.settings import load_settings
 from models.bundle import Bundle
 from services import metrics, tracing
 from services.app import Edge
-from services.champion import Following, load
+from services.champion import load
 from services.endpoints import Endpoints
+from services.following import Following
 from services.observing import Observer
 from services.predictions import Predictions
 from services.tracing import Tracing

@@ -28,8 +28,9 @@ from models.deciding.rollout import AbortRule, Challenger, Rollout, challenge, i
 from services import metrics, trial
 from services.app import Edge
 from services.batching import Batcher
-from services.champion import Following, load
+from services.champion import load
 from services.endpoints import Endpoints
+from services.following import Following
 from services.predictions import Predictions
 from services.tally import LAST, Tally
 from services.trial import Shadow
