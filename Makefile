@@ -1,5 +1,5 @@
 # make loop    the whole circuit on real taxi trips, from nothing
-# make test    all tests (short forms of the long proofs included)
+# make test    all tests, on all cores (short forms of the long proofs included)
 # make check   layers, lint, types
 # make proof   kills, attacks and fuzzing in full counts
 # make bench-loop      the figures of the loop, to OKRUH_HOME/bench/loop.json
@@ -19,7 +19,7 @@ loop: $(RUNTIME)
 	$(BIN)/okruh loop taxi_eta
 
 test: $(DEV)
-	$(BIN)/python -m pytest -m "not proof"
+	$(BIN)/python -m pytest -m "not proof" -n logical --dist loadfile --no-loadscope-reorder
 
 check: $(DEV)
 	$(BIN)/ruff check .

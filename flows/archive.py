@@ -61,7 +61,8 @@ def archive(model: str, branch: str) -> Counts:
             for path, table in (added | added_shadows).items():
                 work.put(path, tables.encode_arrow(table))
             if labels:
-                path = f"{LABELS}{own}-{reached:012}-{last:012}.parquet"
+                so_far = sum(before.last_labels.values())  # so that paths are in the order of archiving
+                path = f"{LABELS}{so_far:012}-{own}-{last:012}.parquet"
                 work.put(path, tables.encode_arrow(_labels_table(labels)))
                 work.put(POSITION, msgspec.json.encode(Position(last_labels=before.last_labels | {own: last})))
     journal.archived({one: table.num_rows for one, table in sealed.items()}, last)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-    from models.inference import Columns
+    from models.inference import GraphInputs
 
 ALARM_EVENT = "okruh.alarm"
 
@@ -147,7 +147,7 @@ def _watched(lake: Lake, commit: str, serving: Rollout) -> tuple[Watched, dateti
 
 def _answers_of(
     watched: Watched, rows: "pd.DataFrame", span: tuple[datetime, datetime]
-) -> "tuple[npt.NDArray[np.float64], Columns]":
+) -> "tuple[npt.NDArray[np.float64], GraphInputs]":
     """Give errors and inputs of the answers whose labels became known in a span, in the order that alarms watch."""
     if rows.empty:
         return np.zeros(0), {}

@@ -31,7 +31,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.connection import Connection, Reply
+from infra.connection import MAXIMUM_BODY_BYTES, Connection, Reply
 from infra.errors import Conflict, InfraError
 from infra.journal.ids import KEY_BYTES, Ids, Mint
 from models.contract import arrow, reading
@@ -41,9 +41,6 @@ from models.errors import ContractError, OkruhError, Violation
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MAXIMUM_BODY_BYTES = 16 << 20
-"""A request's body holds at most this."""
 
 ANSWERED = pa.schema(
     [("row", pa.int64()), ("id", pa.string()), ("value", pa.float32()), ("version", pa.string())],

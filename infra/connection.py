@@ -25,7 +25,10 @@ from infra.errors import InfraError, Misconfigured, NotFound, Unavailable
 from models.errors import Violation
 
 DEADLINE = "x-envoy-expected-rq-timeout-ms"
-"""The header that tells how many milliseconds are left."""
+"""The header that says how many milliseconds a caller will still wait; Envoy, and meshes made of it, set it as well."""
+
+MAXIMUM_BODY_BYTES = 16 << 20
+"""A request's body holds at most this."""
 
 JSON = "application/json"
 

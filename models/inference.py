@@ -31,7 +31,7 @@ import onnxruntime
 
 OUTPUT = "value"
 
-Columns = Mapping[str, npt.NDArray[np.generic]]
+GraphInputs = Mapping[str, npt.NDArray[np.generic]]
 """One array a column, all of length N."""
 
 Provider = Literal["cpu", "cuda", "tensorrt", "coreml", "openvino"]
@@ -129,7 +129,7 @@ class Predictor:
         if given != {OUTPUT: "tensor(float)"}:
             raise BundleError(f"model.onnx gives {given}, it should give {OUTPUT!r}, a tensor(float)")
 
-    def predict(self, columns: Columns) -> npt.NDArray[np.float32]:
+    def predict(self, columns: GraphInputs) -> npt.NDArray[np.float32]:
         """Predict N rows; the answer is float32 [N] in the target's unit."""
         (value,) = self._session.run([OUTPUT], dict(columns))
         answer: npt.NDArray[np.float32] = value
@@ -149,7 +149,7 @@ def batch_rows(rows: int, provider: Provider) -> int:
     return rows + -rows % most if rows > most else max(VECTOR, 1 << (rows - 1).bit_length())
 
 
-def open_session(onnx: bytes, runtime: Runtime = ON_THE_CPU, trial: Columns | None = None) -> Opened:
+def open_session(onnx: bytes, runtime: Runtime = ON_THE_CPU, trial: GraphInputs | None = None) -> Opened:
     """Open a graph where it shall be run, and make sure that it is.
 
     Args:
@@ -173,7 +173,7 @@ def open_session(onnx: bytes, runtime: Runtime = ON_THE_CPU, trial: Columns | No
 
 
 def check_alike(
-    provider: Provider, session: onnxruntime.InferenceSession, on_cpu: onnxruntime.InferenceSession, trial: Columns
+    provider: Provider, session: onnxruntime.InferenceSession, on_cpu: onnxruntime.InferenceSession, trial: GraphInputs
 ) -> None:
     """Run rows on both. Raises: `ProviderUnavailable` where a provider answers otherwise than the CPU."""
     (found_N,), (wanted_N,) = session.run([OUTPUT], dict(trial)), on_cpu.run([OUTPUT], dict(trial))

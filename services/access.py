@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from infra import connection
 from infra.errors import Misconfigured, Unavailable
 from infra.keys import Key, KeyFile, Scope, digest
 from models.errors import OkruhError
@@ -27,8 +28,7 @@ logger = logging.getLogger("bentoml.okruh.service")
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-DEADLINE = b"x-envoy-expected-rq-timeout-ms"
-"""How many milliseconds the caller will still wait; the header that Envoy, and meshes made of it, set by themselves."""
+DEADLINE = connection.DEADLINE.encode()
 
 MOST_MS = 10**9
 

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mut
 from contextlib import aclosing
 from typing import Any
 
+from infra.connection import MAXIMUM_BODY_BYTES
 from infra.errors import NotFound, Unavailable
 from models.contract.arrow import NotArrow
 from models.contract.rows import NotJSON, TooManyRows
@@ -38,8 +39,6 @@ from services.observing import OTHER, Observer
 from services.predictions import IdsTaken
 
 logger = logging.getLogger("bentoml.okruh.service")
-
-MAXIMUM_BODY_BYTES = 16 << 20
 
 _DRAINED_BYTES = 64 << 20
 _RETRY_AFTER = ((b"retry-after", b"1"),)

@@ -58,7 +58,7 @@ def load(files: Mapping[str, bytes], runtime: Runtime = ON_THE_CPU) -> Champion:
     def predict(parts: Sequence[Rows]) -> tuple[Columns, Array]:
         count = sum(part.count for part in parts)
         columns = decoder.together(parts, batch_rows(count, placement.provider) if pace.fills else count)
-        values = _predicted(predictor, inputs(columns))[:count]
+        values = _in_parts(predictor, inputs(columns))[:count]
         return {name: array[:count] for name, array in columns.items()}, values
 
     def predict_finite(parts: Sequence[Rows]) -> tuple[Columns, Array]:
@@ -71,7 +71,7 @@ def load(files: Mapping[str, bytes], runtime: Runtime = ON_THE_CPU) -> Champion:
     return Champion(bundle.card, decoder, Batcher(predict_finite, pace.seconds), predict, placement)
 
 
-def _predicted(predictor: Predictor, columns: Mapping[str, Array]) -> npt.NDArray[np.float32]:
+def _in_parts(predictor: Predictor, columns: Mapping[str, Array]) -> npt.NDArray[np.float32]:
     """Predict as many rows at a time as the processor's caches hold best."""
     rows = len(next(iter(columns.values())))
     parts = [

@@ -85,13 +85,6 @@ class _Record(NamedTuple):
     """None where nobody waits for it."""
 
 
-class _Copy(NamedTuple):
-    """Answers that a challenger in the shadow shall answer as well."""
-
-    tried: Tried
-    answers: Answers
-
-
 class Predictions:
     """The way of rows through a champion and into the journal. For one event loop."""
 
@@ -111,7 +104,8 @@ class Predictions:
         self._shadow = shadow
         self._mint: Mint | None = None
         self._unsent: list[Answers] = []
-        self._copied: list[_Copy] = []
+        self._copied: list[tuple[Tried, Answers]] = []
+        """What challengers in the shadow shall answer as well."""
         self._unawaited_rows = 0
         """Rows among them that are answered whatever becomes of their record."""
         self._waiting_rows = 0
@@ -177,7 +171,7 @@ class Predictions:
         answers = Answers(card.contract, card.version, ids, batch.columns, batch.values, at)
         self._unsent.append(answers)
         if tried is not None and tried.terms.mode == "shadow":
-            self._copied.append(_Copy(tried, answers))
+            self._copied.append((tried, answers))
         self._waiting_rows += len(ids)
         if self._durable is None:
             loop = asyncio.get_running_loop()
@@ -209,7 +203,7 @@ class Predictions:
                 return {}
             raise
 
-    def _show(self, copied: list[_Copy], recorded: Recorded) -> None:
+    def _show(self, copied: list[tuple[Tried, Answers]], recorded: Recorded) -> None:
         if self._shadow is not None:
             for tried, answers in copied:
                 self._shadow.take(tried, answers, recorded)
@@ -229,7 +223,7 @@ class Predictions:
             durable.set_exception(outcome)
             durable.exception()  # nobody may wait for it, and asyncio would say so
             metrics.LOST.inc(unawaited)
-            metrics.SHADOW_DROPPED.labels("unrecorded").inc(sum(len(one.answers.ids) for one in copied))
+            metrics.SHADOW_DROPPED.labels("unrecorded").inc(sum(len(answers.ids) for _, answers in copied))
 
         try:
             write = asyncio.wrap_future(self._journal.append(answers))

@@ -18,7 +18,7 @@ from torch import nn
 from models.bundle import Parity
 from models.contract.columns import Contract
 from models.errors import ParityFailed
-from models.inference import OUTPUT, Columns, Predictor
+from models.inference import OUTPUT, GraphInputs, Predictor
 from models.learning import preprocessing
 from models.learning.preprocessing import CATEGORIES, NUMBERS, PREFIX, TIME_PARTS, Prepared
 
@@ -113,7 +113,7 @@ def as_tensors(prepared: Prepared) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 def check_parity(
     onnx_bytes: bytes,
     contract: Contract,
-    columns: Columns,
+    columns: GraphInputs,
     expected_N: npt.NDArray[np.float32],
     tolerance: float,
     batch_sizes: Sequence[int] = PARITY_BATCHES,

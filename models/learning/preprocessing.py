@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models.contract.columns import Category, Contract, Number, Time, TimePart
-from models.inference import Columns, open_session
+from models.inference import GraphInputs, open_session
 
 OPSET = 20
 ML_OPSET = 4
@@ -42,7 +42,7 @@ class Prepared:
         return Prepared(self.numbers_NF[rows], self.categories_NC[rows], self.time_parts_NP[rows])
 
 
-def prepare(contract: Contract, columns: Columns) -> Prepared:
+def prepare(contract: Contract, columns: GraphInputs) -> Prepared:
     """Run the preprocessing graph over raw columns."""
     session = open_session(build(contract).SerializeToString()).session
     outputs = [PREFIX + name for name in (NUMBERS, CATEGORIES, TIME_PARTS)]

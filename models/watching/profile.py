@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from models.contract.columns import Category, Contract, Number
 from models.errors import BundleError
-from models.inference import Columns
+from models.inference import GraphInputs
 
 BINS = 20
 
@@ -55,7 +55,7 @@ def decode(content: bytes) -> Profile:
         raise BundleError(f"profile.json is not a profile: {error}") from error
 
 
-def describe_columns(contract: Contract, columns: Columns) -> dict[str, ColumnProfile]:
+def describe_columns(contract: Contract, columns: GraphInputs) -> dict[str, ColumnProfile]:
     """Bin the reference rows, column by column."""
     described = {}
     for column in contract.features:
@@ -83,7 +83,7 @@ def scaled_loss(error_N: npt.NDArray[np.float64], ceiling: float) -> npt.NDArray
     return np.minimum(error_N, ceiling) / ceiling
 
 
-def drift(contract: Contract, profile: Profile, columns: Columns) -> dict[str, float]:
+def drift(contract: Contract, profile: Profile, columns: GraphInputs) -> dict[str, float]:
     """Give each feature's Jensen-Shannon distance between the profile and other rows."""
     distances = {}
     for column in contract.features:

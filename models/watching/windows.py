@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.contract.columns import Contract
-from models.inference import Columns
+from models.inference import GraphInputs
 from models.watching import alarms, profile
 from models.watching.alarms import Alarm, DetectorState, WatchSettings
 from models.watching.profile import LossProfile, Profile
@@ -56,7 +56,7 @@ def judge_window(
     state: DetectorState,
     span: tuple[datetime, datetime],
     error_N: npt.NDArray[np.float64],
-    columns: Columns,
+    columns: GraphInputs,
     *,
     quiet: bool,
 ) -> tuple[WindowReport, Alarm | None]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from safetensors.numpy import load_file
 
-from models.inference import OUTPUT, Columns, open_session
+from models.inference import OUTPUT, GraphInputs, open_session
 from tests.benchmarks.pinned import SERVER_CORE, taskset
 
 _WARM_RUNS = 3
@@ -28,7 +28,7 @@ def rates(graph: Path, columns: Path, sizes: Sequence[int], seconds: float) -> d
     return msgspec.json.decode(done.stdout, type=dict[int, float])
 
 
-def _measured(graph: bytes, columns: Columns, sizes: Sequence[int], seconds: float) -> dict[int, float]:
+def _measured(graph: bytes, columns: GraphInputs, sizes: Sequence[int], seconds: float) -> dict[int, float]:
     session = open_session(graph).session
     found = {}
     for size in sizes:

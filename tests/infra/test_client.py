@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from infra import client as client_module
-from infra.client import MAXIMUM_BODY_BYTES, Client, Feedback, IdsTaken, Label
+from infra.client import Client, Feedback, IdsTaken, Label
 from infra.errors import InfraError, Misconfigured, NotFound, Unavailable
 from infra.keys import KeyFile
 from infra.serving_process import free_port
@@ -19,7 +19,7 @@ from infra.settings import Settings
 from models.bundle import Bundle
 from models.contract.columns import Contract
 from models.errors import ContractError
-from services import access, app
+from services import access
 from tests.serving import Service, losing, serving, turning_away
 
 ROW = {"starts_at": "2020-03-01T08:15:00", "distance": 3.0, "weight": None, "kind": "car", "zone": 2}
@@ -121,7 +121,6 @@ def test_sends_parts_that_the_service_holds(service: Service, client: Client, mo
 
     assert answered.values.tolist() == doubled(1000)
     assert service.predictions > 4
-    assert MAXIMUM_BODY_BYTES == app.MAXIMUM_BODY_BYTES
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])

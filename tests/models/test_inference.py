@@ -24,7 +24,7 @@ from models.contract.columns import MISSING_CODE, Category, Contract, Number, Ti
 from models.errors import BundleError, ProviderUnavailable
 from models.inference import (
     WARM_SIZES,
-    Columns,
+    GraphInputs,
     Predictor,
     Provider,
     Runtime,
@@ -42,7 +42,7 @@ WITHIN = 2e-5
 """How far a provider's answer may be from the CPU's, as a share of it; TF32 would miss it by a factor of fifty."""
 
 
-def columns(distance: list[float], weight: list[float], kind: list[str]) -> Columns:
+def columns(distance: list[float], weight: list[float], kind: list[str]) -> GraphInputs:
     return {
         "starts_at": np.zeros(len(distance), np.int64),
         "distance": np.array(distance, np.float32),
@@ -216,7 +216,7 @@ def numeric_graph(scale: float = 1.0) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def numeric_columns(rows: int, seed: int = 0) -> Columns:
+def numeric_columns(rows: int, seed: int = 0) -> GraphInputs:
     draw = np.random.default_rng(seed)
     return {
         "at": draw.integers(1_500_000_000, 1_700_000_000, rows),
@@ -236,7 +236,7 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
     return runtime
 
 
-def on_the_cpu(columns: Columns) -> npt.NDArray[np.float32]:
+def on_the_cpu(columns: GraphInputs) -> npt.NDArray[np.float32]:
     return Predictor(numeric_graph(), numeric_contract()).predict(columns)
 
 

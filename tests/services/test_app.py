@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from services.app import MAXIMUM_BODY_BYTES, Edge, answered
+from infra.connection import MAXIMUM_BODY_BYTES
+from services.app import Edge, answered
 from services.batching import Overloaded
 from services.messages import Answer, Request, Route
 from tests.services.conftest import Caller

@@ -10,7 +10,7 @@ import pytest
 
 from models.bundle import Bundle
 from models.errors import BundleError, ProviderUnavailable
-from models.inference import WARM_SIZES, Columns, Predictor, Provider, Runtime
+from models.inference import WARM_SIZES, GraphInputs, Predictor, Provider, Runtime
 from services import champion as module
 from services.champion import load
 
@@ -25,7 +25,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """How many rows graphs are run with."""
     sizes, predict = set[int](), Predictor.predict
 
-    def predict_and_note(of: Predictor, columns: Columns) -> Any:
+    def predict_and_note(of: Predictor, columns: GraphInputs) -> Any:
         sizes.add(len(columns["distance"]))
         return predict(of, columns)
 

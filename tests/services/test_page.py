@@ -163,14 +163,15 @@ def test_the_page_is_answered_at_the_root(client: Caller) -> None:
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    """A headless Chromium that writes below `tmp_path` alone."""
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """A headless Chromium that writes below a folder of its own; it makes a socket there, whose path must be short."""
+    folder = tmp_path_factory.mktemp("b")
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", f"user-data-dir={tmp_path / 'chromium'}"):
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", f"user-data-dir={folder / 'chromium'}"):
         options.add_argument(f"--{argument}")
-    home = {name: str(tmp_path) for name in ("HOME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")}
+    home = {name: str(folder) for name in ("HOME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")}
     service = webdriver.ChromeService(DRIVER, env={"PATH": "/usr/bin:/bin", **home})
     driver = webdriver.Chrome(options, service)
     yield driver

@@ -8,12 +8,12 @@ import torch
 
 from models.catalog.taxi_eta import CONTRACT
 from models.catalog.taxi_eta.network import EtaNetwork
-from models.inference import Columns
+from models.inference import GraphInputs
 from models.learning.export import export
 from models.learning.preprocessing import prepare
 
 
-def columns(rows: int) -> Columns:
+def columns(rows: int) -> GraphInputs:
     """Make raw columns that the contract allows."""
     draw = np.random.default_rng(0)
     passengers = draw.integers(0, 9, rows).astype(np.float32)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time, TimePart
 from models.contract.table import time_part
-from models.inference import Columns
+from models.inference import GraphInputs
 from models.learning.preprocessing import prepare
 
 TARGET = Number(name="minutes", unit="min", minimum=0, maximum=60)
@@ -79,7 +79,7 @@ def test_numbers_stay_as_they_are_and_null_stays_nan() -> None:
 
 def test_columns_of_a_group_keep_the_order_of_the_contract() -> None:
     features = [Number(name=name, unit="m", minimum=0, maximum=9) for name in ("b", "a")]
-    columns: Columns = {"at": np.zeros(1, np.int64), "a": np.ones(1, np.float32), "b": np.full(1, 2, np.float32)}
+    columns: GraphInputs = {"at": np.zeros(1, np.int64), "a": np.ones(1, np.float32), "b": np.full(1, 2, np.float32)}
 
     assert prepare(contract(*features), columns).numbers_NF.tolist() == [[2.0, 1.0]]
 

@@ -10,7 +10,7 @@ from scipy.spatial.distance import jensenshannon
 
 from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
 from models.errors import BundleError
-from models.inference import Columns
+from models.inference import GraphInputs
 from models.watching import profile
 from models.watching.profile import BINS, ColumnProfile, LossProfile, Profile
 
@@ -27,15 +27,15 @@ KINDS = contract(Category(name="kind", values=("bike", "car", "tram"), nullable=
 ZONES = contract(Category(name="zone", values=(7, 8), nullable=True))
 
 
-def sizes(*values: float) -> Columns:
+def sizes(*values: float) -> GraphInputs:
     return {"size": np.asarray(values, dtype=np.float32)}
 
 
-def kinds(*values: str) -> Columns:
+def kinds(*values: str) -> GraphInputs:
     return {"kind": np.asarray(values, dtype=object)}
 
 
-def drift(contract: Contract, reference: Columns, found: Columns) -> float:
+def drift(contract: Contract, reference: GraphInputs, found: GraphInputs) -> float:
     described = Profile(columns=profile.describe_columns(contract, reference), loss=LOSS)
     (distance,) = profile.drift(contract, described, found).values()
     return distance

@@ -38,11 +38,11 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LakeFSSer
 
 @pytest.fixture
 def broken(faulty: tuple[LakeFSServer, Faulty]) -> Iterator[Broken]:
-    """An empty repository, of which nothing is broken yet; its client waits for no more than a second."""
+    """An empty repository, of which nothing is broken yet."""
     server, network = faulty
     server.reset()
     network.reset()
-    connections = Server(server.address, KEY_ID, SECRET, first_pause_s=0.001, answer_s=1.0)
+    connections = Server(server.address, KEY_ID, SECRET, first_pause_s=0.001)
     with closing(LakeFSLake(connections, f"okruh-{secrets.token_hex(4)}")) as lake:
         lake.create()
         yield Broken(lake, server, network)
