@@ -39,10 +39,10 @@ class Doubling:
 
 
 class Asked:
-    """A batcher of numbers."""
+    """A batcher of numbers; a batch takes `seconds`, and each row `a_row_s` of its own."""
 
-    def __init__(self, predict: Predict, seconds: float = AT_ONCE) -> None:
-        self._batcher = Batcher(predict, lambda _: seconds)
+    def __init__(self, predict: Predict, seconds: float = AT_ONCE, a_row_s: float = 0.0) -> None:
+        self._batcher = Batcher(predict, lambda rows: seconds + a_row_s * rows)
 
     async def predict(self, rows: Sequence[Any], size: int) -> list[float]:
         part = await self._batcher.predict(Rows(len(rows), one_by_one=list(rows)), size)
@@ -79,6 +79,34 @@ def test_what_comes_during_a_run_is_the_next_batch() -> None:
 
     assert asyncio.run(ask()) == [[2.0], [4.0], [6.0], [8.0]]
     assert doubling.sizes == [1, 3]
+
+
+@pytest.mark.parametrize(("seconds", "a_row_s", "sizes"), [(LONG, 0.0, [2, 5, 5]), (0.0, LONG, [2, 3, 2])])
+def test_those_who_ask_again_at_once_come_together_where_that_saves_time(
+    seconds: float, a_row_s: float, sizes: list[int]
+) -> None:
+    doubling = Doubling()
+    doubling.may_go.clear()
+
+    async def ask() -> None:
+        asked = Asked(doubling, seconds, a_row_s)
+
+        async def ask_again() -> None:
+            while len(doubling.sizes) < 3:
+                await asked.predict([1], 1)
+                for _ in range(5):  # turns of the loop, in which the answer is on its way
+                    await asyncio.sleep(0)
+
+        first = [asyncio.create_task(ask_again()) for _ in range(2)]
+        await asyncio.to_thread(doubling.began.wait, 30)
+        others = [asyncio.create_task(ask_again()) for _ in range(3)]
+        await asyncio.sleep(0)
+        doubling.may_go.set()
+        await asyncio.gather(*first, *others)
+
+    asyncio.run(ask())
+
+    assert doubling.sizes[:3] == sizes
 
 
 @pytest.mark.parametrize("seconds", [AT_ONCE, LONG])
