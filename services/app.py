@@ -23,18 +23,7 @@ from services import metrics
 from services.access import Access, NotAdmitted, refuse_pickled_parts, wanted
 from services.batching import Overloaded
 from services.departures import Departures
-from services.messages import (
-    Answer,
-    BrokenRule,
-    ErrorAnswer,
-    Fault,
-    Handler,
-    Request,
-    Route,
-    Stream,
-    encode,
-    media_type,
-)
+from services.messages import Answer, Handler, Request, Route, Stream, media_type, say
 from services.observing import OTHER, Observer
 from services.predictions import IdsTaken
 
@@ -55,6 +44,23 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 class BodyTooLarge(ContractError):
     """The body exceeds `MAXIMUM_BODY_BYTES`."""
+
+
+class TooLate(OkruhError):
+    """The time is up within which a request is answered."""
+
+    def __init__(self, within_s: float | None) -> None:
+        super().__init__(f"not answered within {within_s:g} s")
+
+
+class WrongMethod(NotAdmitted):
+    """The path answers another method."""
+
+    status = 405
+
+    def __init__(self, scope: Scope, method: str) -> None:
+        super().__init__(f"{scope['path']} answers {method}, not {scope['method']}")
+        self.headers = ((b"allow", method.encode()), *_CLOSE)
 
 
 class TooMany(OkruhError):
@@ -136,12 +142,12 @@ class Edge:
         try:
             within_s = _sooner(self._enter(route, scope), self._timeout_s)
         except (NotAdmitted, TooMany) as error:
-            return _unread(scope, error_answer(error))
+            return _unread(scope, error_answer(error, route.says))
         try:
             async with asyncio.timeout(within_s):
                 return await self._answer(route, scope, receive)
         except TimeoutError:
-            return _too_late(within_s)
+            return error_answer(TooLate(within_s), route.says)
         finally:
             self._leave(route)
 
@@ -156,7 +162,7 @@ class Edge:
         try:
             asked_s = self._enter(route, scope)
         except (NotAdmitted, TooMany) as error:
-            answer = _unread(scope, error_answer(error))
+            answer = _unread(scope, error_answer(error, route.says))
             return answer, answer.status
         loop = asyncio.get_running_loop()
         until = None if asked_s is None else loop.time() + asked_s
@@ -173,7 +179,7 @@ class Edge:
                     bound.reschedule(next_until())
             await parts.end()
         except TimeoutError:
-            await parts.end(_too_late(_sooner(asked_s, self._timeout_s)).body + b"\n")
+            await parts.end(route.says(TooLate(_sooner(asked_s, self._timeout_s))) + b"\n")
             return None, 504
         finally:
             self._leave(route)
@@ -193,21 +199,19 @@ class Edge:
 
     async def _answer(self, route: Route, scope: Scope, receive: Receive) -> Answer | None:
         """Give the answer to a request for one of our paths; None where the caller has gone."""
-        method, handler, name, _ = route
-        asked = scope["method"]
+        asked, method = scope["method"], route.method
         if asked != method and (asked, method) != ("HEAD", "GET"):
-            fault = Fault(f"{scope['path']} answers {method}, not {asked}")
-            return Answer(405, encode(ErrorAnswer(fault)), ((b"allow", method.encode()), *_CLOSE))
+            return error_answer(WrongMethod(scope, method), route.says)
         if method == "GET":
-            return await answered(handler, Request(b"", scope["headers"], scope["path"]))
+            return await answered(route.handler, Request(b"", scope["headers"], scope["path"]), route.says)
         try:
             body = await _read(scope, receive)
         except BodyTooLarge as error:
-            return error_answer(error)
+            return error_answer(error, route.says)
         if body is None:
             return None
-        answering = answered(handler, Request(body, scope["headers"], scope["path"]))
-        if wanted(name) == "predict":  # a label is kept, whether its sender waits or not
+        answering = answered(route.handler, Request(body, scope["headers"], scope["path"]), route.says)
+        if wanted(route.name) == "predict":  # a label is kept, whether its sender waits or not
             return await self._departures.watch(answering, receive)
         return await answering
 
@@ -226,7 +230,7 @@ class Edge:
                 await _send(scope, send, error_answer(error))
                 return
             except TimeoutError:
-                await _send(scope, send, _too_late(self._timeout_s))
+                await _send(scope, send, error_answer(TooLate(self._timeout_s)))
                 return
             if body is None:
                 return
@@ -246,29 +250,23 @@ class Edge:
         except TimeoutError:
             if began or not bound.expired():
                 raise
-            await _send(scope, send, _too_late(within_s))
+            await _send(scope, send, error_answer(TooLate(within_s)))
 
 
-async def answered(handler: Handler, request: Request) -> Answer:
+async def answered(handler: Handler, request: Request, says: Callable[[OkruhError], bytes] = say) -> Answer:
     """Call a handler; whatever it raises becomes an answer."""
     try:
         return await handler(request)
     except OkruhError as error:
-        return error_answer(error)
+        return error_answer(error, says)
     except Exception:
         logger.exception("a request failed")
-        return Answer(500, encode(ErrorAnswer(Fault("the service failed; its log says why"))))
+        return Answer(500, says(OkruhError("the service failed; its log says why")))
 
 
-def fault_of(error: OkruhError) -> Fault:
-    """Say what went wrong."""
-    violations = [BrokenRule(one.field, one.rule, one.row) for one in getattr(error, "violations", ())]
-    return Fault(str(error), violations, conflicting=getattr(error, "conflicting", []))
-
-
-def error_answer(error: OkruhError) -> Answer:
+def error_answer(error: OkruhError, says: Callable[[OkruhError], bytes] = say) -> Answer:
     """Turn an error into an answer."""
-    body = encode(ErrorAnswer(fault_of(error)))
+    body = says(error)
     if isinstance(error, NotAdmitted):
         return Answer(error.status, body, error.headers)
     status, headers = next((told for kind, told in _TOLD.items() if isinstance(error, kind)), (500, ()))
@@ -292,12 +290,9 @@ _TOLD: dict[type[OkruhError], tuple[int, tuple[tuple[bytes, bytes], ...]]] = {
     TooMany: (429, (*_RETRY_AFTER, *_CLOSE)),
     Overloaded: (503, _RETRY_AFTER),
     Unavailable: (503, _RETRY_AFTER),
+    TooLate: (504, _CLOSE),
 }
 """Status and headers of errors, the first that fits; of others 500."""
-
-
-def _too_late(within_s: float | None) -> Answer:
-    return Answer(504, encode(ErrorAnswer(Fault(f"not answered within {within_s:g} s"))), _CLOSE)
 
 
 def _unread(scope: Scope, answer: Answer) -> Answer:

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from models.contract.columns import Category, Number, Time
 from models.contract.rows import MAXIMUM_ROWS, Id
 from models.deciding.rollout import Mode
+from models.errors import OkruhError
 from models.inference import Placement
 
 
@@ -197,6 +198,20 @@ Stream = Callable[[Request, AsyncIterator[bytes]], AsyncGenerator[bytes]]
 cause."""
 
 
+encode = msgspec.json.Encoder().encode
+
+
+def fault_of(error: OkruhError) -> Fault:
+    """Say what went wrong."""
+    violations = [BrokenRule(one.field, one.rule, one.row) for one in getattr(error, "violations", ())]
+    return Fault(str(error), violations, conflicting=getattr(error, "conflicting", []))
+
+
+def say(error: OkruhError) -> bytes:
+    """Say what went wrong, as the body of an answer."""
+    return encode(ErrorAnswer(fault_of(error)))
+
+
 class Route(NamedTuple):
     """What answers a path."""
 
@@ -206,6 +221,5 @@ class Route(NamedTuple):
     """What metrics call it."""
     streams: Mapping[bytes, Stream] = {}
     """What answers bodies of these types while they come."""
-
-
-encode = msgspec.json.Encoder().encode
+    says: Callable[[OkruhError], bytes] = say
+    """How errors are said here."""

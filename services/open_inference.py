@@ -32,10 +32,9 @@ from models.contract.rows import (
     violation_of,
 )
 from models.errors import ContractError, OkruhError, Violation
-from services.app import error_answer
 from services.champion import Champion
 from services.following import Following, Serving
-from services.messages import Answer, Handler, Request, Route, encode
+from services.messages import Answer, Request, Route, encode
 from services.observing import note, step
 from services.predictions import INLINE_BYTES, Answered, Predictions
 from services.trial import drawn
@@ -162,14 +161,14 @@ class OpenInference:
         self._following = following
         self._predictions = predictions
         self._routes = {
-            "/v2": _route("GET", self._server, "/v2"),
-            "/v2/health/live": _route("GET", _live, "/v2/health/live"),
-            "/v2/health/ready": _route("GET", self._ready, "/v2/health/ready"),
+            "/v2": Route("GET", self._server, "/v2", says=_say),
+            "/v2/health/live": Route("GET", _live, "/v2/health/live", says=_say),
+            "/v2/health/ready": Route("GET", self._ready, "/v2/health/ready", says=_say),
         }
         self._of_models = {
-            (): _route("GET", self._model, "/v2/models"),
-            ("ready",): _route("GET", self._model_ready, "/v2/models/ready"),
-            ("infer",): _route("POST", self._infer, "/v2/models/infer"),
+            (): Route("GET", self._model, "/v2/models", says=_say),
+            ("ready",): Route("GET", self._model_ready, "/v2/models/ready", says=_say),
+            ("infer",): Route("POST", self._infer, "/v2/models/infer", says=_say),
         }
 
     def find(self, path: str) -> Route | None:
@@ -369,14 +368,5 @@ async def _live(_: Request) -> Answer:
     return Answer(200, encode(Live()))
 
 
-def _route(method: str, handler: Handler, name: str) -> Route:
-    """Have errors said as the protocol says them."""
-
-    async def answered(request: Request) -> Answer:
-        try:
-            return await handler(request)
-        except OkruhError as error:
-            told = error_answer(error)
-            return told._replace(body=encode(ProtocolError(str(error))))
-
-    return Route(method, answered, name)
+def _say(error: OkruhError) -> bytes:
+    return encode(ProtocolError(str(error)))

@@ -85,18 +85,19 @@ def document(card: Card, decoder: RowDecoder, asks_for_keys: bool) -> dict[str, 
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, methods in paths.items():
             for operation in methods.values():
-                _secure(operation, wanted(path.replace(f"/v2/models/{card.model}", "/v2/models")))
+                scope = wanted(path.replace(f"/v2/models/{card.model}", "/v2/models"))
+                _secure(operation, scope, ProtocolError if path.startswith("/v2") else ErrorAnswer)
     about = {"title": card.model, "version": card.version}
     return {"openapi": "3.1.0", "info": about, "paths": paths, "components": components}
 
 
-def _secure(operation: dict[str, Any], scope: str) -> None:
+def _secure(operation: dict[str, Any], scope: str, error: type) -> None:
     """Say which key an operation wants."""
     if scope == ANYBODY:
         return
     operation["security"] = [{"key": [] if scope == ANY_KEY else [scope]}]
     for status in (401, 429) if scope == ANY_KEY else (401, 403, 429):
-        operation["responses"][str(status)] = _content(ErrorAnswer, _ERRORS[status])
+        operation["responses"][str(status)] = _content(error, _ERRORS[status])
 
 
 def _own_paths(decoder: RowDecoder) -> dict[str, Any]:
@@ -121,11 +122,8 @@ def _own_paths(decoder: RowDecoder) -> dict[str, Any]:
 def _protocol_paths(card: Card) -> dict[str, Any]:
     """Describe the Open Inference Protocol, for the one model that is served; its binary extension is not JSON."""
     model = f"/v2/models/{card.model}"
-    named = {str(status): _content(ProtocolError, _ERRORS[status]) for status in (400, 409, 422, 500, 503)}
-    either = {"anyOf": [{"$ref": _REFERENCE.format(name=kind.__name__)} for kind in (ProtocolError, ErrorAnswer)]}
-    named["413"] = {"description": _ERRORS[413], "content": {"application/json": {"schema": either}}}
-    infer = _operation("infer", "Predict rows, one tensor a column.", InferenceAnswer, (415, 429, 504))
-    infer["responses"] |= named
+    infer = _operation("infer", "Predict rows, one tensor a column.", InferenceAnswer)
+    infer["responses"] |= {str(status): _content(ProtocolError, _ERRORS[status]) for status in _PREDICT}
     return {
         "/v2": {"get": _operation("server", "What serves.", ServerMetadata)},
         "/v2/health/live": {"get": _operation("live", "Whether the process answers.", Live)},

@@ -13,10 +13,9 @@ from msgspec import Struct
 
 from models.contract.rows import broken_contract
 from models.errors import BundleError, ContractError, OkruhError, Violation
-from services.app import fault_of
 from services.champion import Champion
 from services.following import Serving
-from services.messages import ErrorAnswer, Request
+from services.messages import ErrorAnswer, Request, fault_of
 from services.predictions import Answered, IdsTaken, Predictions
 from services.trial import Tried, drawn
 

@@ -38,6 +38,9 @@ SHOWN = 5
 """Violations that a refusal names at most."""
 
 _EXPLAINED_BYTES = 1 << 20  # a larger bad request is not decoded untyped: that can take thirty times its size
+_LOCAL = r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?$"
+"""A time without an offset, as schemas say it; what there is no such day or hour of is refused beyond it."""
+
 _PATH = re.compile(r" - at `\$\.\w+\[(\d+)\](?:\.(.+))?`$")
 
 Array = npt.NDArray[np.generic]
@@ -267,7 +270,8 @@ def _example(column: Time | Number | Category) -> object:
     if isinstance(column, Time):
         return "2020-03-01T08:15:00" if column.zone else "2020-03-01T08:15:00Z"
     if isinstance(column, Number):
-        return (column.minimum + column.maximum) / 2
+        middle = (column.minimum + column.maximum) / 2
+        return max(float(column.minimum), middle // 1)  # a whole number, such as of passengers, where there is one
     return column.values[0]
 
 
@@ -292,7 +296,8 @@ def _value_type(column: Time | Number | Category) -> Any:
     """Give the type that decodes a column's value and, as JSON Schema, describes it."""
     description = column.description or None
     if isinstance(column, Time):
-        form = {"format": "date-time"} if column.zone is None else {"format": "local-date-time", "x-zone": column.zone}
+        local = {"format": "local-date-time", "x-zone": column.zone, "pattern": _LOCAL}
+        form = {"format": "date-time"} if column.zone is None else local
         return Annotated[datetime, Meta(tz=column.zone is None, description=description, extra_json_schema=form)]
     if isinstance(column, Number):
         unit = {"x-unit": column.unit}

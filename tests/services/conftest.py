@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ import uvicorn
 
 from infra.assembly import assemble
 from infra.journal.journal import Journal
+from infra.keys import KeyFile
 from infra.lake.transaction import transaction
 from infra.settings import Settings
 from models.bundle import Bundle, bundle_folder
@@ -66,6 +68,12 @@ def journal(settings: Settings) -> Iterator[Journal]:
     journal = assemble(settings).journal("tiny", "main")
     yield journal
     journal.close()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFile:
+    """A file of keys, of which there are none yet."""
+    return KeyFile(tmp_path / "keys.json")
 
 
 @pytest.fixture

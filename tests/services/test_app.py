@@ -195,7 +195,7 @@ def test_refuses_a_compressed_body_unread(client: Any, path: str, kind: str) -> 
     answer = client.post(path, content=bomb, headers={"content-encoding": "GZIP", "content-type": kind})
 
     assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
-    assert "Content-Encoding" in answer.json()["error"]["message"]
+    assert "Content-Encoding" in answer.text
     assert client.post(path, content=b"{", headers={"content-encoding": "identity"}).status_code != 415
 
 

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from infra.connection import MAXIMUM_BODY_BYTES
 from infra.journal.journal import Counts, Journal
+from infra.keys import KeyFile
 from models.contract.columns import MISSING_CODE
+from services.access import DEADLINE, Access
 from services.app import Edge
 from tests.infra.lake.lakefs.server import running
 from tests.services.conftest import Caller
@@ -197,6 +200,23 @@ def test_refuses_what_is_no_request(
 )
 def test_knows_its_paths(client: Caller, method: str, path: str, status: int) -> None:
     assert client.request(method, path).status_code == status
+
+
+def test_every_refusal_is_said_as_the_protocol_says_it(client: Caller, edge: Edge, keys: KeyFile) -> None:
+    answers = [
+        client.get("/v2/models/other"),
+        client.get("/v2/models/tiny/infer"),
+        client.post("/v2/models/tiny/infer", content=b"x" * (MAXIMUM_BODY_BYTES + 1)),
+        client.post("/v2/models/tiny/infer", content=b"N.", headers={"content-type": "application/x-pickle"}),
+        client.post("/v2/models/tiny/infer", json=plain(), headers={DEADLINE.decode(): "0"}),
+    ]
+    edge._most = 0
+    answers.append(client.post("/v2/models/tiny/infer", content=b"{}"))
+    edge.access = Access(keys)
+    answers.append(client.post("/v2/models/tiny/infer", content=b"{}"))
+
+    assert [one.status_code for one in answers] == [404, 405, 413, 415, 504, 429, 401]
+    assert all(list(one.json()) == ["error"] and isinstance(one.json()["error"], str) for one in answers)
 
 
 values = st.none() | st.integers() | st.text(max_size=3) | st.lists(st.floats(allow_nan=False))

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -53,11 +52,6 @@ class Read(HTMLParser):
 
     def having(self, name: str) -> list[dict[str, str | None]]:
         return [attributes for _, attributes in self.tags if name in attributes]
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> KeyFile:
-    return KeyFile(tmp_path / "keys.json")
 
 
 @pytest.fixture
