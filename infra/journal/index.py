@@ -70,10 +70,11 @@ class Index:
         self._lock = path.with_suffix(".lock")
         self._connection = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
         try:
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            for statement in _SCHEMA:
-                self._connection.execute(statement)
+            with self._turn():  # two that open a new file at once find it locked, and SQLite does not wait for that
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.execute("PRAGMA synchronous = FULL")
+                for statement in _SCHEMA:
+                    self._connection.execute(statement)
         except BaseException:
             self._connection.close()
             raise
@@ -88,10 +89,14 @@ class Index:
 
         SQLite's own waiting is a polling, at which the busiest process wins again and again.
         """
+        with self._turn(), self._begun():
+            yield
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
         with self._lock.open("wb") as turn:
             fcntl.flock(turn, fcntl.LOCK_EX)
-            with self._begun():
-                yield
+            yield
 
     @contextmanager
     def _begun(self) -> Iterator[None]:

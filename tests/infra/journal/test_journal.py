@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from threading import Barrier
 
 import msgspec
 import pytest
@@ -299,6 +301,17 @@ def test_a_row_whose_name_a_kill_has_left_unsaid_is_archived_once(
 
     assert sorted(name for one in archived for name in one) == ["a", "b"]
     assert journal.append([answers("a")]).result(WAIT_S).keys() == {"a"}
+
+
+def test_many_may_open_a_new_index_at_once(tmp_path: Path) -> None:
+    def opened(number: int) -> None:
+        ready.wait(WAIT_S)
+        Index(tmp_path / f"{number}.sqlite", b"key").close()
+
+    ready = Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(40):  # without a turn for each, two of these fail
+            list(pool.map(opened, [number] * 8))
 
 
 def test_refuses_a_journal_of_an_earlier_version(tmp_path: Path) -> None:

@@ -596,7 +596,14 @@ class LakeFSServer:
 def running(app: ASGIApp) -> Iterator[str]:
     """Serve an app on a free port of the loopback, and give its address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(app, log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app,
+            log_level="critical",
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=120,  # or a client that was idle for 5 s asks at the moment at which it is let go
+            timeout_graceful_shutdown=1,
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
