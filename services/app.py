@@ -22,6 +22,7 @@ from models.errors import ContractError, OkruhError
 from services import metrics
 from services.access import Access, NotAdmitted, refuse_pickled_parts, wanted
 from services.batching import Overloaded
+from services.connections import ANSWER, SendWhole
 from services.departures import Departures
 from services.messages import Answer, Handler, Request, Route, Stream, media_type, say
 from services.observing import OTHER, Observer
@@ -33,6 +34,7 @@ _DRAINED_BYTES = 64 << 20
 _RETRY_AFTER = ((b"retry-after", b"1"),)
 _CLOSE = ((b"connection", b"close"),)
 _ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+_ALWAYS_LINES = b"".join(b"%s: %s\r\n" % header for header in _ALWAYS)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -383,13 +385,16 @@ def _sooner(one_s: float | None, other_s: float | None) -> float | None:
 
 
 async def _send(scope: Scope, send: Send, answer: Answer, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-    kind = (b"content-type", answer.content_type)
-    length = (b"content-length", str(len(answer.body)).encode())
-    await send(
-        {
-            "type": "http.response.start",
-            "status": answer.status,
-            "headers": [kind, length, *_ALWAYS, *answer.headers, *headers],
-        }
-    )
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+    """Send an answer: in one piece where the server can do that."""
+    body = b"" if scope["method"] == "HEAD" else answer.body
+    extensions: dict[str, SendWhole] | None = scope.get("extensions")
+    if extensions and ANSWER in extensions:
+        lines = b"content-type: %s\r\ncontent-length: %d\r\n%s" % (answer.content_type, len(answer.body), _ALWAYS_LINES)
+        if more := (*answer.headers, *headers):
+            lines += b"".join(b"%s: %s\r\n" % header for header in more)
+        if extensions[ANSWER](send, answer.status, lines, body, _CLOSE[0] in answer.headers):
+            return
+    kind, length = (b"content-type", answer.content_type), (b"content-length", str(len(answer.body)).encode())
+    whole = [kind, length, *_ALWAYS, *answer.headers, *headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": whole})
+    await send({"type": "http.response.body", "body": body})

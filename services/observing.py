@@ -78,9 +78,7 @@ class Observer:
     def end(self, observed: Observed | None, scope: Any, name: str, status: int | None, seconds: float) -> None:
         """End a request on the path `name`, with the status of its answer; None: its caller has gone."""
         if status is not None:
-            requests, latency = _series(name, status)
-            requests.inc()
-            latency.observe(seconds)
+            metrics.turn.observe(*_series(name, status), seconds)
         if observed is not None:
             _current.reset(observed.before)
             if observed.trace is not None:

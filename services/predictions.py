@@ -9,9 +9,11 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from typing import NamedTuple
 
 import pyarrow as pa
+from prometheus_client import Counter
 
 from infra.errors import Unavailable
 from infra.journal.answers import Answers, row_digest
@@ -130,7 +132,7 @@ class Predictions:
             answered = Answered(model, record.ids, part)
             if record.durable is not None and (recorded := await self._outcome(record.durable)) and batch.given:
                 _refuse_taken(answered, part, recorded)
-        metrics.ROWS.labels(model.card.version).inc(rows.count)
+        metrics.turn.inc(_rows_of(model.card.version), rows.count)
         return answered
 
     async def ready(self) -> bool:
@@ -239,6 +241,12 @@ async def _instead(champion: Champion, tried: Tried, rows: Rows, size: int) -> t
         return champion, None
     note(version=tried.terms.version)
     return tried.model, part
+
+
+@cache
+def _rows_of(version: str) -> Counter:
+    series: Counter = metrics.ROWS.labels(version)
+    return series
 
 
 def _refuse_taken(answered: Answered, part: Part, recorded: Recorded) -> None:

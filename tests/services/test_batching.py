@@ -39,10 +39,10 @@ class Doubling:
 
 
 class Asked:
-    """A batcher of numbers; a batch takes `seconds`, and each row `a_row_s` of its own."""
+    """A batcher of numbers."""
 
-    def __init__(self, predict: Predict, seconds: float = AT_ONCE, a_row_s: float = 0.0) -> None:
-        self._batcher = Batcher(predict, lambda rows: seconds + a_row_s * rows)
+    def __init__(self, predict: Predict, seconds: float = AT_ONCE) -> None:
+        self._batcher = Batcher(predict, lambda _: seconds)
 
     async def predict(self, rows: Sequence[Any], size: int) -> list[float]:
         part = await self._batcher.predict(Rows(len(rows), one_by_one=list(rows)), size)
@@ -81,15 +81,12 @@ def test_what_comes_during_a_run_is_the_next_batch() -> None:
     assert doubling.sizes == [1, 3]
 
 
-@pytest.mark.parametrize(("seconds", "a_row_s", "sizes"), [(LONG, 0.0, [2, 5, 5]), (0.0, LONG, [2, 3, 2])])
-def test_those_who_ask_again_at_once_come_together_where_that_saves_time(
-    seconds: float, a_row_s: float, sizes: list[int]
-) -> None:
+def test_those_who_ask_again_at_once_come_together() -> None:
     doubling = Doubling()
     doubling.may_go.clear()
 
     async def ask() -> None:
-        asked = Asked(doubling, seconds, a_row_s)
+        asked = Asked(doubling, LONG)
 
         async def ask_again() -> None:
             while len(doubling.sizes) < 3:
@@ -106,7 +103,32 @@ def test_those_who_ask_again_at_once_come_together_where_that_saves_time(
 
     asyncio.run(ask())
 
-    assert doubling.sizes[:3] == sizes
+    assert doubling.sizes[:3] == [2, 5, 5]
+
+
+@pytest.mark.parametrize("seconds", [AT_ONCE, LONG])
+def test_those_who_ask_without_end_keep_nobody_waiting(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each turn of the loop somebody else asks, until the one who asked first after a batch is answered."""
+    monkeypatch.setattr(batching, "_GATHERED_S", 0.01)
+
+    async def ask() -> None:
+        asked = Asked(Doubling(), seconds)
+        await asked.predict([1], 1)
+        others = list[asyncio.Task[list[float]]]()
+        first = asyncio.create_task(asked.predict([1], 1))
+        while not first.done():
+            others.append(asyncio.create_task(asked.predict([1], 1)))
+            await asyncio.sleep(0)
+        await asyncio.gather(*others)
+
+    async def ask_for_a_while() -> None:
+        async with asyncio.timeout(30):
+            await ask()
+
+    monkeypatch.setattr(batching, "MAXIMUM_BATCH_ROWS", 10**9)
+    monkeypatch.setattr(batching, "MAXIMUM_WAITING_ROWS", 10**9)
+    monkeypatch.setattr(batching, "MAXIMUM_WAITING_BYTES", 10**9)
+    asyncio.run(ask_for_a_while())
 
 
 @pytest.mark.parametrize("seconds", [AT_ONCE, LONG])
