@@ -23,10 +23,10 @@ from services import metrics
 from services.access import Access, NotAdmitted, refuse_pickled_parts, wanted
 from services.batching import Overloaded
 from services.connections import ANSWER, SendWhole
-from services.departures import Departures
 from services.messages import Answer, Handler, Request, Route, Stream, media_type, say
 from services.observing import OTHER, Observer
 from services.predictions import IdsTaken
+from services.under_way import Entry, UnderWay
 
 logger = logging.getLogger("bentoml.okruh.service")
 
@@ -95,7 +95,7 @@ class Edge:
         self._running = 0
         self._observer = observer or Observer()
         self._fallback_paths = frozenset(fallback_paths)
-        self._departures = Departures()
+        self._under_way = UnderWay(timeout_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection's event, as ASGI says."""
@@ -142,15 +142,20 @@ class Edge:
 
     async def _within_bounds(self, route: Route, scope: Scope, receive: Receive) -> Answer | None:
         try:
-            within_s = _sooner(self._enter(route, scope), self._timeout_s)
+            asked_s = self._enter(route, scope)
         except (NotAdmitted, TooMany) as error:
             return _unread(scope, error_answer(error, route.says))
+        entry = self._under_way.enter(asked_s)
         try:
-            async with asyncio.timeout(within_s):
-                return await self._answer(route, scope, receive)
-        except TimeoutError:
-            return error_answer(TooLate(within_s), route.says)
+            return await self._answer(route, scope, receive, entry)
+        except asyncio.CancelledError:
+            if entry.ended is None:
+                raise
+            if entry.ended == "gone":
+                return None
+            return error_answer(TooLate(_sooner(asked_s, self._timeout_s)), route.says)
         finally:
+            self._under_way.leave(entry)
             self._leave(route)
 
     async def _stream(
@@ -199,7 +204,7 @@ class Edge:
     def _leave(self, route: Route) -> None:
         self._running -= route.method != "GET"
 
-    async def _answer(self, route: Route, scope: Scope, receive: Receive) -> Answer | None:
+    async def _answer(self, route: Route, scope: Scope, receive: Receive, entry: Entry) -> Answer | None:
         """Give the answer to a request for one of our paths; None where the caller has gone."""
         asked, method = scope["method"], route.method
         if asked != method and (asked, method) != ("HEAD", "GET"):
@@ -212,10 +217,9 @@ class Edge:
             return error_answer(error, route.says)
         if body is None:
             return None
-        answering = answered(route.handler, Request(body, scope["headers"], scope["path"]), route.says)
         if wanted(route.name) == "predict":  # a label is kept, whether its sender waits or not
-            return await self._departures.watch(answering, receive)
-        return await answering
+            entry.receive = receive
+        return await answered(route.handler, Request(body, scope["headers"], scope["path"]), route.says)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -6,7 +6,8 @@ thread; a longer one in a thread, one at a time, while the loop reads what comes
 
 Callers that ask again as soon as they are answered would be split for ever into those who were in the last batch and
 those who came meanwhile. After a batch, the next one is therefore begun when nothing has come for ten turns of the
-loop, a tenth of a millisecond, and after five milliseconds at the latest: so 64 such callers get a third more answers.
+loop, a tenth of a millisecond, or after a hundred turns that brought something: so 64 such callers get a third more
+answers.
 
 Whoever waits gets what belongs to their own rows, or their own error: where a batch fails, each request is tried alone.
 What nobody waits for any more is not predicted.
@@ -29,7 +30,7 @@ MAXIMUM_WAITING_BYTES = 64 << 20
 
 _INLINE_S = 1e-3
 _QUIET_TURNS = 10
-_GATHERED_S = 5e-3
+_TURNS = 100
 
 
 class Overloaded(OkruhError):
@@ -117,16 +118,20 @@ class Batcher:
     def _end(self, batch: list[_Waiting], outcomes: "list[Part | Exception]") -> None:
         _tell(batch, outcomes)
         assert self._loop is not None
-        self._loop.call_soon(self._gather, _QUIET_TURNS, self._rows, self._loop.time() + _GATHERED_S)
+        self._loop.call_soon(self._gather, _QUIET_TURNS, _TURNS, self._rows)
 
-    def _gather(self, turns: int, rows: int, until: float) -> None:
-        """Predict what waits after so many more turns in which nothing comes; at a moment, or when it is a batch."""
+    def _gather(self, quiet: int, turns: int, rows: int) -> None:
+        """Predict what waits after so many more turns in which nothing comes, so many at most, or when it is full.
+
+        Args:
+            rows: how many waited a turn ago.
+        """
         assert self._loop is not None
-        if turns == 0 or self._rows >= MAXIMUM_BATCH_ROWS or self._loop.time() >= until:
+        if quiet == 0 or turns == 0 or self._rows >= MAXIMUM_BATCH_ROWS:
             self._next()
         else:
-            turns = turns - 1 if self._rows == rows else _QUIET_TURNS
-            self._loop.call_soon(self._gather, turns, self._rows, until)
+            quiet = quiet - 1 if self._rows == rows else _QUIET_TURNS
+            self._loop.call_soon(self._gather, quiet, turns - 1, self._rows)
 
     def _take(self) -> tuple[list[_Waiting], int]:
         """Take the next batch, and say how many rows it has; whoever has gone is left out."""

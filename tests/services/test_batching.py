@@ -107,9 +107,8 @@ def test_those_who_ask_again_at_once_come_together() -> None:
 
 
 @pytest.mark.parametrize("seconds", [AT_ONCE, LONG])
-def test_those_who_ask_without_end_keep_nobody_waiting(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_those_who_ask_without_end_keep_nobody_waiting(seconds: float) -> None:
     """In each turn of the loop somebody else asks, until the one who asked first after a batch is answered."""
-    monkeypatch.setattr(batching, "_GATHERED_S", 0.01)
 
     async def ask() -> None:
         asked = Asked(Doubling(), seconds)
@@ -125,9 +124,6 @@ def test_those_who_ask_without_end_keep_nobody_waiting(seconds: float, monkeypat
         async with asyncio.timeout(30):
             await ask()
 
-    monkeypatch.setattr(batching, "MAXIMUM_BATCH_ROWS", 10**9)
-    monkeypatch.setattr(batching, "MAXIMUM_WAITING_ROWS", 10**9)
-    monkeypatch.setattr(batching, "MAXIMUM_WAITING_BYTES", 10**9)
     asyncio.run(ask_for_a_while())
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from services import departures as module
 from services import metrics
+from services import under_way as module
 from services.app import Edge
 from services.messages import Answer, Request, Route
 
@@ -22,12 +22,13 @@ def looks_at_every_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 class Server:
     """One request, of a caller who leaves when told to; its handler waits until it may answer."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, within_s: float | None = None) -> None:
         self.sent: list[MutableMapping[str, Any]] = []
         self.began, self.may_answer, self.gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.ended: str | None = None
         self._unread = True
         self._path = path
+        self._within_s = within_s
 
     async def ask(self) -> None:
         scope = {"type": "http", "method": "POST", "path": self._path, "headers": []}
@@ -36,7 +37,7 @@ class Server:
     @property
     def edge(self) -> Edge:
         """What answers by this handler."""
-        edge = Edge(nothing_else)
+        edge = Edge(nothing_else, self._within_s)
         edge.find = lambda path: Route("POST", self._handle, path)
         return edge
 
@@ -146,14 +147,37 @@ def test_another_end_is_not_taken_for_a_departure() -> None:
 
 
 def test_looks_no_more_where_nothing_is_under_way() -> None:
-    watched = module.Departures()
+    under_way = module.UnderWay(None)
 
     async def ask() -> object:
-        async def answer() -> int:
-            return 1
-
-        assert await watched.watch(answer(), Server("/")._receive) == 1
+        under_way.leave(under_way.enter())
         await turns()
-        return watched._loop
+        return under_way._loop
 
     assert asyncio.run(ask()) is None
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/feedback"])
+def test_ends_what_takes_longer_than_the_service_allows(path: str) -> None:
+    async def ask() -> Server:
+        server = Server(path, within_s=0.01)
+        async with asyncio.timeout(30):
+            await server.ask()
+        return server
+
+    server = asyncio.run(ask())
+
+    assert server.ended == "cancelled"
+    assert server.sent[0]["status"] == 504
+    assert server.sent[1]["body"] == b'{"error":{"message":"not answered within 0.01 s"}}'
+
+
+def test_ends_a_body_that_does_not_come() -> None:
+    async def ask() -> Server:
+        server = Server("/v1/predict", within_s=0.01)
+        server._unread = False
+        async with asyncio.timeout(30):
+            await server.ask()
+        return server
+
+    assert asyncio.run(ask()).sent[0]["status"] == 504
