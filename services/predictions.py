@@ -23,7 +23,7 @@ from models.contract import arrow
 from models.contract.rows import Rows
 from models.errors import OkruhError, Violation
 from services import metrics, trial
-from services.batching import Batch, Part
+from services.batching import MAXIMUM_BATCH_ROWS, Batch, Part
 from services.champion import Champion
 from services.observing import note, step
 from services.trial import Shadow, Tried
@@ -165,7 +165,8 @@ class Predictions:
 
         Strict, its requests wait until they are; relaxed, only where the journal falls behind, or its last write failed
         and predictions shall stop then. What is asked for in one turn of the event loop, or relaxed within a moment, is
-        handed over together: one wake-up of the journal's thread, one of the loop, and fewer, larger writes.
+        handed over together: one wake-up of the journal's thread, one of the loop, and fewer, larger writes. A large
+        batch is a write of its own, while its values are in the processor's caches.
         """
         minted, at = self._named_by().mint(len(batch.values))
         ids = Ids(minted, batch.given)
@@ -175,11 +176,15 @@ class Predictions:
         if tried is not None and tried.terms.mode == "shadow":
             self._copied.append((tried, answers))
         self._waiting_rows += len(ids)
-        if self._durable is None:
+        many = len(ids) >= MAXIMUM_BATCH_ROWS  # no write is spared by waiting for more
+        if self._durable is None or (many and not self._strict):
             loop = asyncio.get_running_loop()
-            self._durable = loop.create_future()
+            self._durable = self._durable or loop.create_future()
+            if self._handing_over is not None:
+                self._handing_over.cancel()
+            at_once = many or self._strict
             self._handing_over = (
-                loop.call_soon(self._hand_over) if self._strict else loop.call_later(_RELAXED_S, self._hand_over)
+                loop.call_soon(self._hand_over) if at_once else loop.call_later(_RELAXED_S, self._hand_over)
             )
         waits = self._strict or self._refusing or self._waiting_rows > _RELAXED_ROWS
         self._unawaited_rows += len(ids) if self._goes_on or not waits else 0

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from infra.journal.ids import Ids
 from infra.journal.index import Named
-from infra.journal.segments import ANSWERED_AT
+from infra.journal.segments import ANSWERED_AT, runs
 from models.contract import arrow
 from models.contract.clock import EPOCH, microseconds
 from models.contract.columns import MISSING_CODE, Contract
@@ -60,22 +60,23 @@ def batch_of(contract: Contract, kept: Sequence[Kept]) -> pa.RecordBatch:
     """Make one batch of answers: the contract's columns, and those of the journal."""
     answers = [one.answers for one in kept]
     columns = {column.name: _joined([one.columns[column.name] for one in answers]) for column in contract.inputs}
-    counts = [len(one.ids) for one in answers]
-    moments_us = np.array([microseconds(one.answered_at - EPOCH) for one in answers], np.int64)
     own = {
         "id": pa.concat_arrays([one.ids.arrow() for one in answers]),
-        "version": pa.concat_arrays([arrow.repeated(one.version, len(one.ids)) for one in answers]),
         "predicted": arrow.numbers(pa.float64(), _joined([one.values for one in answers]).astype(np.float64)),
         "event_at": arrow.event_at(contract, columns),
-        ANSWERED_AT: arrow.numbers(pa.timestamp("us", "UTC"), np.repeat(moments_us, counts)),
         NAMED: _flags([one.ids for one in answers]),
     }
     names = [*(column.name for column in contract.inputs), *own]
     batch = pa.RecordBatch.from_arrays([*arrow.arrays(contract, columns), *own.values()], names)
-    if all(one.mask is None for one in kept):
-        return batch
-    masks = [one.mask if one.mask is not None else np.ones(len(one.answers.ids), bool) for one in kept]
-    return batch.filter(arrow.flags(np.concatenate(masks)))
+    counts = np.array([len(one.ids) for one in answers])
+    if any(one.mask is not None for one in kept):
+        masks = [one.mask if one.mask is not None else np.ones(len(one.answers.ids), bool) for one in kept]
+        counts = np.array([np.count_nonzero(mask) for mask in masks])
+        batch = batch.filter(arrow.flags(np.concatenate(masks)))
+    moments_us = np.array([microseconds(one.answered_at - EPOCH) for one in answers], np.int64)
+    versions = pa.array([one.version for one in answers], pa.string())
+    batch = batch.append_column("version", runs(versions, counts))
+    return batch.append_column(ANSWERED_AT, runs(arrow.numbers(pa.timestamp("us", "UTC"), moments_us), counts))
 
 
 def prediction(row: dict[str, Any]) -> Prediction:

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from blake3 import blake3
@@ -162,6 +164,13 @@ class Writer:
             self._length = end
 
 
+def runs(values: pa.Array, counts: npt.NDArray[np.integer]) -> pa.Array:
+    """Say each value so many times in a column, in little place; whoever reads a segment gets an ordinary column."""
+    some = counts > 0
+    ends = pa.array(np.cumsum(counts[some]), pa.int32())
+    return pa.RunEndEncodedArray.from_arrays(ends, values.filter(pa.array(some)))
+
+
 def seal(path: Path) -> Sealed | None:
     """Complete an open segment; None where it has no rows, or somebody else has sealed it. Raises: `OSError`."""
     try:
@@ -244,7 +253,14 @@ def _batches(content: pa.Buffer) -> Iterator[tuple[pa.RecordBatch, int]]:
         return
     schema = pa.ipc.read_schema(first[0])
     for payload, end in frames:
-        yield pa.ipc.read_record_batch(pa.ipc.read_message(payload), schema), end
+        yield _in_full(pa.ipc.read_record_batch(pa.ipc.read_message(payload), schema)), end
+
+
+def _in_full(batch: pa.RecordBatch) -> pa.RecordBatch:
+    for place, field in enumerate(batch.schema):
+        if pa.types.is_run_end_encoded(field.type):
+            batch = batch.set_column(place, field.name, pc.run_end_decode(batch[place]))
+    return batch
 
 
 def _frames(content: pa.Buffer) -> Iterator[tuple[pa.Buffer, int]]:
