@@ -39,7 +39,7 @@ from services.observing import note, step
 from services.open_inference import OpenInference
 from services.openapi import document
 from services.page import CONTENT_TYPE, HEADERS, locked_page, page
-from services.predictions import INLINE_BYTES, Predictions
+from services.predictions import Predictions
 from services.trial import Tried, drawn
 
 _CLOCKS_DIFFER_BY = timedelta(minutes=5)
@@ -82,7 +82,7 @@ class Endpoints:
         """
         serving, body, kind = self._following.serving, request.body, format_of(request)
         champion, tried = serving.champion, serving.challenger and drawn(serving.challenger, request)
-        inline = len(body) <= INLINE_BYTES
+        inline = len(body) <= kind.inline_bytes
         note(model=champion.card.model, version=champion.card.version)
         with step("decode"):
             rows = kind.decode(champion, body) if inline else await asyncio.to_thread(kind.decode, champion, body)

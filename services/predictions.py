@@ -31,7 +31,7 @@ from services.trial import Shadow, Tried
 logger = logging.getLogger("bentoml.okruh.service")
 
 INLINE_BYTES = 64 << 10
-"""Bodies up to this, some hundred rows, are decoded and encoded in the event loop, which takes less than a thread."""
+"""Bodies of JSON up to this, some hundred rows, are decoded in the event loop, which takes less than a thread."""
 
 _RELAXED_S = 0.04
 _RELAXED_ROWS = 20_000

@@ -1,8 +1,9 @@
 """Answers as columns: a batch of rows, what was answered, and the journal's own columns beside them."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from infra.journal import segments
 from infra.journal.ids import Ids
 from infra.journal.index import Named
 from infra.journal.segments import ANSWERED_AT, runs
@@ -17,6 +19,9 @@ from models.contract import arrow
 from models.contract.clock import EPOCH, microseconds
 from models.contract.columns import MISSING_CODE, Contract
 from models.contract.rows import Array, Columns
+
+_TIME, _ZONE = b"time", b"zone"
+"""Under these a schema's metadata name the column that says when the event was, and its wall clock's zone."""
 
 NAMED = "named"
 """The column that says whether its caller named a row."""
@@ -63,11 +68,11 @@ def batch_of(contract: Contract, kept: Sequence[Kept]) -> pa.RecordBatch:
     own = {
         "id": pa.concat_arrays([one.ids.arrow() for one in answers]),
         "predicted": arrow.numbers(pa.float64(), _joined([one.values for one in answers]).astype(np.float64)),
-        "event_at": arrow.event_at(contract, columns),
         NAMED: _flags([one.ids for one in answers]),
     }
     names = [*(column.name for column in contract.inputs), *own]
     batch = pa.RecordBatch.from_arrays([*arrow.arrays(contract, columns), *own.values()], names)
+    batch = batch.replace_schema_metadata({_TIME: contract.time.name, _ZONE: contract.time.zone or ""})
     counts = np.array([len(one.ids) for one in answers])
     if any(one.mask is not None for one in kept):
         masks = [one.mask if one.mask is not None else np.ones(len(one.answers.ids), bool) for one in kept]
@@ -77,6 +82,17 @@ def batch_of(contract: Contract, kept: Sequence[Kept]) -> pa.RecordBatch:
     versions = pa.array([one.version for one in answers], pa.string())
     batch = batch.append_column("version", runs(versions, counts))
     return batch.append_column(ANSWERED_AT, runs(arrow.numbers(pa.timestamp("us", "UTC"), moments_us), counts))
+
+
+def read(path: Path) -> Iterator[pa.RecordBatch]:
+    """Read what is durable of a segment of answers, and when each row's event was. Raises: `OSError`.
+
+    That is said by the row already; to say it once more while a caller waits would cost a tenth of the record.
+    """
+    for batch in segments.read(path):
+        known = batch.schema.metadata
+        times, zone = batch[known[_TIME].decode()], known[_ZONE].decode()
+        yield batch.append_column("event_at", arrow.event_at(zone or None, times.cast(pa.int64()).to_numpy()))
 
 
 def prediction(row: dict[str, Any]) -> Prediction:

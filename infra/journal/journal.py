@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 from infra.errors import Misconfigured, NotFound, Unavailable
 from infra.folders import make_folder, sync_folder
 from infra.journal import index, segments
-from infra.journal.answers import NAMED, Answers, Kept, Prediction, batch_of, named_in, prediction, row_digest
+from infra.journal.answers import NAMED, Answers, Kept, Prediction, batch_of, named_in, prediction, read, row_digest
 from infra.journal.ids import KEY_BYTES, SLOTS, Mint, given_out_at
 from infra.journal.index import Index, Label, LabelOutcome, Named
 from infra.journal.segments import SEGMENT_BYTES, SEGMENT_S, Sealed, Writer
@@ -181,7 +181,7 @@ class Journal:
     def table(self, sealed: Sealed) -> pa.Table:
         """Read a segment, less the rows whose names stand for rows of others. Raises: `NotFound`, `Unavailable`."""
         with self._translated("read"):
-            batches = list(segments.read(sealed.path))
+            batches = list(read(sealed.path))
         if not batches:
             raise NotFound(f"segment {sealed.path} has gone")
         table = pa.Table.from_batches(batches)
@@ -228,7 +228,7 @@ class Journal:
                 one.path for one in segments.sealed_segments(self._segments) if one.first <= answered_at <= one.last
             ]
             for path in [*segments.open_segments(self._segments), *sealed]:
-                for batch in segments.read(path):
+                for batch in read(path):
                     if (place := pc.index(batch["id"], name).as_py()) >= 0:
                         return prediction(batch.slice(place, 1).drop_columns([NAMED]).to_pylist()[0])
         raise NotFound(f"no prediction has the id {name!r} in journal {self.folder.name}")
@@ -246,7 +246,7 @@ class Journal:
     def _batches(self) -> Iterator[pa.RecordBatch]:
         sealed = [one.path for one in segments.sealed_segments(self._segments)]
         for path in [*sealed, *segments.open_segments(self._segments)]:
-            yield from segments.read(path)
+            yield from read(path)
 
     def _make(self) -> None:
         """Make the folders and the key, where they are missing. Raises: `OSError`, `Misconfigured`."""

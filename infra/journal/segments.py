@@ -92,7 +92,8 @@ class Writer:
     def prepare(self, schema: pa.Schema) -> None:
         """Have a segment for batches of a schema; `name` is its name. Raises: `OSError`."""
         old = time.monotonic() - self._began_s > self._maximum_s
-        if self._file is None or old or self._length > self._maximum_bytes or not schema.equals(self._schema):
+        other = self._schema is None or not schema.equals(self._schema, check_metadata=True)
+        if self._file is None or old or other or self._length > self._maximum_bytes:
             self._begin(schema)
 
     def append(self, batch: pa.RecordBatch) -> bool:
@@ -101,7 +102,8 @@ class Writer:
         Raises: `OSError`; what comes next begins another segment.
         """
         assert self._schema is not None
-        frames = [] if self._length else _framed(self._schema.with_metadata({NAME: self.name}).serialize())
+        named = self._schema.with_metadata({**(self._schema.metadata or {}), NAME: self.name})
+        frames = [] if self._length else _framed(named.serialize())
         try:
             self._write([*frames, *_framed(batch.serialize())])
         except _Overtaken:

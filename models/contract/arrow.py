@@ -56,11 +56,9 @@ def arrays(contract: Contract, columns: Columns) -> list[pa.Array]:
     return [_array(column, columns[column.name]) for column in contract.inputs]
 
 
-def event_at(contract: Contract, columns: Columns) -> pa.Array:
-    """Give the moments that rows are about, aware, UTC."""
-    time = contract.time
-    times: Any = columns[time.name]
-    return _timestamps(times if time.zone is None else moments(time.zone, times), "UTC")
+def event_at(zone: str | None, times_us: Any) -> pa.Array:
+    """Give what a time column says as moments, aware, UTC; `zone` is that of its wall clock, None where it has none."""
+    return _timestamps(times_us if zone is None else moments(zone, times_us), "UTC")
 
 
 def text(values: Sequence[str]) -> pa.Array:

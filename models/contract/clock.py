@@ -19,6 +19,7 @@ SECOND = 1_000_000
 Microseconds = npt.NDArray[np.int64]
 
 _DAY = timedelta(days=1)
+_FEW_YEARS = 20
 _START = datetime(1970, 1, 1)
 
 EPOCH = _START.replace(tzinfo=UTC)
@@ -38,13 +39,18 @@ def moments(zone: str, wall_us: Microseconds) -> Microseconds:
     """Turn wall times of a zone, between `EARLIEST` and `LATEST`, into UTC."""
     if not len(wall_us):
         return wall_us
-    years = wall_us.astype("M8[us]").astype("M8[Y]").astype(np.int64) + 1970
-    first, last = int(years.min()), int(years.max())
-    parts = [_offsets(zone, int(year)) for year in ([first] if first == last else np.unique(years))]
+    first, last = _years(np.array([wall_us.min(), wall_us.max()])).tolist()
+    years = range(first, last + 1) if last - first < _FEW_YEARS else np.unique(_years(wall_us)).tolist()
+    parts = [_offsets(zone, year) for year in years]
     starts_us = np.concatenate([starts for starts, _ in parts])
     offsets_us = np.concatenate([offsets for _, offsets in parts])
     found: Microseconds = wall_us - offsets_us[np.searchsorted(starts_us, wall_us, side="right") - 1]
     return found
+
+
+def _years(wall_us: Microseconds) -> Microseconds:
+    years: Microseconds = wall_us.astype("M8[us]").astype("M8[Y]").astype(np.int64) + 1970
+    return years
 
 
 @lru_cache(maxsize=1024)

@@ -17,10 +17,14 @@ from hypothesis import strategies as st
 
 from models.contract import arrow
 from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
-from models.contract.rows import MAXIMUM_ROWS, NotJSON, RowDecoder, TooManyRows, example_row, graph_inputs
+from models.contract.rows import MAXIMUM_ROWS, Columns, NotJSON, RowDecoder, TooManyRows, example_row, graph_inputs
 from models.errors import ContractError, DefinitionError
 
 ROW = {"starts_at": "2020-03-01T08:15:00", "distance": 3.5, "weight": None, "kind": "car", "zone": 2}
+
+
+def moments(contract: Contract, columns: Columns) -> pa.Array:
+    return arrow.event_at(contract.time.zone, columns[contract.time.name])
 
 
 def body(*rows: object) -> bytes:
@@ -43,7 +47,7 @@ def test_turns_rows_into_the_arrays_that_the_graph_takes(tiny_contract: Contract
     assert columns["zone"].tolist() == [2, MISSING_CODE]
     assert [array.dtype for array in columns.values()] == [np.int64, np.float32, np.float32, np.object_, np.int64]
     assert kept["starts_at"].tolist() == [1_583_050_500_000_000, 1_583_050_500_900_000]
-    assert arrow.event_at(tiny_contract, kept)[0].as_py() == datetime(2020, 3, 1, 13, 15, tzinfo=UTC)
+    assert moments(tiny_contract, kept)[0].as_py() == datetime(2020, 3, 1, 13, 15, tzinfo=UTC)
     (first, _) = pa.RecordBatch.from_arrays(arrow.arrays(tiny_contract, kept), list(kept)).to_pylist()
     assert msgspec.to_builtins(first) == ROW
 
@@ -160,7 +164,7 @@ def test_demands_an_offset_of_an_instant(tiny_contract: Contract) -> None:
     rows = decoder.decode(body({**ROW, "starts_at": "2020-03-01T08:15:00-05:00"}))
 
     kept = decoder.together([rows])
-    assert arrow.event_at(contract, kept).to_pylist() == [datetime(2020, 3, 1, 13, 15, tzinfo=UTC)]
+    assert moments(contract, kept).to_pylist() == [datetime(2020, 3, 1, 13, 15, tzinfo=UTC)]
     assert graph_inputs(contract)(kept)["starts_at"].tolist() == [1_583_068_500]
     with pytest.raises(ContractError, match="with its offset"):
         decoder.decode(body(ROW))
@@ -216,7 +220,7 @@ def test_keeps_every_value_of_accepted_rows(tiny_contract: Contract, rows: list[
 
     decoded = decoder.decode(body(*rows))
     kept = decoder.together([decoded])
-    columns, event_at = graph_inputs(tiny_contract)(kept), arrow.event_at(tiny_contract, kept).to_pylist()
+    columns, event_at = graph_inputs(tiny_contract)(kept), moments(tiny_contract, kept).to_pylist()
     tabled = pa.RecordBatch.from_arrays(arrow.arrays(tiny_contract, kept), schema=arrow.schema(tiny_contract))
 
     for index, row in enumerate(rows):
