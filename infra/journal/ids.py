@@ -34,6 +34,9 @@ _FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9
 _HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)
 """Two digits a byte."""
 
+_SHOWN = np.dtype([("high", "V19"), ("first", "V4"), ("dash", "V1"), ("rest", "V12")])
+_HALVES = np.dtype([("first", "V4"), ("rest", "V12")])
+
 Words = npt.NDArray[np.uint64]
 
 
@@ -117,8 +120,8 @@ def _finalised(words: Words) -> Words:
 
 def _written(high: int, low: Words) -> bytes:
     digits = f"{high:016x}"
-    shown = np.empty((len(low), LENGTH), np.uint8)
-    shown[:, :19] = np.frombuffer(f"{digits[:8]}-{digits[8:12]}-{digits[12:]}-".encode(), np.uint8)
-    hexadecimal = _HEX.take(low.astype(">u8").view(np.uint8)).view(np.uint8).reshape(len(low), 16)
-    shown[:, 19:23], shown[:, 23], shown[:, 24:] = hexadecimal[:, :4], ord("-"), hexadecimal[:, 4:]
+    shown = np.empty(len(low), _SHOWN)
+    shown["high"] = np.void(f"{digits[:8]}-{digits[8:12]}-{digits[12:]}-".encode())
+    halves = _HEX.take(low.astype(">u8").view(np.uint8)).view(_HALVES)
+    shown["first"], shown["dash"], shown["rest"] = halves["first"], np.void(b"-"), halves["rest"]
     return shown.tobytes()

@@ -321,9 +321,13 @@ def _lookup(values: tuple[int, ...]) -> tuple[int, Mask]:
 
 
 def _times(_: Time, found: pa.Array) -> _Read:
-    null = _nulls(found)
-    raw = pc.fill_null(found.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
     a_second = _A_SECOND[found.type.unit]
+    raw, null = found.cast(pa.int64()), np.zeros(len(found), bool)
+    if found.null_count:
+        raw, null = pc.fill_null(raw, 0), _nulls(found)
+    raw = raw.to_numpy(zero_copy_only=False)
+    if a_second == SECOND:  # a tenth of what dividing costs
+        return _Read(raw, null | (raw < EARLIEST) | (raw >= LATEST))
     seconds, rest = np.divmod(raw, a_second)
     outside = (seconds < EARLIEST // SECOND) | (seconds >= LATEST // SECOND)
     values = np.where(outside, 0, seconds) * SECOND + rest * SECOND // a_second
