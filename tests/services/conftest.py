@@ -114,12 +114,16 @@ def url(edge: Edge) -> Iterator[str]:
 def listening(app: ASGIApp, protocol: type[BoundedProtocol] = BoundedProtocol) -> Iterator[int]:
     """Serve an application in a thread; gives its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error", http=protocol))
+        server = uvicorn.Server(
+            uvicorn.Config(app, lifespan="off", log_level="error", http=protocol, timeout_graceful_shutdown=1)
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        thread.join()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def promote_bundle(settings: Settings, bundle: Bundle) -> None:

@@ -3,11 +3,14 @@
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from services.app import Edge
 from services.connections import MAXIMUM_HEAD_BYTES, BoundedProtocol, bound
+from services.messages import Answer, Request, Route
 from tests.services.conftest import listening
 
 WITHIN_S = 20.0
@@ -188,3 +191,67 @@ def test_uvicorn_reads_by_these_bounds_once_told(monkeypatch: pytest.MonkeyPatch
 
     assert config.http_protocol_class is BoundedProtocol
     assert BoundedProtocol.most > 0
+
+
+BODY = b'{"alive":true}'
+LARGE = bytes(range(256)) * 512
+POST = b"POST /%s HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n1"
+
+
+@pytest.fixture
+def whole() -> Iterator[int]:
+    """A service whose answers are sent in one piece."""
+
+    async def answer(request: Request) -> Answer:
+        return Answer(200, BODY if request.path == "/livez" else LARGE, ((b"x-own", b"1"),))
+
+    edge = Edge(lengthy)
+    edge.find = lambda path: Route("GET" if path == "/livez" else "POST", answer, path)
+    with listening(edge) as port:
+        yield port
+
+
+def heads_and_bodies(content: bytes, *lengths: int) -> Iterator[tuple[list[bytes], bytes]]:
+    """Take answers apart whose bodies have these lengths."""
+    for length in lengths:
+        head, content = content.split(b"\r\n\r\n", 1)
+        yield head.split(b"\r\n"), content[:length]
+        content = content[length:]
+    assert content == b""
+
+
+def test_a_whole_answer_is_what_uvicorn_would_have_sent(whole: int) -> None:
+    asked = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n"
+    with connect(whole) as connection:
+        connection.sendall(asked + POST % b"large" + asked.replace(b"GET", b"HEAD") + asked.replace(b"GET", b"POST"))
+        content = rest(connection)
+
+    answers = list(heads_and_bodies(content, len(BODY), len(LARGE), 0, len(content.rsplit(b"\r\n\r\n", 1)[1])))
+
+    assert [lines[0] for lines, _ in answers] == [b"HTTP/1.1 200 OK"] * 3 + [b"HTTP/1.1 405 Method Not Allowed"]
+    assert [body for _, body in answers[:3]] == [BODY, LARGE, b""]
+    expected = {b"content-type: application/json", b"cache-control: no-store", b"x-content-type-options: nosniff"}
+    for lines, body in answers[:2]:
+        assert set(lines) >= expected | {b"x-own: 1", b"content-length: %d" % len(body), b"server: uvicorn"}
+        assert [line[:6] for line in lines].count(b"date: ") == 1
+        assert b"connection: close" not in lines
+    assert b"content-length: %d" % len(BODY) in answers[2][0]
+    assert answers[3][0].count(b"connection: close") == 1
+
+
+@pytest.mark.parametrize("asked", [b"GET /livez HTTP/1.0\r\n\r\n", b"GET /livez HTTP/1.1\r\nconnection: close\r\n\r\n"])
+def test_a_connection_that_its_caller_ends_is_closed_after_the_answer(whole: int, asked: bytes) -> None:
+    with connect(whole) as connection:
+        connection.sendall(asked)
+        ((lines, body),) = heads_and_bodies(rest(connection), len(BODY))
+
+    assert (lines.count(b"connection: close"), body) == (1, BODY)
+
+
+def test_whole_answers_wait_where_nobody_takes_them(whole: int) -> None:
+    with connect(whole) as connection, ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(connection.sendall, POST % b"large" * 200 + b"GET /livez HTTP/1.0\r\n\r\n")
+        answers = list(heads_and_bodies(rest(connection), *[len(LARGE)] * 200, len(BODY)))
+        sending.result(WITHIN_S)
+
+    assert [body for _, body in answers] == [LARGE] * 200 + [BODY]
