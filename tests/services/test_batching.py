@@ -91,7 +91,7 @@ def test_those_who_ask_again_at_once_come_together() -> None:
         async def ask_again() -> None:
             while len(doubling.sizes) < 3:
                 await asked.predict([1], 1)
-                for _ in range(5):  # turns of the loop, in which the answer is on its way
+                for _ in range(3):  # turns of the loop, in which the answer is on its way
                     await asyncio.sleep(0)
 
         first = [asyncio.create_task(ask_again()) for _ in range(2)]
