@@ -177,15 +177,21 @@ class Edge:
         def next_until() -> float | None:
             return _sooner(until, None if self._timeout_s is None else loop.time() + self._timeout_s)
 
+        answering, bound = (
+            stream(Request(b"", scope["headers"], scope["path"]), _chunks(receive)),
+            asyncio.timeout(None),
+        )
         try:
             await parts.begin()
-            answering = stream(Request(b"", scope["headers"], scope["path"]), _chunks(receive))
-            async with asyncio.timeout_at(next_until()) as bound, aclosing(answering):
+            async with bound, aclosing(answering):
+                bound.reschedule(next_until())
                 async for part in answering:
                     await parts.send(part)
                     bound.reschedule(next_until())
             await parts.end()
         except TimeoutError:
+            if not bound.expired():
+                raise
             await parts.end(route.says(TooLate(_sooner(asked_s, self._timeout_s))) + b"\n")
             return None, 504
         finally:

@@ -6,8 +6,8 @@ thread; a longer one in a thread, one at a time, while the loop reads what comes
 
 Callers that ask again as soon as they are answered would be split for ever into those who were in the last batch and
 those who came meanwhile. After a batch, the next one is therefore begun when nothing has come for five turns of the
-loop, some hundredths of a millisecond, or after a hundred turns that brought something: so 64 such callers get half as
-many answers again. In a turn that brings nothing the core is given to whoever waits for it, for that may be a caller.
+loop, some hundredths of a millisecond, or after a hundred turns that brought something: so 64 such callers get a sixth
+more answers. In a turn that brings nothing the core is given to whoever waits for it, for that may be a caller.
 
 Whoever waits gets what belongs to their own rows, or their own error: where a batch fails, each request is tried alone.
 What nobody waits for any more is not predicted.

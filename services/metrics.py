@@ -78,7 +78,7 @@ ABANDONED = Counter("okruh_abandoned_requests_total", "Predictions whose callers
 
 
 class Turn:
-    """Counts what happens in one turn of the event loop, and writes it at its end.
+    """Counts what happens in one turn of the event loop, of which a process has one, and writes it at its end.
 
     Writing costs a microsecond, as the file is one that other processes read; of many requests in a turn it costs no
     more than of one.

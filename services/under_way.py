@@ -9,7 +9,6 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
 from typing import Any, Literal
 
 from services import metrics
@@ -66,8 +65,7 @@ class UnderWay:
 
     def leave(self, entry: Entry) -> None:
         """Look no more; where its task was cancelled here, it goes on."""
-        with suppress(KeyError):
-            del self._entries[entry.task]
+        del self._entries[entry.task]
         if entry.timer is not None:
             entry.timer.cancel()
         if entry.ended is not None:

@@ -102,8 +102,7 @@ class Writer:
         Raises: `OSError`; what comes next begins another segment.
         """
         assert self._schema is not None
-        named = self._schema.with_metadata({**(self._schema.metadata or {}), NAME: self.name})
-        frames = [] if self._length else _framed(named.serialize())
+        frames = [] if self._length else _framed(_named(self._schema, self.name).serialize())
         try:
             self._write([*frames, *_framed(batch.serialize())])
         except _Overtaken:
@@ -164,6 +163,10 @@ class Writer:
                 raise
             self._tentative.append(_Written(self._path, self._length, end))
             self._length = end
+
+
+def _named(schema: pa.Schema, name: str) -> pa.Schema:
+    return schema.with_metadata({**(schema.metadata or {}), NAME: name})
 
 
 def runs(values: pa.Array, counts: npt.NDArray[np.integer]) -> pa.Array:

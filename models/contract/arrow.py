@@ -326,7 +326,7 @@ def _times(_: Time, found: pa.Array) -> _Read:
     if found.null_count:
         raw, null = pc.fill_null(raw, 0), _nulls(found)
     raw = raw.to_numpy(zero_copy_only=False)
-    if a_second == SECOND:  # a tenth of what dividing costs
+    if a_second == SECOND:  # nothing is to be divided
         return _Read(raw, null | (raw < EARLIEST) | (raw >= LATEST))
     seconds, rest = np.divmod(raw, a_second)
     outside = (seconds < EARLIEST // SECOND) | (seconds >= LATEST // SECOND)

@@ -379,8 +379,7 @@ def test_a_shadow_that_is_closed_drops_and_counts_what_it_has_no_time_for(
     ask(caller, *[row] * 3000)
     closing = threading.Thread(target=shadow.close)
     closing.start()
-    while not shadow._closing.is_set():
-        pass
+    assert shadow._closing.wait(30)
     at_once.set()
     closing.join()
 
