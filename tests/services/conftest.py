@@ -111,12 +111,11 @@ def url(edge: Edge) -> Iterator[str]:
 
 
 @contextmanager
-def listening(app: ASGIApp, protocol: type[BoundedProtocol] = BoundedProtocol) -> Iterator[int]:
+def listening(app: ASGIApp, protocol: type[BoundedProtocol] = BoundedProtocol, **options: Any) -> Iterator[int]:
     """Serve an application in a thread; gives its port."""
+    options = {"lifespan": "off", "log_level": "error", "timeout_graceful_shutdown": 1, **options}
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(
-            uvicorn.Config(app, lifespan="off", log_level="error", http=protocol, timeout_graceful_shutdown=1)
-        )
+        server = uvicorn.Server(uvicorn.Config(app, http=protocol, **options))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

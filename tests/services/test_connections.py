@@ -1,5 +1,6 @@
 """What a connection may hold without asking, over real sockets, with bounds that are short enough to be waited for."""
 
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def test_lets_go_who_asks_no_more_after_an_answer(stray: bytes) -> None:
     with listening(lengthy, Patient) as port, connect(port) as connection:
         connection.sendall(GET)
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
-        connection.sendall(stray)  # which has uvicorn forget that it waits
+        connection.sendall(stray)
 
         assert rest(connection) == b""
 
@@ -209,6 +210,70 @@ def whole() -> Iterator[int]:
     edge.find = lambda path: Route("GET" if path == "/livez" else "POST", answer, path)
     with listening(edge) as port:
         yield port
+
+
+class Noting:
+    """A transport that notes its writes."""
+
+    def __init__(self, transport: Any, written: list[int]) -> None:
+        self._transport = transport
+        self._written = written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, content: bytes) -> None:
+        self._written.append(len(content))
+        self._transport.write(content)
+
+
+@pytest.mark.parametrize(("level", "writes"), [(logging.WARNING, 1), (logging.INFO, 2)])
+def test_an_answer_is_one_write_unless_uvicorn_logs_it(
+    caplog: pytest.LogCaptureFixture, level: int, writes: int
+) -> None:
+    """BentoML gives the root logger a handler, and lets nothing below a warning pass."""
+    written: list[int] = []
+
+    class Noted(BoundedProtocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(Noting(transport, written))  # type: ignore[arg-type]  # as far as it is used
+
+    edge = Edge(lengthy)
+    edge.find = lambda path: Route("GET", alive, path)
+    with (
+        listening(edge, Noted, log_config=None) as port,
+        caplog.at_level(level, "uvicorn.access"),
+        connect(port) as connection,
+    ):
+        connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        ((_, body),) = heads_and_bodies(rest(connection), len(BODY))
+
+    assert body == BODY
+    assert len(written) == writes
+    assert sum("/livez" in line.getMessage() for line in caplog.records) == writes - 1
+
+
+async def alive(request: Request) -> Answer:
+    return Answer(200, BODY)
+
+
+@pytest.mark.parametrize(
+    ("headers", "client"), [(b"", b"127.0.0.1"), (b"x-forwarded-for: 192.0.2.7\r\n", b"192.0.2.7")]
+)
+def test_a_proxy_on_this_host_says_who_asks(headers: bytes, client: bytes) -> None:
+    async def who(scope: Any, receive: Any, send: Any) -> None:
+        body = scope["client"][0].encode()
+        length = (b"content-length", str(len(body)).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": body})
+
+    asked = b"GET / HTTP/1.1\r\nhost: a\r\n%s\r\n"
+    with listening(who) as port, connect(port) as connection:
+        connection.sendall(asked % headers + (asked % b"").replace(b"1.1", b"1.0"))
+        content = rest(connection)
+
+    answers = heads_and_bodies(content, len(client), len(b"127.0.0.1"))
+    assert [body for _, body in answers] == [client, b"127.0.0.1"]
 
 
 def heads_and_bodies(content: bytes, *lengths: int) -> Iterator[tuple[list[bytes], bytes]]:
