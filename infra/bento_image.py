@@ -15,12 +15,17 @@ _REQUIREMENTS = (
     "lakefs-client",
     "msgspec",
     "numpy",
+    "opentelemetry-api",
     "opentelemetry-exporter-otlp-proto-http",
     "opentelemetry-sdk",
     "prometheus-client",
+    "pyarrow",
+    "pydantic",
     "pydantic-settings",
+    "starlette",
     "tzdata",
     "urllib3",
+    "uvicorn",
     "uvloop",
 )
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")

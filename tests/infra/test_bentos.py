@@ -1,7 +1,10 @@
 """Bentos: what is built, what is found, and what is said where something is missing."""
 
+import ast
+import importlib.util
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -52,11 +55,38 @@ def test_bentofile_contains_what_build_contains(bentofile: str) -> None:
     assert not any(path.startswith(("models/catalog", "models/learning", "tests", "flows")) for path in chosen)
 
 
+_LOADED = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(*(name for name in sys.modules if name.split(".")[0] in ("services", "infra", "models")))
+"""
+
+
 def test_pins_what_a_service_imports() -> None:
     pinned = {line.split("==")[0] for line in requirements()}
+    entered = {"services.prediction", "services.prediction_on_gpu"}  # which want a champion, and are read only
+    services = {f"services.{path.stem}" for path in (bentos.SOURCES / "services").glob("[!_]*.py")}
+    command = [sys.executable, "-c", _LOADED, *sorted(services - entered)]
+    loaded = {*subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(), *entered}
 
-    assert {"bentoml", "msgspec", "numpy", "onnxruntime"} <= pinned
+    needed = {name: distributions_of(name) for name in loaded}
+
+    assert {name: missing for name, found in needed.items() if (missing := found - pinned)} == {}
+    assert {"bentoml", "msgspec", "numpy", "onnxruntime", "pyarrow", "uvicorn"} <= pinned
     assert not pinned & {"torch", "prefect", "pandas", "wandb"}
+
+
+def distributions_of(module: str) -> set[str]:
+    """Name what holds the packages that a module of ours imports when it is imported."""
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    body = ast.parse(Path(found.origin).read_text()).body
+    names = [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in body if isinstance(node, ast.ImportFrom) and node.module]
+    tops = {name.split(".")[0] for name in names} - {"services", "infra", "models"} - set(sys.stdlib_module_names)
+    return {packages_distributions()[top][0].replace("_", "-").lower() for top in tops}
 
 
 def test_two_runtimes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
