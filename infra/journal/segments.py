@@ -177,34 +177,64 @@ def runs(values: pa.Array, counts: npt.NDArray[np.integer]) -> pa.Array:
 
 
 def seal(path: Path) -> Sealed | None:
-    """Complete an open segment; None where it has no rows, or somebody else has sealed it. Raises: `OSError`."""
+    """Complete an open segment; None where it has no rows, or somebody else has sealed it. Raises: `OSError`.
+
+    Whoever writes waits for the end of it alone: what is there already is read before the file is locked.
+    """
     try:
         file = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return None
     try:
+        seen = _Seen()
+        seen.go_on(file)
         with _locked(file):
             if not _is_at(file, path):
                 return None
-            return _seal(file, path)
+            if os.fstat(file).st_size < seen.end:
+                seen = _Seen()  # what was read last has been taken back
+            seen.go_on(file)
+            return _seal(file, path, seen)
     finally:
         os.close(file)
 
 
-def _seal(file: int, path: Path) -> Sealed | None:
-    content, length, span = _mapped(path), 0, list[int]()
-    for batch, end in _batches(content):
-        times = pc.min_max(batch[ANSWERED_AT].cast(pa.int64()))
-        span += [times["min"].as_py(), times["max"].as_py()]
-        length = end
-    if not span:
+class _Seen:
+    """The whole frames of a segment, as far as they were read."""
+
+    def __init__(self) -> None:
+        self.end = 0
+        self.moments_us: list[int] = []
+        """When the first and the last row of each batch was answered."""
+        self.digest = blake3()
+        self._schema: pa.Schema | None = None
+
+    def go_on(self, file: int) -> None:
+        """Read what has come since. Raises: `OSError`."""
+        content = pa.py_buffer(os.pread(file, os.fstat(file).st_size - self.end, self.end))
+        end = 0
+        for payload, end in _frames(content):  # noqa: B007 (the last one is wanted)
+            if self._schema is None:
+                self._schema = pa.ipc.read_schema(payload)
+                continue
+            answered = pa.ipc.read_record_batch(pa.ipc.read_message(payload), self._schema)[ANSWERED_AT]
+            if pa.types.is_run_end_encoded(answered.type):
+                answered = answered.values
+            found = pc.min_max(answered.cast(pa.int64()))
+            self.moments_us += [found["min"].as_py(), found["max"].as_py()]
+        self.digest.update(memoryview(content)[:end])
+        self.end += end
+
+
+def _seal(file: int, path: Path, seen: _Seen) -> Sealed | None:
+    if not seen.moments_us:
         path.unlink()
         return None
-    os.ftruncate(file, length)
-    _write_at(file, [_END], length)
+    os.ftruncate(file, seen.end)
+    _write_at(file, [_END], seen.end)
     os.fsync(file)
-    digest = blake3(memoryview(content)[:length]).hexdigest()
-    first_ms, last_ms = min(span) // 1000, max(span) // 1000
+    first_ms, last_ms = min(seen.moments_us) // 1000, max(seen.moments_us) // 1000
+    digest = seen.digest.hexdigest()
     sealed = path.with_name(f"{first_ms:013}-{last_ms:013}-{digest}{_SUFFIX}")
     path.rename(sealed)
     sync_folder(path.parent)
@@ -241,8 +271,7 @@ def read(path: Path) -> Iterator[pa.RecordBatch]:
         content = _mapped(path) if _SEALED.fullmatch(path.name) else pa.py_buffer(path.read_bytes())
     except FileNotFoundError:
         return
-    for batch, _ in _batches(content):
-        yield batch
+    yield from _batches(content)
 
 
 def name_of(batch: pa.RecordBatch) -> str:
@@ -250,15 +279,15 @@ def name_of(batch: pa.RecordBatch) -> str:
     return str(batch.schema.metadata[NAME], "ascii")
 
 
-def _batches(content: pa.Buffer) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """Give each whole batch, and where it ends."""
+def _batches(content: pa.Buffer) -> Iterator[pa.RecordBatch]:
+    """Give each whole batch."""
     frames = _frames(content)
     first = next(frames, None)
     if first is None:
         return
     schema = pa.ipc.read_schema(first[0])
-    for payload, end in frames:
-        yield _in_full(pa.ipc.read_record_batch(pa.ipc.read_message(payload), schema)), end
+    for payload, _ in frames:
+        yield _in_full(pa.ipc.read_record_batch(pa.ipc.read_message(payload), schema))
 
 
 def _in_full(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from blake3 import blake3
 
 from infra.journal import segments
 from infra.journal.segments import Writer, open_segments, read, seal, sealed_segments
@@ -68,6 +70,33 @@ def test_what_comes_after_a_seal_begins_another_segment(writer: Writer, tmp_path
 
     assert [numbers(path) for path in open_segments(tmp_path)] == [[2]]
     assert [numbers(one.path) for one in sealed_segments(tmp_path)] == [[1]]
+
+
+@pytest.mark.parametrize(("meanwhile", "sealed"), [("more", [1, 2, 3]), ("less", [1])])
+def test_what_happens_while_a_segment_is_read_is_sealed_as_well(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str, sealed: list[int]
+) -> None:
+    append(writer, 1)
+    writer.keep()
+    append(writer, 2)
+    (path,) = open_segments(tmp_path)
+    lock = segments._locked
+
+    def late(file: int) -> AbstractContextManager[None]:
+        monkeypatch.setattr(segments, "_locked", lock)
+        if meanwhile == "more":
+            append(writer, 3)
+        else:
+            writer.take_back()
+        return lock(file)
+
+    monkeypatch.setattr(segments, "_locked", late)
+
+    found = seal(path)
+
+    assert found is not None
+    assert numbers(found.path) == sealed
+    assert found.digest == blake3(found.path.read_bytes()[:-8]).hexdigest()
 
 
 def test_a_segment_without_rows_is_removed_and_nothing_written_to_it_is_lost(writer: Writer, tmp_path: Path) -> None:
