@@ -26,6 +26,7 @@ import uvicorn.config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from services import metrics
 from services.messages import ErrorAnswer, Fault, encode
 
 MAXIMUM_HEAD_BYTES = 64 << 10
@@ -74,6 +75,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Look no more."""
         self._looking.cancel()
         super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Refuse: nothing here speaks it, and another protocol would take the connection, without these bounds."""
+        self._refuse(403, "web sockets are not spoken here")
 
     def data_received(self, data: bytes) -> None:
         """Read on, within bounds."""
@@ -128,22 +133,44 @@ class BoundedProtocol(HttpToolsProtocol):
         if not left or unsent != self._unsent:
             self._unsent, self._unsent_since = unsent, now
         if now - self._unsent_since > self.taken_within_s:
-            self.transport.abort()
-        elif self._waits_since is not None and now - self._waits_since > self.head_within_s:
-            self._refuse(408, f"no request came within {self.head_within_s:g} s")
-        elif self._idle_since is not None and now - self._idle_since > self._idle_within_s():
-            self.transport.close()
+            self._let_go("unread")
+        elif not self.transport.is_closing() and not self._is_answering():
+            if self._waits_since is not None and now - self._waits_since > self.head_within_s:
+                self._refuse(408, f"no request came within {self.head_within_s:g} s")
+            elif self._idle_since is not None and now - self._idle_since > self._idle_within_s():
+                self.transport.close()
         self._look_later()
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _idle_within_s(self) -> float:
         unread = self.cycle is not None and self.cycle.more_body
         return self.timeout_keep_alive + (self.head_within_s if unread else 0.0)
 
     def _make_room(self) -> None:
-        idle = [(since, one) for one in self.connections if (since := _idle_since(one)) is not None]
-        min(idle, key=lambda found: found[0])[1].transport.abort()
+        ours = [one for one in self.connections if isinstance(one, BoundedProtocol)]
+        idle = [(since, one) for one in ours if (since := one._asks_nothing_since()) is not None]
+        victim = min(idle, key=lambda found: found[0])[1]
+        self.connections.discard(victim)  # the next to come must find another
+        victim._let_go("crowded out")
+
+    def _asks_nothing_since(self) -> float | None:
+        if self.transport.is_closing():
+            return None
+        return self._idle_since if self._waits_since is None else self._waits_since
+
+    def _let_go(self, why: str) -> None:
+        metrics.LET_GO.labels(why).inc()
+        self.transport.abort()
 
     def _refuse(self, status: int, message: str) -> None:
+        """Say what is wrong, and close; where that would be taken for a part of another answer, only close."""
+        own = self.cycle is not None and self.cycle.more_body and not self.cycle.response_started and not self.pipeline
+        if self._is_answering() and not own:
+            self._let_go(str(status))
+            return
+        metrics.LET_GO.labels(str(status)).inc()
         body = encode(ErrorAnswer(Fault(message)))
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
@@ -186,13 +213,6 @@ def _answer(send: Any, status: int, lines: bytes, body: bytes, ends: bool) -> bo
 
 
 _EXTENSIONS = {ANSWER: _answer}
-
-
-def _idle_since(connection: object) -> float | None:
-    """Say since when a connection asks nothing; None where it does."""
-    if not isinstance(connection, BoundedProtocol):
-        return None
-    return connection._idle_since if connection._waits_since is None else connection._waits_since
 
 
 def bound() -> None:

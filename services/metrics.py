@@ -19,7 +19,7 @@ _folder = worker_files.prepare()  # before anything is counted
 REQUESTS = Counter("okruh_requests_total", "Answered requests.", ["path", "status"])
 SECONDS = Histogram(
     "okruh_request_seconds",
-    "Time from a request's first byte to its answer's last.",
+    "Time from a request's whole head to its answer, handed over to be sent.",
     ["path"],
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )
@@ -71,6 +71,7 @@ LAKE_REACHABLE = Gauge(
 )
 LAKE_REACHABLE.set(1)  # until a look fails; without a lake there is none
 LOST = Counter("okruh_unrecorded_predictions_total", "Rows that were answered and could not be recorded.")
+LET_GO = Counter("okruh_connections_let_go_total", "Connections that were closed for what they did, by why.", ["why"])
 OVERLOADS = Counter("okruh_overloads_total", "Requests refused because too many rows waited.")
 LOST_SPANS = Counter("okruh_lost_spans_total", "Parts of traces that no collector took.")
 JOURNAL_FAILURES = Counter("okruh_journal_failures_total", "Requests refused because the journal could not write.")

@@ -1,10 +1,12 @@
 """What a connection may hold without asking, over real sockets, with bounds that are short enough to be waited for."""
 
+import asyncio
 import logging
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -170,6 +172,71 @@ def test_the_one_that_waits_longest_makes_room() -> None:
             connection.sendall(GET)
 
             assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_all_who_come_at_once_find_room() -> None:
+    """More than may be: as many others are let go, one each."""
+    count, made = 12, threading.Semaphore(0)
+
+    class Counted(Few):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            made.release()
+
+    with listening(lengthy, Counted) as port, ExitStack() as opened:
+        connections = [opened.enter_context(connect(port)) for _ in range(count)]
+        for _ in connections:
+            assert made.acquire(timeout=WITHIN_S)
+        kept = []
+        for connection in connections:
+            with suppress(OSError):
+                connection.sendall(GET)
+                if connection.recv(1 << 16).startswith(b"HTTP/1.1 200"):
+                    kept.append(connection)
+
+        assert kept == connections[-2:]
+
+
+def test_refuses_web_sockets_and_keeps_nothing_of_them(port: int) -> None:
+    upgrade = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    with connect(port) as connection:
+        connection.sendall(GET[:-2] + upgrade + b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+
+        assert rest(connection).startswith(b"HTTP/1.1 403 Forbidden\r\n")
+
+    assert Short.lost.wait(WITHIN_S)  # so that nobody looks after it any more
+
+
+@pytest.mark.parametrize("more", [b"", b"G"])
+def test_lets_go_who_takes_nothing_of_an_answer_and_sends_a_little(port: int, more: bytes) -> None:
+    with connect(port) as connection:
+        connection.sendall(GET.replace(b"/ ", b"/much ") + more)
+        assert Short.lost.wait(WITHIN_S)
+
+        assert b"408" not in rest(connection)
+
+
+def test_a_late_head_waits_for_the_answer_before_it() -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        asked.set()
+        await asyncio.to_thread(answer.wait, WITHIN_S)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    Short.looks = 0
+    Short.looked.clear()
+    with listening(slow, Short) as port, connect(port) as connection:
+        connection.sendall(GET + GET[:5])
+        assert asked.wait(WITHIN_S)
+        assert Short.looked.wait(WITHIN_S)  # past the moment at which the second head is late
+        answer.set()
+        content = rest(connection)
+
+    assert content.startswith(b"HTTP/1.1 200 OK")
+    assert content.count(b"HTTP/1.1") == 2
+    assert b"HTTP/1.1 408 " in content
 
 
 def test_lets_go_who_takes_nothing_of_an_answer(port: int) -> None:
