@@ -77,6 +77,10 @@ class Settings(BaseSettings):
     """MiB of a CUDA device that each loaded model may take; without it, what there is. A worker holds more than one
     model: the champion and the one before it."""
 
+    cuda_graphs: bool = False
+    """Whether batches are replayed on CUDA instead of launched kernel by kernel. A graph of which the CPU runs a part,
+    as of one that takes text, cannot be: an error with `provider = "cuda"`, unless fallback is allowed."""
+
     journal: Literal["strict", "relaxed"] = "strict"
     """Whether a prediction is on disk before its answer leaves, or within a twentieth of a second after it."""
 
@@ -145,11 +149,11 @@ class Settings(BaseSettings):
             address.parse(value)
         return value
 
-    @field_validator("gpu_memory_mb")
+    @field_validator("gpu_memory_mb", "cuda_graphs")
     @classmethod
     def _of_cuda(cls, value: int | None, others: ValidationInfo) -> int | None:
-        if value is not None and (provider := others.data.get("provider", "auto")) not in ("auto", "cuda"):
-            raise ValueError(f"only OKRUH_PROVIDER=cuda keeps such a bound, and {provider} is set; leave it out")
+        if value and (provider := others.data.get("provider", "auto")) not in ("auto", "cuda"):
+            raise ValueError(f"only OKRUH_PROVIDER=cuda heeds this, and {provider} is set; leave it out")
         return value
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -28,6 +28,9 @@ from models.errors import BundleError, ProviderUnavailable
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; otherwise a folder appears under ~/.cache
 import onnxruntime
+
+from models import replaying
+from models.replaying import Replaying
 
 OUTPUT = "value"
 
@@ -69,7 +72,7 @@ WARM_SIZES = tuple(VECTOR << step for step in range(7))
 """16 to 1,024: what batches are filled up to where each shape costs a search, an engine or buffers of its own; on the
 CPU sizes among others."""
 
-_TRIAL_ROWS = 256
+_TRIAL_ROWS = WARM_SIZES[4]
 _ALIKE = 1e-4
 """How far answers may be from the CPU's, as a share of the largest; TF32 and half precision are beyond it."""
 
@@ -86,6 +89,8 @@ class Runtime:
     """CPU threads of one graph; idle ones sleep."""
     gpu_memory_mb: int | None = None
     """MiB of a GPU that one graph may take; None: what there is. The GPU is the first of CUDA_VISIBLE_DEVICES."""
+    cuda_graphs: bool = False
+    """Whether batches of `WARM_SIZES` are replayed on CUDA (`models.replaying`), which wants all nodes to run there."""
 
 
 ON_THE_CPU = Runtime()
@@ -100,13 +105,33 @@ class Placement:
     """How many of the graph's nodes each provider runs, as ONNX Runtime says."""
     missed: str | None
     """Why a better or wanted provider is not used; null where there is none."""
+    replayed: bool = False
+    """Whether CUDA graphs are used."""
+
+
+Run = Callable[[GraphInputs], npt.NDArray[np.float32]]
+"""Runs a graph."""
 
 
 class Opened(NamedTuple):
     """A graph that can be run."""
 
     session: onnxruntime.InferenceSession
+    run: Run
     placement: Placement
+
+
+class _Way(NamedTuple):
+    """One in which a graph may be run."""
+
+    provider: Provider
+    replayed: bool = False
+
+    def __str__(self) -> str:
+        return "cuda with CUDA graphs" if self.replayed else self.provider
+
+
+_CPU = _Way("cpu")
 
 
 class Predictor:
@@ -116,24 +141,22 @@ class Predictor:
         """Load a graph and check that it takes the contract's columns. Raises: `BundleError`, `ProviderUnavailable`."""
         try:
             trial = example_columns(contract, _TRIAL_ROWS)
-            self._session, self.placement = open_session(onnx, runtime, trial)
+            session, self._run, self.placement = open_session(onnx, runtime, trial)
         except ProviderUnavailable:
             raise
         except Exception as error:  # onnxruntime raises a dozen unrelated classes for a bad graph
             raise BundleError(f"model.onnx cannot be loaded: {str(error).splitlines()[0]}") from error
         wanted = {column.name: input_type(column) for column in contract.inputs}
-        found = {node.name: node.type for node in self._session.get_inputs()}
+        found = {node.name: node.type for node in session.get_inputs()}
         if found != wanted:
             raise BundleError(f"model.onnx takes {found}, its contract declares {wanted}")
-        given = {node.name: node.type for node in self._session.get_outputs()}
+        given = {node.name: node.type for node in session.get_outputs()}
         if given != {OUTPUT: "tensor(float)"}:
             raise BundleError(f"model.onnx gives {given}, it should give {OUTPUT!r}, a tensor(float)")
 
     def predict(self, columns: GraphInputs) -> npt.NDArray[np.float32]:
         """Predict N rows; the answer is float32 [N] in the target's unit."""
-        (value,) = self._session.run([OUTPUT], dict(columns))
-        answer: npt.NDArray[np.float32] = value
-        return answer
+        return self._run(columns)
 
 
 def batch_rows(rows: int, provider: Provider) -> int:
@@ -160,73 +183,98 @@ def open_session(onnx: bytes, runtime: Runtime = ON_THE_CPU, trial: GraphInputs 
     Raises: `ProviderUnavailable`; for a bad graph what onnxruntime raises.
     """
     missed: ProviderUnavailable | None = None
-    for provider in _candidates(runtime):
+    for way in _ways(runtime):
         try:
-            session = _open_on(provider, onnx, runtime)
-            if trial is not None and provider != "cpu":
-                check_alike(provider, session, _open_on("cpu", onnx, runtime), trial)
-            return Opened(session, Placement(provider, _nodes(session), str(missed) if missed else None))
+            session = _open_on(way, onnx, runtime)
+            run = _runner(way, session, runtime)
+            if trial is not None and way.provider != "cpu":
+                check_alike(way, run, _runner(_CPU, _open_on(_CPU, onnx, runtime), runtime), trial)
+            placement = Placement(way.provider, _nodes(session), str(missed) if missed else None, way.replayed)
+            return Opened(session, run, placement)
         except ProviderUnavailable as error:
             missed = missed or error
     assert missed is not None
     raise missed
 
 
-def check_alike(
-    provider: Provider, session: onnxruntime.InferenceSession, on_cpu: onnxruntime.InferenceSession, trial: GraphInputs
-) -> None:
-    """Run rows on both. Raises: `ProviderUnavailable` where a provider answers otherwise than the CPU."""
-    (found_N,), (wanted_N,) = session.run([OUTPUT], dict(trial)), on_cpu.run([OUTPUT], dict(trial))
+def check_alike(way: object, run: Run, on_cpu: Run, trial: GraphInputs) -> None:
+    """Run rows in both ways. Raises: `ProviderUnavailable` where one fails, or answers otherwise than the CPU."""
+    wanted_N = on_cpu(trial)
+    try:
+        for _ in range(replaying.RUNS):
+            found_N = run(trial)
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes
+        raise ProviderUnavailable(f"{way} cannot be used: it fails: {str(error).splitlines()[0]}") from error
     largest = float(np.abs(wanted_N).max())
     if not np.allclose(found_N, wanted_N, rtol=0, atol=_ALIKE * largest, equal_nan=True):
         apart = float(np.abs(found_N - wanted_N).max())
         raise ProviderUnavailable(
-            f"{provider} cannot be used: it answers example rows otherwise than the CPU, by up to {apart:.2g} "
+            f"{way} cannot be used: it answers example rows otherwise than the CPU, by up to {apart:.2g} "
             f"at answers of up to {largest:.2g}"
         )
 
 
-def _candidates(runtime: Runtime) -> tuple[Provider, ...]:
+def _ways(runtime: Runtime) -> list[_Way]:
+    """Name the ways to run a graph, the best first."""
     if runtime.provider == "auto":
         offered = onnxruntime.get_available_providers()
-        return tuple(provider for provider in _BEST_FIRST if NAMES[provider] in offered)
-    return (runtime.provider, "cpu") if runtime.fallback and runtime.provider != "cpu" else (runtime.provider,)
+        providers = [provider for provider in _BEST_FIRST if NAMES[provider] in offered]
+    else:
+        providers = list(dict.fromkeys((runtime.provider, "cpu"))) if runtime.fallback else [runtime.provider]
+    ways = [_Way(provider) for provider in providers]
+    if runtime.cuda_graphs and "cuda" in providers:
+        first, plain = providers.index("cuda"), runtime.fallback or runtime.provider == "auto"
+        ways[first : first + (not plain)] = [_Way("cuda", replayed=True)]
+    return ways
 
 
-def _open_on(provider: Provider, onnx: bytes, runtime: Runtime) -> onnxruntime.InferenceSession:
-    """Open a graph on one provider. Raises: `ProviderUnavailable`; for a bad graph what onnxruntime raises."""
+def _runner(way: _Way, session: onnxruntime.InferenceSession, runtime: Runtime) -> Run:
+    if way.provider == "cuda" and runtime.cuda_graphs:  # one that is not recorded waits for those that are, too
+        return Replaying(session, WARM_SIZES if way.replayed else ()).run
+
+    def run(columns: GraphInputs) -> npt.NDArray[np.float32]:
+        (value,) = session.run([OUTPUT], dict(columns))
+        return value  # type: ignore[no-any-return]  # float32, as the graph says
+
+    return run
+
+
+def _open_on(way: _Way, onnx: bytes, runtime: Runtime) -> onnxruntime.InferenceSession:
+    """Open a graph in one way. Raises: `ProviderUnavailable`; for a bad graph what onnxruntime raises."""
+    provider = way.provider
     name, offered = NAMES[provider], onnxruntime.get_available_providers()
     if name not in offered:
         ours = ", ".join(ours for ours, theirs in NAMES.items() if theirs in offered)
         raise ProviderUnavailable(
-            f"{provider} cannot be used: the installed onnxruntime {onnxruntime.__version__} offers {ours}; "
+            f"{way} cannot be used: the installed onnxruntime {onnxruntime.__version__} offers {ours}; "
             f"uninstall it and install {_OFFERED_BY[provider]}"
         )
     missing = _load_cuda() if provider in ("cuda", "tensorrt") else ""
     try:
         session = onnxruntime.InferenceSession(
-            onnx, _session_options(runtime), providers=_chain(provider, runtime), enable_fallback=0
+            onnx, _session_options(runtime), providers=_chain(way, runtime), enable_fallback=0
         )
     except Exception as error:
         if provider == "cpu":
             raise
-        _open_on("cpu", onnx, runtime)  # where that fails as well, it is the graph
-        raise ProviderUnavailable(f"{provider} cannot be used: {missing or str(error).splitlines()[0]}") from error
+        _open_on(_CPU, onnx, runtime)  # where that fails as well, it is the graph
+        raise ProviderUnavailable(f"{way} cannot be used: {missing or str(error).splitlines()[0]}") from error
     if session.get_providers()[0] != name:
         needs = f"CUDA {onnxruntime.cuda_version}, cuDNN 9 and a GPU" if provider == "cuda" else "what it stands on"
         reason = missing or f"onnxruntime {onnxruntime.__version__} did not load it; it needs {needs}"
-        raise ProviderUnavailable(f"{provider} cannot be used: {reason}")
+        raise ProviderUnavailable(f"{way} cannot be used: {reason}")
     if not _nodes(session).get(provider):
-        raise ProviderUnavailable(f"{provider} cannot be used: it runs none of the graph's nodes")
+        raise ProviderUnavailable(f"{way} cannot be used: it runs none of the graph's nodes")
     return session
 
 
-def _chain(provider: Provider, runtime: Runtime) -> list[tuple[str, dict[str, str]]]:
+def _chain(way: _Way, runtime: Runtime) -> list[tuple[str, dict[str, str]]]:
     """Name a provider and those that run what it cannot, with their options."""
+    provider = way.provider
     limit = {} if runtime.gpu_memory_mb is None else {"gpu_mem_limit": str(runtime.gpu_memory_mb << 20)}
     openvino = {"CPU": {"INFERENCE_NUM_THREADS": str(runtime.threads), "INFERENCE_PRECISION_HINT": "f32"}}
     options: dict[Provider, dict[str, str]] = {
-        "cuda": _CUDA_OPTIONS | limit,
+        "cuda": _CUDA_OPTIONS | limit | ({"enable_cuda_graph": "1"} if way.replayed else {}),
         "coreml": {"ModelFormat": "MLProgram"},  # the default computes in half precision
         "openvino": {"device_type": "CPU", "load_config": json.dumps(openvino)},
     }

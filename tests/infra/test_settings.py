@@ -72,12 +72,13 @@ def test_names_a_wrong_value_in_one_line_and_shows_no_secret(
     assert "sesame" not in "".join(traceback.format_exception(refused.value))  # nor in what it came from
 
 
-def test_refuses_a_bound_that_the_provider_does_not_keep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OKRUH_GPU_MEMORY_MB", "2048")
-    accepted = load_settings(provider="cuda").gpu_memory_mb
+@pytest.mark.parametrize(("name", "value"), [("gpu_memory_mb", 2048), ("cuda_graphs", True)])
+def test_refuses_what_the_provider_does_not_heed(name: str, value: int | bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"OKRUH_{name}".upper(), str(value))
+    accepted = getattr(load_settings(provider="cuda"), name)
 
-    assert accepted == 2048
-    with pytest.raises(Misconfigured, match="OKRUH_GPU_MEMORY_MB: only OKRUH_PROVIDER=cuda keeps"):
+    assert accepted == value
+    with pytest.raises(Misconfigured, match=f"OKRUH_{name.upper()}: only OKRUH_PROVIDER=cuda heeds"):
         load_settings(provider="openvino")
 
 

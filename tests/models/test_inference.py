@@ -5,6 +5,7 @@ What is said of providers is tried on each one that the installed onnxruntime of
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -225,10 +226,13 @@ def numeric_columns(rows: int, seed: int = 0) -> GraphInputs:
     }
 
 
-@pytest.fixture(params=HERE)
+WAYS = [Runtime(provider) for provider in HERE] + [Runtime("cuda", cuda_graphs=True)]
+
+
+@pytest.fixture(params=WAYS, ids=[f"{one.provider}{', replayed' * one.cuda_graphs}" for one in WAYS])
 def runtime(request: pytest.FixtureRequest) -> Runtime:
     """A runtime for each provider that can be used here."""
-    runtime = Runtime(provider=request.param)
+    runtime: Runtime = request.param
     try:
         Predictor(numeric_graph(), numeric_contract(), runtime)
     except ProviderUnavailable as error:
@@ -254,17 +258,20 @@ def test_every_provider_answers_as_the_cpu_does(runtime: Runtime, rows: int) -> 
 def test_text_is_answered_on_every_provider(
     runtime: Runtime, make_bundle: BundleMaker, tiny_contract: Contract
 ) -> None:
-    predictor = Predictor(make_bundle().onnx, tiny_contract, runtime)
+    predictor = Predictor(make_bundle().onnx, tiny_contract, replace(runtime, fallback=True))
 
     answered = predictor.predict(columns([1.0] * 16, [0.5] * 16, ["car"] * 16))
 
     assert answered.tolist() == [12.5] * 16
+    assert predictor.placement.provider == runtime.provider
+    assert not predictor.placement.replayed  # the CPU looks text up
 
 
 def test_says_where_the_nodes_run(runtime: Runtime) -> None:
     placement = Predictor(numeric_graph(), numeric_contract(), runtime).placement
 
     assert (placement.provider, placement.missed) == (runtime.provider, None)
+    assert placement.replayed == runtime.cuda_graphs
     assert placement.nodes[placement.provider] > 0
     assert set(placement.nodes) <= {placement.provider, "cuda", "cpu"}
 
@@ -333,12 +340,38 @@ def test_a_bad_graph_is_the_bundles_fault_and_no_providers(runtime: Runtime, tin
 
 
 def test_a_provider_that_answers_otherwise_is_not_used() -> None:
-    on_the_cpu, elsewhere = (open_session(numeric_graph(scale)).session for scale in (1.0, 1.001))
+    on_the_cpu, elsewhere = (open_session(numeric_graph(scale)).run for scale in (1.0, 1.001))
     trial = numeric_columns(50)
 
     check_alike("coreml", on_the_cpu, on_the_cpu, trial)
     with pytest.raises(ProviderUnavailable, match="coreml cannot be used: it answers example rows otherwise than the"):
         check_alike("coreml", elsewhere, on_the_cpu, trial)
+
+
+def test_a_provider_that_fails_later_is_not_used() -> None:
+    on_the_cpu, answers = open_session(numeric_graph()).run, iter([None])
+
+    def once(columns: GraphInputs) -> npt.NDArray[np.float32]:
+        if next(answers, "no more") == "no more":
+            raise RuntimeError("capture failed\nat a stream")
+        return on_the_cpu(columns)
+
+    with pytest.raises(ProviderUnavailable, match=r"cuda cannot be used: it fails: capture failed$"):
+        check_alike("cuda", once, on_the_cpu, numeric_columns(50))
+
+
+def test_cuda_graphs_are_tried_first_and_left_out_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+
+    def ways(**runtime: Any) -> list[tuple[str, bool]]:
+        return [(way.provider, way.replayed) for way in inference._ways(Runtime(cuda_graphs=True, **runtime))]
+
+    assert ways(provider="auto") == [("cuda", True), ("cuda", False), ("cpu", False)]
+    assert ways(provider="cuda", fallback=True) == [("cuda", True), ("cuda", False), ("cpu", False)]
+    assert ways(provider="cuda") == [("cuda", True)]
+    assert ways(provider="cpu") == [("cpu", False)]
 
 
 @given(rows=st.integers(1, 20_000), provider=st.sampled_from(PROVIDERS))
