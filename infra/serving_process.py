@@ -32,6 +32,10 @@ _LOG_TAIL_BYTES = 16_384
 _WORKER_FAILED = (b"Application startup failed", b"infra.errors.Misconfigured: ")
 
 
+_GRACE_S = 35.0
+"""Longer than BentoML waits for the requests that are under way, which is half a minute."""
+
+
 class Certificate(NamedTuple):
     """What a service shows that is asked over https."""
 
@@ -125,7 +129,7 @@ class ServiceProcess:
         """Wait until it ends by itself, or is told to by others. Gives its exit status."""
         return self._process.wait()
 
-    def stop(self, grace_s: float = 10.0) -> int:
+    def stop(self, grace_s: float = _GRACE_S) -> int:
         """End it: SIGTERM, then SIGKILL to its whole group once `grace_s` has passed. Gives its exit status."""
         if self.running:
             self._process.send_signal(signal.SIGTERM)

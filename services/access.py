@@ -2,8 +2,9 @@
 
 Four questions: is its body no pickle, which would run what it likes; is it not compressed, and so of a size that nobody
 knows; how long does its caller still wait; and, where keys are asked for, does its key allow this path, at this rate.
-Who needs no key: whoever asks how the service is doing. A path of BentoML's that is not named here is for
-administrators.
+Where none are, no page of another origin makes its visitor's browser predict and label: a browser sends that without
+asking us first. Who needs no key: whoever asks how the service is doing. A path of BentoML's that is not named here is
+for administrators.
 
 The file of keys is looked at by the requests themselves, at most twice a second, so that a change needs no restart and
 an idle service does nothing. A file that cannot be read changes nothing: the last good keys go on, and `/readyz` says
@@ -107,6 +108,12 @@ class NoDeadline(NotAdmitted):
     status = 400
 
 
+class Foreign(NotAdmitted):
+    """A page of another origin asks, of whose visitor no key is wanted."""
+
+    status = 403
+
+
 class _Caller:
     """A key, and what is left of its rate: one second's worth at most. It costs one a request, whatever its size."""
 
@@ -161,7 +168,7 @@ class Access:
         if self._keys is None:
             return None
         self._look(self._clock())
-        return self._failure or (None if self._callers else f"there is no key in {self._keys.path}; {_HOW}")
+        return self._failure or (None if self._callers else f"there is no key; {_HOW}")
 
     def admit(self, name: str, headers: Headers, *, ours: bool) -> float | None:
         """Let a request go on; give the seconds within which its caller wants an answer, None where it does not say.
@@ -171,9 +178,9 @@ class Access:
             headers: names in small letters.
             ours: whether the path is ours.
 
-        Raises: `Pickled`, `Compressed`, `NoDeadline`, `Unauthenticated`, `Forbidden`, `TooOften`.
+        Raises: `Pickled`, `Compressed`, `NoDeadline`, `Unauthenticated`, `Forbidden`, `TooOften`, `Foreign`.
         """
-        within_s, authorization = None, b""
+        within_s, authorization, origin = None, b"", None
         for header, value in headers:
             if header == b"content-type":
                 if value != b"application/json" and _PICKLE.search(value):
@@ -184,13 +191,17 @@ class Access:
                 authorization = value
             elif header == DEADLINE:
                 within_s = _seconds(value)
+            elif header == b"origin":
+                origin = value
         if self._keys is not None:
-            scope = wanted(name, ours)
-            if scope != ANYBODY:
-                self._check(scope, authorization)
+            self._check(wanted(name, ours), authorization)
+        elif origin is not None and wanted(name, ours) not in (ANYBODY, ANY_KEY) and not _is_own(origin, headers):
+            raise Foreign("a page of another origin may not write here; a program sends no Origin")
         return within_s
 
     def _check(self, scope: str, authorization: bytes) -> None:
+        if scope == ANYBODY:
+            return
         now = self._clock()
         self._look(now)
         if authorization[:7].lower() != _BEARER:
@@ -240,6 +251,13 @@ def refuse_pickled_parts(headers: Headers, body: bytes) -> None:
     several = any(name == b"content-type" and b"multipart" in value.lower() for name, value in headers)
     if several and _PICKLED_PART.search(body):
         raise Pickled("pickle is refused, in parts as well, for reading it runs code")
+
+
+def _is_own(origin: bytes, headers: Headers) -> bool:
+    """Say whether a page of ours asks. Browsers say it themselves, unless they ask over plain HTTP of another host."""
+    said = dict(headers)
+    site = said.get(b"sec-fetch-site")
+    return site in {b"same-origin", b"none"} if site else origin.partition(b"://")[2] == said.get(b"host")
 
 
 def _seconds(value: bytes) -> float:

@@ -19,13 +19,12 @@ from infra.errors import NotFound, Unavailable
 from models.contract.arrow import NotArrow
 from models.contract.rows import NotJSON, TooManyRows
 from models.errors import ContractError, OkruhError
-from services import metrics
 from services.access import Access, NotAdmitted, refuse_pickled_parts, wanted
 from services.batching import Overloaded
 from services.connections import ANSWER, SendWhole
 from services.messages import Answer, Handler, Request, Route, Stream, media_type, say
 from services.observing import OTHER, Observer
-from services.predictions import IdsTaken
+from services.predictions import IdsTaken, count_refusal
 from services.under_way import Entry, UnderWay
 
 logger = logging.getLogger("bentoml.okruh.service")
@@ -67,6 +66,9 @@ class WrongMethod(NotAdmitted):
 
 class TooMany(OkruhError):
     """As many requests as shall be are being answered."""
+
+
+_FAILED = OkruhError("the service failed; its log says why")
 
 
 class Edge:
@@ -189,11 +191,13 @@ class Edge:
                     await parts.send(part)
                     bound.reschedule(next_until())
             await parts.end()
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            await parts.end(route.says(TooLate(_sooner(asked_s, self._timeout_s))) + b"\n")
-            return None, 504
+        except Exception as error:
+            late = isinstance(error, TimeoutError) and bound.expired()
+            if not late:
+                logger.exception("a request failed")
+            told = TooLate(_sooner(asked_s, self._timeout_s)) if late else _FAILED
+            await parts.end(route.says(told) + b"\n")
+            return None, 504 if late else 500
         finally:
             self._leave(route)
         return None, 200
@@ -202,10 +206,13 @@ class Edge:
         """Count a request in, and give how many seconds its caller waits. Raises: `NotAdmitted`, `TooMany`."""
         asked_s = self.access.admit(route.name, scope["headers"], ours=True)
         if route.method != "GET":  # whoever asks how it is doing is told
-            if self._running == self._most:
-                raise TooMany(f"{self._most} requests are being answered: try again")
-            self._running += 1
+            self._count_in()
         return asked_s
+
+    def _count_in(self) -> None:
+        if self._running == self._most:
+            raise TooMany(f"{self._most} requests are being answered: try again")
+        self._running += 1
 
     def _leave(self, route: Route) -> None:
         self._running -= route.method != "GET"
@@ -233,20 +240,28 @@ class Edge:
         except NotAdmitted as error:
             await _send(scope, send, _unread(scope, error_answer(error)))
             return
-        if scope["method"] not in {"GET", "HEAD"}:
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    body = await _read(scope, receive)
-                refuse_pickled_parts(scope["headers"], body or b"")
-            except OkruhError as error:
-                await _send(scope, send, error_answer(error))
-                return
-            except TimeoutError:
-                await _send(scope, send, error_answer(TooLate(self._timeout_s)))
-                return
-            if body is None:
-                return
-            receive = _replay(body, receive)
+        if scope["method"] in {"GET", "HEAD"}:
+            await self._fall_back(scope, receive, send, within_s)
+            return
+        try:
+            self._count_in()
+        except TooMany as error:
+            await _send(scope, send, _unread(scope, error_answer(error)))
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                body = await _read(scope, receive)
+            refuse_pickled_parts(scope["headers"], body or b"")
+            if body is not None:
+                await self._fall_back(scope, _replay(body, receive), send, within_s)
+        except OkruhError as error:
+            await _send(scope, send, error_answer(error))
+        except TimeoutError:
+            await _send(scope, send, error_answer(TooLate(self._timeout_s)))
+        finally:
+            self._running -= 1
+
+    async def _fall_back(self, scope: Scope, receive: Receive, send: Send, within_s: float | None) -> None:
         began = False
 
         async def send_on(message: Message) -> None:
@@ -273,7 +288,7 @@ async def answered(handler: Handler, request: Request, says: Callable[[OkruhErro
         return error_answer(error, says)
     except Exception:
         logger.exception("a request failed")
-        return Answer(500, says(OkruhError("the service failed; its log says why")))
+        return Answer(500, says(_FAILED))
 
 
 def error_answer(error: OkruhError, says: Callable[[OkruhError], bytes] = say) -> Answer:
@@ -284,10 +299,7 @@ def error_answer(error: OkruhError, says: Callable[[OkruhError], bytes] = say) -
     status, headers = next((told for kind, told in _TOLD.items() if isinstance(error, kind)), (500, ()))
     if status == 500:
         logger.error("a request failed: %s", error)
-    elif isinstance(error, Overloaded):
-        metrics.OVERLOADS.inc()
-    elif isinstance(error, Unavailable):
-        metrics.JOURNAL_FAILURES.inc()
+    count_refusal(error)
     return Answer(status, body, headers)
 
 

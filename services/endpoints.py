@@ -4,7 +4,7 @@ Large bodies are decoded and encoded in a thread.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -39,7 +39,7 @@ from services.observing import note, step
 from services.open_inference import OpenInference
 from services.openapi import document
 from services.page import CONTENT_TYPE, HEADERS, locked_page, page
-from services.predictions import Predictions
+from services.predictions import INLINE_BYTES, Predictions
 from services.trial import Tried, drawn
 
 _CLOCKS_DIFFER_BY = timedelta(minutes=5)
@@ -97,11 +97,8 @@ class Endpoints:
 
     async def feedback(self, request: Request) -> Answer:
         """Keep labels; name those that cannot be. Raises: `ContractError`, `Unavailable`."""
-        now = datetime.now(UTC)
-        labels = [
-            Label(id=one.id, value=one.value, known_at=now if one.at is UNSET else _known_at(one.at, now, place))
-            for place, one in enumerate(_decode_feedback(request.body).labels)
-        ]
+        body = request.body
+        labels = _labels(body) if len(body) <= INLINE_BYTES else await asyncio.to_thread(_labels, body)
         outcomes = await asyncio.wrap_future(self._journal.append_labels(labels))
         for outcome in LabelOutcome:
             metrics.LABELS.labels(outcome.value).inc(outcomes.count(outcome))
@@ -133,9 +130,9 @@ class Endpoints:
         """Say that the process answers."""
         return Answer(200, encode(Liveness()))
 
-    async def readyz(self, _: Request) -> Answer:
-        """Say whether requests are answered, and what is not as it should be."""
-        ready = await self._predictions.ready()
+    async def readyz(self, request: Request) -> Answer:
+        """Say whether requests are answered, and what is not as it should be; paths and hosts only to who has a key."""
+        ready, shown = await self._predictions.ready(), self._shown(request)
         serving = self._following.serving
         champion = serving.champion
         readiness = Readiness(
@@ -144,8 +141,8 @@ class Endpoints:
             version=champion.card.version,
             following=self._following.active,
             provider=champion.placement.missed,
-            lake=self._following.lake_failure,
-            journal=self._journal.failure,
+            lake=shown(self._following.lake_failure),
+            journal=shown(self._journal.failure),
             refused=self._following.refused,
             challenger=_trial(serving.challenger),
             challenger_refused=self._following.challenger_refused,
@@ -153,6 +150,13 @@ class Endpoints:
             keys=self.access.failure,
         )
         return Answer(200 if ready else 503, encode(readiness))
+
+    def _shown(self, request: Request) -> Callable[[str | None], str | None]:
+        try:
+            self.access.admit("/v1/model", request.headers, ours=True)
+        except NotAdmitted:
+            return lambda detail: detail and "the log says what, and this to whoever sends a key"
+        return lambda detail: detail
 
     async def docs(self, _: Request) -> Answer:
         """Give the OpenAPI document of these paths."""
@@ -171,6 +175,15 @@ class Endpoints:
         except NotAdmitted as error:
             return Answer(error.status, locked_page(card.model), (*error.headers, *HEADERS), CONTENT_TYPE)
         return Answer(200, page(card), HEADERS, CONTENT_TYPE)
+
+
+def _labels(body: bytes) -> list[Label]:
+    """Raises: `ContractError`."""
+    now = datetime.now(UTC)
+    return [
+        Label(id=one.id, value=one.value, known_at=now if one.at is UNSET else _known_at(one.at, now, place))
+        for place, one in enumerate(_decode_feedback(body).labels)
+    ]
 
 
 def _known_at(at: datetime, now: datetime, place: int) -> datetime:

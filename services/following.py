@@ -31,6 +31,8 @@ from services.champion import FILES, Champion, load
 from services.messages import Refusal
 from services.trial import Tried
 
+_STOP_S = 1.0
+
 logger = logging.getLogger("bentoml.okruh.champion")  # BentoML shows what is logged under its name
 
 
@@ -106,10 +108,10 @@ class Following:
             self._thread.start()
 
     def stop(self) -> None:
-        """Stop following; the champion stays."""
+        """Stop following; the champion stays. A look that is under way is waited for a second, and ends with us."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_STOP_S)
 
     def look(self) -> None:
         """Read the rollout and swap where it names others. Never raises what a lake or bundle can cause."""

@@ -220,7 +220,8 @@ class OpenInference:
         note(rows=rows.count)
         answered = await self._predictions.answer(champion, rows, size, tried)
         with step("encode"):
-            return _answer(asked, answered)
+            inline = size <= INLINE_BYTES
+            return _answer(asked, answered) if inline else await asyncio.to_thread(_answer, asked, answered)
 
 
 def _ready_models(serving: Serving) -> list[Champion]:

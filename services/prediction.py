@@ -37,7 +37,7 @@ from services.following import Following
 from services.messages import Request
 from services.observing import Observer
 from services.predictions import Predictions
-from services.trial import Shadow
+from services.trial import KEY, Shadow
 
 T = TypeVar("T")
 
@@ -78,6 +78,11 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
             raise Misconfigured(
                 "BentoML's tracing is switched on (tracing.exporter_type), which sees none of the paths that are "
                 "answered before its middleware: leave it out, and set OKRUH_TRACES_ENDPOINT, which tells of all paths"
+            )
+        if _configured()["logging"]["access"]["enabled"]:
+            raise Misconfigured(
+                "BentoML's access log is switched on (logging.access), which tells of none of the paths that are "
+                "answered before its middleware: leave it out, and set OKRUH_ACCESS_LOG_RATE, which tells of all paths"
             )
         count, traffic = _workers(), _configured()["traffic"]
         most = traffic.get("max_concurrency")
@@ -125,6 +130,7 @@ def runtime() -> Runtime:
         fallback=_SETTINGS.provider_fallback,
         threads=_SETTINGS.serve_threads or max(1, cores // _workers()),
         gpu_memory_mb=_SETTINGS.gpu_memory_mb,
+        cuda_graphs=_SETTINGS.cuda_graphs,
     )
 
 
@@ -163,10 +169,13 @@ class Served:
         gc.set_threshold(_COLLECTED)
 
     @bentoml.api  # type: ignore[untyped-decorator]
-    async def predict(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    async def predict(self, rows: list[dict[str, Any]], context: bentoml.Context) -> dict[str, Any]:
         """Predict rows, as `POST /v1/predict` does: the same checks, answer and record."""
+        key = context.request.headers.get(KEY.decode())
+        told = () if key is None else ((KEY, key.encode()),)
         try:
-            answer = await answered(self.endpoints.predict, Request(msgspec.json.encode({"rows": rows})))
+            body = msgspec.json.encode({"rows": rows})
+            answer = await answered(self.endpoints.predict, Request(body, told))
         except (UnicodeEncodeError, RecursionError, OverflowError) as error:
             answer = error_answer(NotJSON(f"the rows cannot be written as JSON: {error}"))
         headers = {name.decode(): value.decode() for name, value in answer.headers}
@@ -176,10 +185,10 @@ class Served:
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def stop(self) -> None:
         """Write what waits for the journal and stop following."""
-        self._following.stop()
         self._predictions.close()
         self._journal.close()
         self._shadow.close()
+        self._following.stop()
         self.observer.close()
 
 

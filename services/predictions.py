@@ -23,7 +23,7 @@ from models.contract import arrow
 from models.contract.rows import Rows
 from models.errors import OkruhError, Violation
 from services import metrics, trial
-from services.batching import MAXIMUM_BATCH_ROWS, Batch, Part
+from services.batching import MAXIMUM_BATCH_ROWS, Batch, Overloaded, Part
 from services.champion import Champion
 from services.observing import note, step
 from services.trial import Shadow, Tried
@@ -238,6 +238,14 @@ class Predictions:
             acknowledge(error)
         else:
             write.add_done_callback(lambda done: acknowledge(done.exception() or done.result()))
+
+
+def count_refusal(error: OkruhError) -> None:
+    """Count what is refused because too much waits, or because the journal cannot write."""
+    if isinstance(error, Overloaded):
+        metrics.OVERLOADS.inc()
+    elif isinstance(error, Unavailable):
+        metrics.JOURNAL_FAILURES.inc()
 
 
 async def _instead(champion: Champion, tried: Tried, rows: Rows, size: int) -> tuple[Champion, Part | None]:

@@ -6,6 +6,7 @@ other. Lines are answered in their order; each names the version that answered i
 meanwhile.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import msgspec
@@ -16,7 +17,8 @@ from models.errors import BundleError, ContractError, OkruhError, Violation
 from services.champion import Champion
 from services.following import Serving
 from services.messages import ErrorAnswer, Request, fault_of
-from services.predictions import Answered, IdsTaken, Predictions
+from services.observing import note
+from services.predictions import Answered, IdsTaken, Predictions, count_refusal
 from services.trial import Tried, drawn
 
 MEDIA_TYPE = b"application/x-ndjson"
@@ -53,21 +55,26 @@ async def answer_lines(
                 tried = now.challenger and drawn(now.challenger, request)
                 yield _encoder.encode_lines(await _answer(some, number, now.champion, tried, predictions))
                 number += len(some)
+                note(model=now.champion.card.model, version=now.champion.card.version, rows=number)
     except LineTooLong as error:
         yield _encoder.encode_lines([ErrorAnswer(fault_of(error))])
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
     """Cut chunks into lines, those that have come together; empty ones are left out. Raises: `LineTooLong`."""
-    rest = b""
+    rest = bytearray()  # so that what comes byte by byte is not copied each time
     async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        if found := [line for line in lines if line.strip()]:
-            yield found
+        if end := chunk.rfind(b"\n") + 1:
+            lines = bytes(rest + chunk[:end]).split(b"\n")
+            rest = bytearray(chunk[end:])
+            if found := [line for line in lines if line.strip()]:
+                yield found
+        else:
+            rest += chunk
         if len(rest) > _LINE_BYTES:
             raise LineTooLong(f"a line holds at most {_LINE_BYTES >> 20} MiB, and ends; nothing after it was read")
     if rest.strip():
-        yield [rest]
+        yield [bytes(rest)]
 
 
 async def _answer(
@@ -82,10 +89,11 @@ async def _answer(
         if len(lines) == 1:
             return [_refused(error, first)]
     except OkruhError as error:
+        count_refusal(error)
         return [_refused(error, first + at) for at in range(len(lines))]
-    alone = [  # something is wrong with one: each for itself says which
-        await _answer([line], number, champion, tried, predictions) for number, line in enumerate(lines, start=first)
-    ]
+    alone = await asyncio.gather(  # something is wrong with one: each for itself says which, all at once
+        *(_answer([line], number, champion, tried, predictions) for number, line in enumerate(lines, start=first))
+    )
     return [one for answers in alone for one in answers]
 
 

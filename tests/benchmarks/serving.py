@@ -17,6 +17,7 @@ from collections.abc import Callable
 from tests.benchmarks import (
     serving_arrow,
     serving_networks,
+    serving_rollback,
     serving_rows,
     serving_shadow,
     serving_swaps,
@@ -34,6 +35,7 @@ _PARTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "arrow": serving_arrow.figures,
     "networks": serving_networks.figures,
     "swaps": serving_swaps.figures,
+    "rollback": serving_rollback.figures,
     "workers": serving_workers.figures,
     "shadow": serving_shadow.figures,
 }

@@ -279,12 +279,44 @@ def test_no_answer_is_kept_or_taken_for_another_type(client: Caller) -> None:
         assert (headers["cache-control"], headers["x-content-type-options"]) == ("no-store", "nosniff")
 
 
-def test_no_other_origin_is_let_in(client: Caller) -> None:
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"origin": "https://elsewhere.example.com"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://service", "sec-fetch-site": "cross-site"}, 403),
+        ({"origin": "http://service:8000", "sec-fetch-site": "same-site"}, 403),
+        ({"origin": "http://service"}, 200),
+        ({"origin": "https://proxy.example.com", "sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+        ({}, 200),
+    ],
+)
+def test_a_page_of_another_origin_writes_nothing(
+    client: Caller, journal: Journal, row: dict[str, Any], headers: dict[str, str], status: int
+) -> None:
+    """A browser sends plain text to anybody, without asking first."""
+    sent = {"content-type": "text/plain", **headers}
+    predicted = client.post("/v1/predict", content=json.dumps({"rows": [{**row, "id": "a"}]}), headers=sent)
+    labelled = client.post("/v1/feedback", content=json.dumps({"labels": [{"id": "a", "value": 1}]}), headers=sent)
+
+    assert (predicted.status_code, labelled.status_code) == (status, status)
+    assert journal.counts() == (Counts(1, 1) if status == 200 else Counts(0, 0))
+    assert client.request("GET", "/v1/model", headers=headers).status_code == 200
+
+
+def test_with_a_key_an_origin_is_no_matter(locked: Caller, keys: KeyFile, row: dict[str, Any]) -> None:
+    headers = {"origin": "https://elsewhere.example.com", **bearing(keys.add("app", ["predict"]))}
+
+    assert locked.post("/v1/predict", content=json.dumps({"rows": [row]}), headers=headers).status_code == 200
+
+
+def test_no_other_origin_is_asked_in(client: Caller) -> None:
     headers = {"origin": "https://elsewhere.example.com", "access-control-request-method": "POST"}
 
     answer = client.request("OPTIONS", "/v1/predict", headers=headers)
 
-    assert answer.status_code == 405
+    assert answer.status_code in {403, 405}
     assert not any(name.startswith("access-control") for name in answer.headers)
 
 

@@ -11,7 +11,10 @@ import pytest
 
 from infra.errors import NotFound
 from infra.journal.journal import Counts, Journal
+from infra.keys import KeyFile
 from infra.settings import Settings
+from services.access import Access
+from services.endpoints import Endpoints
 
 
 def rows_of(*rows: object) -> dict[str, object]:
@@ -245,6 +248,18 @@ def test_answers_nothing_that_it_cannot_record_and_recovers(
         journal.find("a")
 
 
+def test_only_who_has_a_key_is_told_where_the_journal_and_the_lake_are(
+    endpoints: Endpoints, client: Any, keys: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoints.access = Access(keys)
+    bearer = {"authorization": f"Bearer {keys.add('monitor', ['admin'])}"}
+    monkeypatch.setattr(endpoints._following, "lake_failure", "lake /srv/lake cannot be read")
+
+    told = [client.request("GET", "/readyz", headers=headers).json()["lake"] for headers in ({}, bearer)]
+
+    assert told == ["the log says what, and this to whoever sends a key", "lake /srv/lake cannot be read"]
+
+
 def test_says_what_answers(client: Any) -> None:
     model = client.get("/v1/model").json()
     readiness = client.get("/readyz")
@@ -253,7 +268,7 @@ def test_says_what_answers(client: Any) -> None:
     assert [column["name"] for column in model["inputs"]] == ["starts_at", "distance", "weight", "kind", "zone"]
     assert model["metrics"] == {"mae": 1.5}
     assert len(model["digest"]) == 64
-    assert model["runs_on"] == {"provider": "cpu", "nodes": {"cpu": 6}, "missed": None}
+    assert model["runs_on"] == {"provider": "cpu", "nodes": {"cpu": 6}, "missed": None, "replayed": False}
     assert readiness.status_code == 200
     assert readiness.json() == {
         "ready": True,

@@ -2,16 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 
 from infra.journal.journal import Counts, Journal
+from models.contract.rows import Array, Columns, Rows
 from services import streaming
 from services.access import DEADLINE
 from services.app import Edge
+from services.batching import Batcher, Overloaded
+from services.endpoints import Endpoints
 from tests.services.conftest import Caller
 
 LINES = {"content-type": "application/x-ndjson; charset=utf-8"}
@@ -47,6 +50,48 @@ def test_a_wrong_line_is_answered_by_its_error_and_fails_no_other(
     assert answers[5]["error"]["message"].startswith("row 5, field 'zone': unknown category")
     assert answers[7]["error"]["conflicting"] == ["a"]
     assert journal.counts() == Counts(3, 0)
+
+
+def test_the_good_lines_beside_a_wrong_one_are_predicted_together(
+    client: Caller, endpoints: Endpoints, row: dict[str, Any]
+) -> None:
+    batcher, sizes = endpoints._following.champion.batcher, list[int]()
+    predict = batcher._predict
+
+    def noted(parts: Sequence[Rows]) -> tuple[Columns, Array]:
+        sizes.append(sum(part.count for part in parts))
+        return predict(parts)
+
+    batcher._predict = noted
+
+    answers = ask(client, *[row] * 200, "{", *[row] * 200)
+
+    assert ["error" in one for one in answers].index(True) == 200
+    assert sum("error" in one for one in answers) == 1
+    assert sum(sizes) == 400
+    assert len(sizes) < 10
+
+
+def test_what_is_refused_is_counted_and_told(
+    client: Caller, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> Any:
+        raise Overloaded("7 rows wait to be predicted: try again")
+
+    def counted(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    of_path = {"path": "/v1/predict", "status": "500"}
+    before = counted("okruh_overloads_total"), counted("okruh_requests_total", **of_path)
+    monkeypatch.setattr(Batcher, "predict", full)
+    (refused,) = ask(client, row)
+    monkeypatch.setattr(Batcher, "predict", None)
+    (failed,) = ask(client, row)
+
+    after = counted("okruh_overloads_total"), counted("okruh_requests_total", **of_path)
+    assert refused["error"]["message"].startswith("7 rows wait")
+    assert failed["error"]["message"] == "the service failed; its log says why"
+    assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
 
 
 def test_a_name_that_is_taken_fails_its_line_and_repeats_no_other(

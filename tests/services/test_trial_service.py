@@ -51,8 +51,13 @@ def a_key_is_one_versions(settings: Settings, url: str, row: dict[str, Any]) -> 
     until(lambda: counted(url).get(READY) == 2)
 
     answers = {key: {ask(url, row, {"x-okruh-key": key})[0] for _ in range(4)} for key in KEYS}
+    by_bentoml = {
+        key: httpx.post(f"{url}/predict", json={"rows": [row]}, headers={"x-okruh-key": key}).json()["version"]
+        for key in KEYS
+    }
 
     assert answers == {key: {"v2" if is_drawn(terms, key.encode(), terms.since) else "v1"} for key in KEYS}
+    assert answers == {key: {version} for key, version in by_bentoml.items()}
 
 
 def a_shadow_answers_as_well(settings: Settings, url: str, row: dict[str, Any]) -> None:

@@ -15,18 +15,21 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
 from infra import bentos
 from infra.serving_process import ServiceProcess
 from infra.settings import Settings
 from models.bundle import Bundle
+from models.contract import arrow
 from tests.services.conftest import ROW, promote_bundle
 
 WITHIN_S = 30.0
@@ -342,6 +345,18 @@ def binary_request() -> tuple[bytes, int]:
     return head + b"".join(parts), len(head)
 
 
+def arrow_request() -> bytes:
+    """Give the row as an Arrow stream."""
+    row = {**ROW, "starts_at": datetime.fromisoformat(str(ROW["starts_at"])), "weight": 1.5}
+    table = pa.Table.from_pylist([row])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+ARROW = arrow_request()
+LINES = b"\n".join([json.dumps(ROW).encode()] * 3)
 BINARY, BINARY_HEAD = binary_request()
 ODD = [
     b"null", b"true", b"NaN", b"-0", b"1e999", b"1e-999", b"9223372036854775808", b"-9223372036854775809", b"[", b"]",
@@ -370,6 +385,8 @@ async def fuzz(served: Served, count: int, seed: int) -> None:
                 path, body, headers = chance.choice(
                     (
                         ("/v1/predict", PREDICT, ()),
+                        ("/v1/predict", ARROW, (f"content-type: {arrow.MEDIA_TYPE}",)),
+                        ("/v1/predict", LINES, ("content-type: application/x-ndjson",)),
                         ("/v1/feedback", FEEDBACK, ()),
                         ("/v2/models/tiny/infer", INFER, ()),
                         ("/v2/models/tiny/infer", BINARY, (f"inference-header-content-length: {BINARY_HEAD}",)),
