@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
+import venv
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -63,18 +64,44 @@ print(*(name for name in sys.modules if name.split(".")[0] in ("services", "infr
 """
 
 
+ENTERED = {"services.prediction", "services.prediction_on_gpu"}
+"""What wants a champion when it is imported."""
+
+
+def services() -> set[str]:
+    return {f"services.{path.stem}" for path in (bentos.SOURCES / "services").glob("[!_]*.py")}
+
+
 def test_pins_what_a_service_imports() -> None:
     pinned = {line.split("==")[0] for line in requirements()}
-    entered = {"services.prediction", "services.prediction_on_gpu"}  # which want a champion, and are read only
-    services = {f"services.{path.stem}" for path in (bentos.SOURCES / "services").glob("[!_]*.py")}
-    command = [sys.executable, "-c", _LOADED, *sorted(services - entered)]
-    loaded = {*subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(), *entered}
+    command = [sys.executable, "-c", _LOADED, *sorted(services() - ENTERED)]
+    loaded = {*subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(), *ENTERED}
 
     needed = {name: distributions_of(name) for name in loaded}
 
     assert {name: missing for name, found in needed.items() if (missing := found - pinned)} == {}
     assert {"bentoml", "msgspec", "numpy", "onnxruntime", "pyarrow", "uvicorn"} <= pinned
     assert not pinned & {"torch", "prefect", "pandas", "wandb"}
+
+
+@pytest.mark.proof
+def test_an_image_needs_nothing_that_is_not_pinned(tmp_path: Path) -> None:
+    """What the recipe installs is installed into an environment of its own, and all that serves is imported there."""
+    pinned, python = tmp_path / "requirements.txt", tmp_path / "environment" / "bin" / "python"
+    pinned.write_text("\n".join(requirements()))
+    venv.create(tmp_path / "environment", with_pip=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--requirement", pinned], check=True)
+
+    done = subprocess.run(
+        [python, "-c", _LOADED, *sorted(services() - ENTERED), "services.prediction"],
+        cwd=bentos.SOURCES,
+        env={"OKRUH_MODEL": "taxi_eta", "OKRUH_HOME": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "taxi_eta has no champion on branch 'main'" in done.stderr.splitlines()[-1]
 
 
 def distributions_of(module: str) -> set[str]:

@@ -93,8 +93,14 @@ class Line:
         self.writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         answer = (await self.reader.readuntil(b"\r\n\r\n")).lower()
         length = re.search(rb"content-length: (\d+)", answer)
-        assert length is not None
-        return int(answer[9:12]), await self.reader.readexactly(int(length[1]))
+        if length is not None:
+            return int(answer[9:12]), await self.reader.readexactly(int(length[1]))
+        assert b"transfer-encoding: chunked" in answer
+        content = b""
+        while size := int(await self.reader.readline(), 16):
+            content += (await self.reader.readexactly(size + 2))[:-2]
+        await self.reader.readexactly(2)
+        return int(answer[9:12]), content
 
     async def rest(self) -> bytes:
         """Give all that comes until the other side closes, or breaks off."""
@@ -179,6 +185,26 @@ def test_answers_beside_a_thousand_idle_connections(served: Served) -> None:
             await line.close()
 
     endures(served, attack())
+
+
+def test_a_burst_after_all_connections_were_let_go_loses_none(served: Served) -> None:
+    """The service closes what asks nothing, some ten seconds after the last answer."""
+
+    async def burst() -> None:
+        lines = await asyncio.gather(*(Line.open(served.port) for _ in range(256)))
+        answers = await asyncio.gather(*(line.ask("/v1/predict", PREDICT) for line in lines))
+        assert [status for status, _ in answers] == [200] * 256
+        assert {json.loads(body)["predictions"][0]["value"] for _, body in answers} == {16.0}
+        assert await asyncio.gather(*(line.rest() for line in lines)) == [b""] * 256
+        for line in lines:
+            await line.close()
+
+    async def both() -> None:
+        async with asyncio.timeout(2 * WITHIN_S):
+            await burst()
+            await burst()
+
+    asyncio.run(both())
 
 
 @pytest.mark.proof
