@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     as of one that takes text, cannot be: an error with `provider = "cuda"`, unless fallback is allowed."""
 
     journal: Literal["strict", "relaxed"] = "strict"
-    """Whether a prediction is on disk before its answer leaves, or within a twentieth of a second after it."""
+    """Whether a prediction is on disk before its answer leaves, or within a tenth of a second after it."""
 
     journal_full: Literal["stop", "go_on"] = "stop"
     """What happens to predictions that cannot be recorded: refused, or answered all the same, counted and told."""

@@ -93,14 +93,14 @@ class Batcher:
         full = self._rows + rows.count > MAXIMUM_WAITING_ROWS or self._bytes + size > MAXIMUM_WAITING_BYTES
         if self._waiting and full:
             raise Overloaded(f"{self._rows} rows wait to be predicted: try again")
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None or not loop.is_running():
+            loop = self._loop = asyncio.get_running_loop()  # a system call in Python 3.11
+            loop.call_soon(self._next)
         one = _Waiting(rows, size, loop.create_future())
         self._waiting.append(one)
         self._rows += rows.count
         self._bytes += size
-        if self._loop is not loop:
-            self._loop = loop
-            loop.call_soon(self._next)
         return await one.answer
 
     def _next(self) -> None:

@@ -33,7 +33,7 @@ logger = logging.getLogger("bentoml.okruh.service")
 INLINE_BYTES = 64 << 10
 """Bodies of JSON up to this, some hundred rows, are decoded in the event loop, which takes less than a thread."""
 
-_RELAXED_S = 0.04
+_RELAXED_S = 0.09
 _RELAXED_ROWS = 20_000
 
 

@@ -52,15 +52,15 @@ class UnderWay:
 
     def enter(self, asked_s: float | None = None) -> Entry:
         """Have the present task looked after; its caller waits for so long, or says nothing of that."""
-        task = asyncio.current_task()
+        loop = self._loop
+        if loop is None or not loop.is_running():
+            loop = self._loop = asyncio.get_running_loop()  # a system call in Python 3.11
+            loop.call_later(_LOOK_S, self._look)
+        task = asyncio.current_task(loop)
         assert task is not None
         entry = self._entries[task] = Entry(task, time.monotonic() + self._within_s)
-        loop = task.get_loop()
         if asked_s is not None:
             entry.timer = loop.call_later(asked_s, entry.end, "late")
-        if self._loop is not loop:
-            self._loop = loop
-            loop.call_later(_LOOK_S, self._look)
         return entry
 
     def leave(self, entry: Entry) -> None:
