@@ -178,6 +178,7 @@ class Served:
             answer = await answered(self.endpoints.predict, Request(body, told))
         except (UnicodeEncodeError, RecursionError, OverflowError) as error:
             answer = error_answer(NotJSON(f"the rows cannot be written as JSON: {error}"))
+        context.response.status_code = answer.status  # which BentoML sets whatever it is given
         headers = {name.decode(): value.decode() for name, value in answer.headers}
         response: Any = Response(answer.body, answer.status, headers, "application/json")
         return response  # type: ignore[no-any-return]  # BentoML sends a response as it is
