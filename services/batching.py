@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from models.contract.rows import Array, Columns, Rows
 from models.errors import OkruhError
 
@@ -88,8 +90,11 @@ class Batcher:
         """The one in which a batch is under way; None where none is."""
         self._thread: ThreadPoolExecutor | None = None
 
-    async def predict(self, rows: Rows, size: int) -> Part:
-        """Predict rows that came in so many bytes. Raises: `Overloaded`, and what `predict` raises for these rows."""
+    def predict(self, rows: Rows, size: int) -> asyncio.Future[Part]:
+        """Predict rows that came in so many bytes; whoever waits no more cancels what this gives.
+
+        Raises: `Overloaded`; the future what `predict` raises for these rows.
+        """
         full = self._rows + rows.count > MAXIMUM_WAITING_ROWS or self._bytes + size > MAXIMUM_WAITING_BYTES
         if self._waiting and full:
             raise Overloaded(f"{self._rows} rows wait to be predicted: try again")
@@ -101,7 +106,7 @@ class Batcher:
         self._waiting.append(one)
         self._rows += rows.count
         self._bytes += size
-        return await one.answer
+        return one.answer
 
     def _next(self) -> None:
         batch, rows = self._take()
@@ -170,10 +175,29 @@ def _attempt(predict: Predict, waiting: list[_Waiting]) -> "list[Part | Exceptio
 
 
 def _tell(batch: list[_Waiting], outcomes: "list[Part | Exception]") -> None:
+    if any(one.answer.done() for one in batch):
+        batch, outcomes = _staying(batch, outcomes)
     for one, outcome in zip(batch, outcomes, strict=True):
-        if one.answer.done():
-            continue  # whoever asked has gone
         if isinstance(outcome, Exception):
             one.answer.set_exception(outcome)
         else:
             one.answer.set_result(outcome)
+
+
+def _staying(
+    batch: list[_Waiting], outcomes: "list[Part | Exception]"
+) -> "tuple[list[_Waiting], list[Part | Exception]]":
+    """Leave out whoever has gone, and their rows, which are nobody's answer: a batch is recorded whole."""
+    left = [(one, outcome) for one, outcome in zip(batch, outcomes, strict=True) if not one.answer.done()]
+    staying, told = [one for one, _ in left], [outcome for _, outcome in left]
+    parts = [outcome for outcome in told if isinstance(outcome, Part)]
+    if not parts or any(part.batch is not parts[0].batch for part in parts):
+        return staying, told  # each is a batch of its own
+    whole, rows = parts[0].batch, np.concatenate([np.arange(part.start, part.stop) for part in parts])
+    given = {place: whole.given[row] for place, row in enumerate(rows.tolist()) if row in whole.given}
+    less = Batch({name: values[rows] for name, values in whole.columns.items()}, whole.values[rows], given)
+    moved, start = list[Part | Exception](), 0
+    for part in parts:
+        moved.append(Part(less, start, start + part.stop - part.start))
+        start += part.stop - part.start
+    return staying, moved

@@ -5,6 +5,7 @@ champion answers, and its caller does not see it.
 
 In the shadow it answers the champion's rows once more, after those are recorded, and nobody gets it: a thread of its
 own, of lower priority, takes what has come together, predicts it in few large batches, compares, and has it journalled.
+After each of its steps it lets go of the interpreter, which otherwise it has for half a millisecond at a time.
 What waits for it is bounded in rows; what comes above it is dropped and counted. The event loop hands over references
 to what is there already, once a write of the journal: a few microseconds for some hundred rows.
 """
@@ -31,7 +32,7 @@ import pyarrow as pa
 from infra.journal.answers import Answers
 from infra.journal.journal import Recorded
 from infra.journal.shadows import Shadows, batch_of
-from models.contract.rows import Columns, Rows
+from models.contract.rows import Array, Columns, Rows
 from models.deciding.rollout import Challenger, is_drawn, weight_at
 from services import metrics
 from services.batching import Overloaded, Part
@@ -82,12 +83,11 @@ def drawn(tried: Tried, request: Request) -> Tried | None:
 async def predict_instead(tried: Tried, rows: Rows, size: int) -> Part | None:
     """Have a canary predict rows that came in so many bytes, and count it; None where it fails or takes too long."""
     failed, began, slow_s = False, time.perf_counter(), tried.terms.abort.p99_ms / 1000
+    asked: asyncio.Future[Part] | None = None
     try:
-        async with asyncio.timeout(max(_FEWEST_S, _PATIENCE * slow_s)) as bound:
-            return await tried.model.batcher.predict(rows, size)
-    except TimeoutError:
-        failed = not bound.expired()
-        return None
+        asked = tried.model.batcher.predict(rows, size)
+        await asyncio.wait([asked], timeout=max(_FEWEST_S, _PATIENCE * slow_s))
+        return asked.result() if asked.done() else None  # what is there by now is recorded as its answer
     except Overloaded:
         return None  # its callers' doing; it counts as slow where they have waited for long
     except Exception as error:  # noqa: BLE001 (whatever a challenger does wrong, the champion answers)
@@ -95,6 +95,8 @@ async def predict_instead(tried: Tried, rows: Rows, size: int) -> Part | None:
         logger.warning("canary %s failed, the champion answers: %s", tried.terms.version, error)
         return None
     finally:  # where its caller has waited no longer, too
+        if asked is not None:
+            asked.cancel()
         slow = time.perf_counter() - began > slow_s
         metrics.CANARY_REQUESTS.labels(tried.terms.version, "failed" if failed else "slow" if slow else "ok").inc()
         tried.tally.add(tried.terms.abort, 1, failed, slow)
@@ -170,13 +172,17 @@ class Shadow:
         tried, answers = copies[0].tried, [one.answers for one in copies]
         count = sum(len(one.ids) for one in answers)
         try:
-            columns = {name: np.concatenate([one.columns[name] for one in answers]) for name in answers[0].columns}
+            columns: dict[str, Array] = {}
+            for name in answers[0].columns:
+                columns[name] = np.concatenate([one.columns[name] for one in answers])
+                os.sched_yield()
             served = np.concatenate([one.values for one in answers]).astype(np.float32)
             predicted = np.concatenate([np.empty(0, np.float32), *_predicted(tried, columns, count, self._is_late)])
             why = "ended" if tried.tally.ended is not None else "closing"
             metrics.SHADOW_DROPPED.labels(why).inc(count - len(predicted))
             if len(predicted):
                 _compare(tried, answers[0], served[: len(predicted)], predicted)
+                os.sched_yield()
                 repeated = [one.recorded for one in copies]
                 self._keep(batch_of(tried.terms.version, answers, predicted, repeated))
         except Exception:

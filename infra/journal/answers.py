@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infra.journal import segments
-from infra.journal.ids import Ids
+from infra.journal.ids import Ids, joined
 from infra.journal.index import Named
 from infra.journal.segments import ANSWERED_AT, runs
 from models.contract import arrow
@@ -66,7 +66,7 @@ def batch_of(contract: Contract, kept: Sequence[Kept]) -> pa.RecordBatch:
     answers = [one.answers for one in kept]
     columns = {column.name: _joined([one.columns[column.name] for one in answers]) for column in contract.inputs}
     own = {
-        "id": pa.concat_arrays([one.ids.arrow() for one in answers]),
+        "id": joined([one.ids for one in answers]),
         "predicted": arrow.numbers(pa.float64(), _joined([one.values for one in answers]).astype(np.float64)),
         NAMED: _flags([one.ids for one in answers]),
     }

@@ -17,6 +17,7 @@ from infra.errors import NotFound, Unavailable
 from infra.folders import make_folder
 from infra.journal import segments
 from infra.journal.answers import Answers
+from infra.journal.ids import joined
 from infra.journal.segments import ANSWERED_AT, SEGMENT_BYTES, SEGMENT_S, Sealed, Writer
 from models.contract import arrow
 from models.contract.clock import EPOCH, microseconds
@@ -51,7 +52,7 @@ def batch_of(
     at_us = np.repeat(np.array(moments_us, np.int64), [len(one.ids) for one in answers])
     batch = pa.RecordBatch.from_arrays(
         [
-            pa.concat_arrays([one.ids.arrow() for one in answers]).slice(0, count),
+            joined([one.ids for one in answers]).slice(0, count),
             arrow.repeated(version, count),
             arrow.repeated(answers[0].version, count),
             arrow.numbers(pa.float64(), served[:count]),

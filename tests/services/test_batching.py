@@ -15,7 +15,7 @@ from models.catalog.taxi_eta import CONTRACT
 from models.contract.rows import Array, Columns, Rows
 from models.inference import Predictor, Runtime, batch_rows
 from services import batching
-from services.batching import MAXIMUM_BATCH_ROWS, Batcher, Overloaded, Predict
+from services.batching import MAXIMUM_BATCH_ROWS, Batcher, Overloaded, Part, Predict
 from tests.models.learning import export_taxi
 
 AT_ONCE, LONG = 0.0, 1.0
@@ -169,6 +169,37 @@ def test_does_nothing_where_all_have_gone_and_goes_on() -> None:
 
     assert asyncio.run(ask()) == [4.0]
     assert doubling.sizes == [1]
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_rows_of_whoever_has_gone_are_in_nobodys_batch(gone: int) -> None:
+    """A batch is recorded whole."""
+    started, end = threading.Event(), threading.Event()
+
+    def predict(parts: Sequence[Rows]) -> tuple[Columns, Array]:
+        numbers = np.array([number for part in parts for number in part.one_by_one or ()], np.float32)
+        started.set()
+        end.wait(10)
+        return {"number": numbers}, 2 * numbers
+
+    async def ask() -> list[Part]:
+        batcher = Batcher(predict, lambda _: LONG)
+        asked = [
+            batcher.predict(Rows(2, one_by_one=[number, -number], ids=[f"{number}", None]), 1) for number in (1, 2, 3)
+        ]
+        await asyncio.to_thread(started.wait)
+        asked.pop(gone).cancel()
+        end.set()
+        return await asyncio.gather(*asked)
+
+    parts = asyncio.run(ask())
+
+    stays = [number for number in (1, 2, 3) if number != gone + 1]
+    (batch,) = {part.batch for part in parts}
+    assert batch.columns["number"].tolist() == [value for number in stays for value in (number, -number)]
+    assert batch.values.tolist() == (2 * batch.columns["number"]).tolist()
+    assert batch.given == {0: str(stays[0]), 2: str(stays[1])}
+    assert [(part.start, part.stop) for part in parts] == [(0, 2), (2, 4)]
 
 
 def test_a_burst_after_quiet_loses_none() -> None:

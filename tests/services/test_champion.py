@@ -12,6 +12,7 @@ from models.bundle import Bundle
 from models.errors import BundleError, ProviderUnavailable
 from models.inference import WARM_SIZES, GraphInputs, Predictor, Provider, Runtime
 from services import champion as module
+from services.batching import Part
 from services.champion import load
 
 
@@ -69,7 +70,11 @@ def test_fills_batches_up_where_that_costs_little(
     champion = load(make_bundle().files())
     ran.clear()
     rows = champion.decoder.decode(json.dumps({"rows": [row] * 3}).encode())
-    part = asyncio.run(champion.batcher.predict(rows, 1))
+
+    async def predict() -> Part:
+        return await champion.batcher.predict(rows, 1)
+
+    part = asyncio.run(predict())
 
     assert ran == {run}
     assert part.batch.values.tolist() == [16.0] * 3

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.journal.ids import Ids, Mint, given_out_at
+from infra.journal.ids import Ids, Mint, given_out_at, joined
 
 KEY = bytes(range(16))
 
@@ -60,6 +60,14 @@ def test_one_wrong_digit_is_no_id(place: int, digit: str) -> None:
 @pytest.mark.parametrize("name", ["", "trip-1", "67e55044-10b1-426f-9247-bb680e5fe0c8", "0" * 36, "ü" * 36])
 def test_foreign_names_are_no_ids(name: str) -> None:
     assert given_out_at(KEY, name) is None
+
+
+@pytest.mark.parametrize("given", [{}, {1: "trip-ü"}])
+def test_ids_of_several_batches_stand_one_behind_the_other(given: dict[int, str]) -> None:
+    mint = Mint(KEY, 0)
+    some = [Ids(mint.mint(count)[0], given if count == 3 else None) for count in (1, 3, 0, 2)]
+
+    assert joined(some).to_pylist() == [name for one in some for name in one.texts()]
 
 
 def test_given_names_take_the_place_of_minted_ones() -> None:
