@@ -174,13 +174,14 @@ def _violations(
 def _read(contract: Contract, body: bytes) -> dict[str, pa.Array]:
     """Read the columns of a stream. Raises: `NotArrow`, `TooManyRows`, `ContractError`."""
     try:
-        messages = pa.ipc.MessageReader.open_stream(pa.py_buffer(body))
-        declared = pa.ipc.read_schema(messages.read_next_message())
-        _check(contract, declared)
-        if any(map(_is_compressed, messages)):
-            raise NotArrow("the Arrow stream is compressed, which is not read: send it as it is")
         batches, rows = [], 0
         with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
+            declared = stream.schema  # pa.ipc.read_schema takes any message for one, and the process ends
+            _check(contract, declared)
+            messages = pa.ipc.MessageReader.open_stream(pa.py_buffer(body))
+            messages.read_next_message()
+            if any(map(_is_compressed, messages)):
+                raise NotArrow("the Arrow stream is compressed, which is not read: send it as it is")
             for batch in stream:
                 rows += batch.num_rows
                 if rows > MAXIMUM_ROWS:

@@ -225,6 +225,28 @@ def test_tells_what_is_no_arrow(tiny_contract: Contract, content: bytes) -> None
         arrow.decode(tiny_contract, content)
 
 
+@pytest.mark.parametrize("kind", [0, 2, 3, 4, 5, 58, 255])
+@pytest.mark.parametrize("moved", [0, 3, 7, 64])
+def test_what_is_no_schema_is_not_taken_for_one(tiny_contract: Contract, kind: int, moved: int) -> None:
+    """Of a message that says it is of an unknown kind nothing is verified: whoever reads it as a schema all the same
+    follows its references to anywhere, and the process ends."""
+    content = bytearray(stream(table(ROW)))
+    said = content.index(b"\x01\x04\x00")  # MessageHeader.Schema, MetadataVersion.V5
+    content[said] = kind
+    content[said + 127 : said + 127] = bytes(moved)
+
+    with pytest.raises(NotArrow):
+        arrow.decode(tiny_contract, bytes(content))
+
+
+def test_a_stream_without_its_schema_is_none(tiny_contract: Contract) -> None:
+    content = stream(table(ROW))
+    after_schema = 8 + int.from_bytes(content[4:8], "little")
+
+    with pytest.raises(NotArrow):
+        arrow.decode(tiny_contract, content[after_schema:])
+
+
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
 @given(place=st.integers(0, 5000), byte=st.integers(0, 255), cut=st.none() | st.integers(0, 3000))
 def test_spoilt_streams_are_refused_or_read_and_never_fail_otherwise(
