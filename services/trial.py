@@ -5,7 +5,6 @@ champion answers, and its caller does not see it.
 
 In the shadow it answers the champion's rows once more, after those are recorded, and nobody gets it: a thread of its
 own, of lower priority, takes what has come together, predicts it in few large batches, compares, and has it journalled.
-After each of its steps it lets go of the interpreter, which otherwise it has for half a millisecond at a time.
 What waits for it is bounded in rows; what comes above it is dropped and counted. The event loop hands over references
 to what is there already, once a write of the journal: a few microseconds for some hundred rows.
 """
@@ -32,7 +31,7 @@ import pyarrow as pa
 from infra.journal.answers import Answers
 from infra.journal.journal import Recorded
 from infra.journal.shadows import Shadows, batch_of
-from models.contract.rows import Array, Columns, Rows
+from models.contract.rows import Columns, Rows
 from models.deciding.rollout import Challenger, is_drawn, weight_at
 from services import metrics
 from services.batching import Overloaded, Part
@@ -172,17 +171,13 @@ class Shadow:
         tried, answers = copies[0].tried, [one.answers for one in copies]
         count = sum(len(one.ids) for one in answers)
         try:
-            columns: dict[str, Array] = {}
-            for name in answers[0].columns:
-                columns[name] = np.concatenate([one.columns[name] for one in answers])
-                os.sched_yield()
+            columns = {name: np.concatenate([one.columns[name] for one in answers]) for name in answers[0].columns}
             served = np.concatenate([one.values for one in answers]).astype(np.float32)
             predicted = np.concatenate([np.empty(0, np.float32), *_predicted(tried, columns, count, self._is_late)])
             why = "ended" if tried.tally.ended is not None else "closing"
             metrics.SHADOW_DROPPED.labels(why).inc(count - len(predicted))
             if len(predicted):
                 _compare(tried, answers[0], served[: len(predicted)], predicted)
-                os.sched_yield()
                 repeated = [one.recorded for one in copies]
                 self._keep(batch_of(tried.terms.version, answers, predicted, repeated))
         except Exception:
