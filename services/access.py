@@ -1,6 +1,6 @@
 """May this request go on? Asked before a body is read, for our own paths and for those that are BentoML's alike.
 
-Four questions: is its body no pickle, which would run what it likes; is it not compressed, and so of a size that nobody
+Five questions: is its body no pickle, which would run what it likes; is it not compressed, and so of a size that nobody
 knows; how long does its caller still wait; and, where keys are asked for, does its key allow this path, at this rate.
 Where none are, no page of another origin makes its visitor's browser predict and label: a browser sends that without
 asking us first. Who needs no key: whoever asks how the service is doing. A path of BentoML's that is not named here is

@@ -179,10 +179,8 @@ class Edge:
         def next_until() -> float | None:
             return _sooner(until, None if self._timeout_s is None else loop.time() + self._timeout_s)
 
-        answering, bound = (
-            stream(Request(b"", scope["headers"], scope["path"]), _chunks(receive)),
-            asyncio.timeout(None),
-        )
+        request, bound = Request(b"", scope["headers"], scope["path"]), asyncio.timeout(None)
+        answering = stream(request, _chunks(receive))
         try:
             await parts.begin()
             async with bound, aclosing(answering):
@@ -191,7 +189,7 @@ class Edge:
                     await parts.send(part)
                     bound.reschedule(next_until())
             await parts.end()
-        except Exception as error:
+        except Exception as error:  # as in `answered`; its status has been sent, so that its last line says it
             late = isinstance(error, TimeoutError) and bound.expired()
             if not late:
                 logger.exception("a request failed")
@@ -249,17 +247,25 @@ class Edge:
             await _send(scope, send, _unread(scope, error_answer(error)))
             return
         try:
+            body = await self._read_for_another(scope, receive)
+            if isinstance(body, Answer):
+                await _send(scope, send, body)
+            elif body is not None:
+                await self._fall_back(scope, _replay(body, receive), send, within_s)
+        finally:
+            self._running -= 1
+
+    async def _read_for_another(self, scope: Scope, receive: Receive) -> bytes | Answer | None:
+        """Read a body that is passed on; give the answer where it is refused, None where the caller has gone."""
+        try:
             async with asyncio.timeout(self._timeout_s):
                 body = await _read(scope, receive)
             refuse_pickled_parts(scope["headers"], body or b"")
-            if body is not None:
-                await self._fall_back(scope, _replay(body, receive), send, within_s)
         except OkruhError as error:
-            await _send(scope, send, error_answer(error))
+            return error_answer(error)
         except TimeoutError:
-            await _send(scope, send, error_answer(TooLate(self._timeout_s)))
-        finally:
-            self._running -= 1
+            return error_answer(TooLate(self._timeout_s))
+        return body
 
     async def _fall_back(self, scope: Scope, receive: Receive, send: Send, within_s: float | None) -> None:
         began = False

@@ -222,3 +222,43 @@ def test_answers_so_many_requests_at_a_time() -> None:
             return [one.status_code for one in (*done, refused)]
 
     assert asyncio.run(ask()) == [200, 200, 200, 200, 200, 429]
+
+
+def test_what_fails_after_it_began_elsewhere_is_not_answered_twice() -> None:
+    sent: list[str] = []
+
+    async def begins(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise TimeoutError("its own")
+
+    async def read() -> Any:
+        return {"type": "http.request", "body": b"1"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    scope = {"type": "http", "method": "POST", "path": "/elsewhere", "headers": []}
+    with pytest.raises(TimeoutError, match="its own"):
+        asyncio.run(Edge(begins)(scope, read, send))
+
+    assert sent == ["http.response.start"]
+
+
+def test_what_is_passed_on_counts_among_the_requests_that_are_answered() -> None:
+    statuses: list[int] = []
+
+    async def read() -> Any:
+        return {"type": "http.request", "body": b"1"}
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status", 0))
+
+    async def asks_again(scope: Any, receive: Any, _: Any) -> None:
+        await edge(scope, receive, send)
+
+    edge = Edge(asks_again, most=1)
+    scope = {"type": "http", "method": "POST", "path": "/elsewhere", "headers": []}
+    asyncio.run(edge(scope, read, send))
+    asyncio.run(edge(scope, read, send))  # the first has left
+
+    assert statuses == [429, 0, 429, 0]
