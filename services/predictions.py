@@ -16,9 +16,10 @@ import pyarrow as pa
 from prometheus_client import Counter
 
 from infra.errors import Unavailable
-from infra.journal.answers import Answers, row_digest
+from infra.journal.answers import Sheet, row_digest
 from infra.journal.ids import KEY_BYTES, Ids, Mint
 from infra.journal.journal import Journal, Recorded
+from models.bundle import Card
 from models.contract import arrow
 from models.contract.rows import Rows
 from models.errors import OkruhError, Violation
@@ -87,6 +88,15 @@ class _Record(NamedTuple):
     """None where nobody waits for it."""
 
 
+class _Copied(NamedTuple):
+    """Rows that a challenger in the shadow shall answer as well."""
+
+    tried: Tried
+    sheet: Sheet
+    start: int
+    stop: int
+
+
 class Predictions:
     """The way of rows through a champion and into the journal. For one event loop."""
 
@@ -105,9 +115,8 @@ class Predictions:
         self._goes_on = goes_on
         self._shadow = shadow
         self._mint: Mint | None = None
-        self._unsent: list[Answers] = []
-        self._copied: list[tuple[Tried, Answers]] = []
-        """What challengers in the shadow shall answer as well."""
+        self._unsent: list[Sheet] = []
+        self._copied: list[_Copied] = []
         self._unawaited_rows = 0
         """Rows among them that are answered whatever becomes of their record."""
         self._waiting_rows = 0
@@ -150,7 +159,8 @@ class Predictions:
         """Record what was answered and not recorded yet; the log says what could not be."""
         if self._handing_over is not None:
             self._handing_over.cancel()
-        answers, self._unsent, self._copied, self._durable = self._unsent, [], [], None
+        answers = [sheet.answers() for sheet in self._unsent]
+        self._unsent, self._copied, self._durable = [], [], None
         if not answers:
             return
         try:
@@ -168,13 +178,12 @@ class Predictions:
         handed over together: one wake-up of the journal's thread, one of the loop, and fewer, larger writes. A large
         batch is a write of its own, while its values are in the processor's caches.
         """
-        minted, at = self._named_by().mint(len(batch.values))
+        minted, answered_ms = self._named_by().mint(len(batch.values))
         ids = Ids(minted, batch.given)
-        card = model.card
-        answers = Answers(card.contract, card.version, ids, batch.columns, batch.values, at)
-        self._unsent.append(answers)
+        sheet = self._sheet(model.card, ids)
+        sheet.add(ids, batch.columns, batch.values, answered_ms)
         if tried is not None and tried.terms.mode == "shadow":
-            self._copied.append((tried, answers))
+            self._copy(tried, sheet, len(ids))
         self._waiting_rows += len(ids)
         many = len(ids) >= MAXIMUM_BATCH_ROWS  # no write is spared by waiting for more
         if self._durable is None or (many and not self._strict):
@@ -190,6 +199,21 @@ class Predictions:
         self._unawaited_rows += len(ids) if self._goes_on or not waits else 0
         record = batch.record = _Record(ids, self._durable if waits else None)
         return record
+
+    def _sheet(self, card: Card, ids: Ids) -> Sheet:
+        for sheet in reversed(self._unsent):
+            if sheet.takes(card.version, ids):
+                return sheet
+        self._unsent.append(Sheet(card.contract, card.version))
+        return self._unsent[-1]
+
+    def _copy(self, tried: Tried, sheet: Sheet, count: int) -> None:
+        """Have the last rows of a sheet answered as well."""
+        last = self._copied[-1] if self._copied else None
+        if last is not None and last.sheet is sheet and last.tried is tried and last.stop == len(sheet) - count:
+            self._copied[-1] = last._replace(stop=len(sheet))
+        else:
+            self._copied.append(_Copied(tried, sheet, len(sheet) - count, len(sheet)))
 
     def _named_by(self) -> Mint:
         """Give what makes ids. Raises: `Unavailable`."""
@@ -210,14 +234,15 @@ class Predictions:
                 return {}
             raise
 
-    def _show(self, copied: list[tuple[Tried, Answers]], recorded: Recorded) -> None:
+    def _show(self, copied: list["_Copied"], recorded: Recorded) -> None:
         if self._shadow is not None:
-            for tried, answers in copied:
-                self._shadow.take(tried, answers, recorded)
+            for one in copied:
+                self._shadow.take(one.tried, one.sheet.answers(one.start, one.stop), recorded)
 
     def _hand_over(self) -> None:
-        durable, answers, unawaited = self._durable, self._unsent, self._unawaited_rows
-        copied, self._copied = self._copied, []
+        durable, unawaited = self._durable, self._unawaited_rows
+        answers, copied = [sheet.answers() for sheet in self._unsent], self._copied
+        self._copied = []
         self._durable, self._unsent, self._unawaited_rows = None, [], 0
         assert durable is not None
 
@@ -230,7 +255,7 @@ class Predictions:
             durable.set_exception(outcome)
             durable.exception()  # nobody may wait for it, and asyncio would say so
             metrics.LOST.inc(unawaited)
-            metrics.SHADOW_DROPPED.labels("unrecorded").inc(sum(len(answers.ids) for _, answers in copied))
+            metrics.SHADOW_DROPPED.labels("unrecorded").inc(sum(one.stop - one.start for one in copied))
 
         try:
             write = asyncio.wrap_future(self._journal.append(answers))

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from infra.journal import segments
-from infra.journal.ids import Ids, joined
+from infra.journal.ids import Ids, moment, put_together
 from infra.journal.index import Named
 from infra.journal.segments import ANSWERED_AT, runs
 from models.contract import arrow
@@ -22,6 +22,10 @@ from models.contract.rows import Array, Columns
 
 _TIME, _ZONE = b"time", b"zone"
 """Under these a schema's metadata name the column that says when the event was, and its wall clock's zone."""
+
+_SHEET_ROWS = 2048
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 NAMED = "named"
 """The column that says whether its caller named a row."""
@@ -35,8 +39,63 @@ class Answers(NamedTuple):
     ids: Ids
     columns: Columns
     values: Array
-    answered_at: datetime
-    """Aware, UTC; whole milliseconds."""
+    answered_ms: npt.NDArray[np.int64]
+    """[N], since 1970."""
+
+    def answered_at(self, place: int) -> datetime:
+        """Say when a row was answered; aware, UTC."""
+        return moment(int(self.answered_ms[place]))
+
+
+class Sheet:
+    """Answers of one model that come one after the other, put together as they come.
+
+    Whoever records them, or has another model answer them, has an array a column to handle and not hundreds, while
+    others wait for the interpreter. A batch that nothing is put to stays what it is.
+    """
+
+    def __init__(self, contract: Contract, version: str) -> None:
+        self._contract = contract
+        self.version = version
+        self._ids: list[Ids] = []
+        self._columns: Columns = {}
+        self._values: Array = np.empty(0, np.float32)
+        self._answered_ms: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._rows = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def takes(self, version: str, ids: Ids) -> bool:
+        """Say whether rows have a place here. Those that callers named have none: of these, who came first counts."""
+        fits = self._rows + len(ids) <= _SHEET_ROWS and version == self.version
+        return fits and not ids.given and not self._ids[0].given
+
+    def add(self, ids: Ids, columns: Columns, values: Array, answered_ms: int) -> None:
+        """Put rows below the others; the first ones whatever `takes` says."""
+        start, stop = self._rows, self._rows + len(ids)
+        if not start:
+            self._columns, self._values, self._answered_ms = columns, values, np.full(stop, answered_ms)
+        else:
+            if stop > len(self._values):
+                self._make_room()
+            for name, array in self._columns.items():
+                array[start:stop] = columns[name]
+            self._values[start:stop] = values
+            self._answered_ms[start:stop] = answered_ms
+        self._ids.append(ids)
+        self._rows = stop
+
+    def answers(self, start: int = 0, stop: int | None = None) -> Answers:
+        """Give what was put here, from one row to another."""
+        rows = slice(start, self._rows if stop is None else stop)
+        ids = put_together(self._ids).part(rows.start, rows.stop)
+        columns = {name: array[rows] for name, array in self._columns.items()}
+        return Answers(self._contract, self.version, ids, columns, self._values[rows], self._answered_ms[rows])
+
+    def _make_room(self) -> None:
+        self._columns = {name: _with_room(array) for name, array in self._columns.items()}
+        self._values, self._answered_ms = _with_room(self._values), _with_room(self._answered_ms)
 
 
 class Kept(NamedTuple):
@@ -66,22 +125,25 @@ def batch_of(contract: Contract, kept: Sequence[Kept]) -> pa.RecordBatch:
     answers = [one.answers for one in kept]
     columns = {column.name: _joined([one.columns[column.name] for one in answers]) for column in contract.inputs}
     own = {
-        "id": joined([one.ids for one in answers]),
+        "id": put_together([one.ids for one in answers]).arrow(),
         "predicted": arrow.numbers(pa.float64(), _joined([one.values for one in answers]).astype(np.float64)),
         NAMED: _flags([one.ids for one in answers]),
     }
     names = [*(column.name for column in contract.inputs), *own]
     batch = pa.RecordBatch.from_arrays([*arrow.arrays(contract, columns), *own.values()], names)
     batch = batch.replace_schema_metadata({_TIME: contract.time.name, _ZONE: contract.time.zone or ""})
-    counts = np.array([len(one.ids) for one in answers])
+    answered_ms = _joined([one.answered_ms for one in answers])
+    counts = [len(one.ids) for one in answers]
     if any(one.mask is not None for one in kept):
         masks = [one.mask if one.mask is not None else np.ones(len(one.answers.ids), bool) for one in kept]
-        counts = np.array([np.count_nonzero(mask) for mask in masks])
-        batch = batch.filter(arrow.flags(np.concatenate(masks)))
-    moments_us = np.array([microseconds(one.answered_at - EPOCH) for one in answers], np.int64)
-    versions = pa.array([one.version for one in answers], pa.string())
-    batch = batch.append_column("version", runs(versions, counts))
-    return batch.append_column(ANSWERED_AT, runs(arrow.numbers(pa.timestamp("us", "UTC"), moments_us), counts))
+        counts = [int(np.count_nonzero(mask)) for mask in masks]
+        mask = np.concatenate(masks)
+        batch, answered_ms = batch.filter(arrow.flags(mask)), answered_ms[mask]
+    versions = arrow.text([one.version for one, count in zip(answers, counts, strict=True) if count])
+    batch = batch.append_column("version", runs(versions, np.cumsum(list(filter(None, counts)), dtype=np.int32)))
+    last = np.flatnonzero(np.append(answered_ms[1:] != answered_ms[:-1], len(answered_ms) > 0))
+    moments = arrow.numbers(pa.timestamp("us", "UTC"), answered_ms[last] * 1000)
+    return batch.append_column(ANSWERED_AT, runs(moments, (last + 1).astype(np.int32)))
 
 
 def read(path: Path) -> Iterator[pa.RecordBatch]:
@@ -117,11 +179,18 @@ def _joined(arrays: list[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
+def _with_room(array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+    larger = np.empty(_SHEET_ROWS, array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
 def _flags(ids: list[Ids]) -> pa.Array:
     named = np.zeros(sum(map(len, ids)), bool)
     start = 0
     for one in ids:
-        named[[start + place for place in one.given]] = True
+        if one.given:
+            named[[start + place for place in one.given]] = True
         start += len(one)
     return arrow.flags(named)
 

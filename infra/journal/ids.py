@@ -50,14 +50,14 @@ class Mint:
         self._counter = int.from_bytes(os.urandom(3)) % _COUNTERS
         self._last_ms = 0
 
-    def mint(self, count: int) -> tuple[bytes, datetime]:
-        """Make ids, one behind the other, and say of which moment they are."""
+    def mint(self, count: int) -> tuple[bytes, int]:
+        """Make ids, one behind the other, and say of which moment they are: milliseconds since 1970."""
         self._last_ms = max(self._last_ms, time.time_ns() // 1_000_000)  # ids do not go back where a clock does
         high = self._last_ms << 16 | 7 << 12 | self._slot
         counters = np.arange(self._counter, self._counter + count, dtype=np.uint64) & np.uint64(_COUNTERS - 1)
         self._counter = (self._counter + count) % _COUNTERS
         low = np.uint64(0b10 << 62) | counters << np.uint64(_PROOF_BITS) | _proofs(self._key, high, counters)
-        return _written(high, low), moment(self._last_ms)
+        return _written(high, low), self._last_ms
 
 
 def given_out_at(key: bytes, name: str) -> datetime | None:
@@ -98,6 +98,13 @@ class Ids:
                 ids[place - start] = name
         return ids
 
+    def part(self, start: int, stop: int) -> "Ids":
+        """Give the ids from one place to another."""
+        if stop - start == len(self):
+            return self
+        given = {place - start: name for place, name in self.given.items() if start <= place < stop}
+        return Ids(self._minted[start * LENGTH : stop * LENGTH], given)
+
     def arrow(self) -> pa.Array:
         """Give them as Arrow."""
         if self.given:
@@ -106,11 +113,16 @@ class Ids:
         return pa.StringArray.from_buffers(len(self), pa.py_buffer(ends), pa.py_buffer(self._minted))
 
 
-def joined(some: Sequence[Ids]) -> pa.Array:
-    """Give the ids of several batches as Arrow, one behind the other."""
-    if any(one.given for one in some):
-        return pa.concat_arrays([one.arrow() for one in some])
-    return Ids(b"".join(one._minted for one in some)).arrow()
+def put_together(some: Sequence[Ids]) -> Ids:
+    """Put the ids of several batches one behind the other."""
+    if len(some) == 1:
+        return some[0]
+    given, start = dict[int, str](), 0
+    for one in some:
+        if one.given:
+            given |= {start + place: name for place, name in one.given.items()}
+        start += len(one)
+    return Ids(b"".join(one._minted for one in some), given)
 
 
 def _proofs(key: bytes, high: int, counters: Words) -> Words:

@@ -381,7 +381,7 @@ def _new(opened: Index, answers: Sequence[Answers]) -> tuple[Recorded, list[Kept
                 mask[place] = False
             else:
                 known[name] = row_digest(one.columns, place)
-                names.append(Named(name, known[name], one.answered_at))
+                names.append(Named(name, known[name], one.answered_at(place)))
         kept.append(Kept(one, mask, names))
     return repeated, kept
 

@@ -33,6 +33,7 @@ from blake3 import blake3
 
 from infra.folders import sync_folder
 from infra.journal.ids import moment
+from models.contract import arrow
 
 SEGMENT_BYTES = 64 << 20
 SEGMENT_S = 3600.0
@@ -169,11 +170,9 @@ def _named(schema: pa.Schema, name: str) -> pa.Schema:
     return schema.with_metadata({**(schema.metadata or {}), NAME: name})
 
 
-def runs(values: pa.Array, counts: npt.NDArray[np.integer]) -> pa.Array:
-    """Say each value so many times in a column, in little place; whoever reads a segment gets an ordinary column."""
-    some = counts > 0
-    ends = pa.array(np.cumsum(counts[some]), pa.int32())
-    return pa.RunEndEncodedArray.from_arrays(ends, values.filter(pa.array(some)))
+def runs(values: pa.Array, ends: npt.NDArray[np.int32]) -> pa.Array:
+    """Say each value up to its end in a column, in little place; whoever reads a segment gets an ordinary column."""
+    return pa.RunEndEncodedArray.from_arrays(arrow.numbers(pa.int32(), ends), values)
 
 
 def seal(path: Path) -> Sealed | None:

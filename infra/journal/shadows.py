@@ -17,10 +17,9 @@ from infra.errors import NotFound, Unavailable
 from infra.folders import make_folder
 from infra.journal import segments
 from infra.journal.answers import Answers
-from infra.journal.ids import joined
+from infra.journal.ids import put_together
 from infra.journal.segments import ANSWERED_AT, SEGMENT_BYTES, SEGMENT_S, Sealed, Writer
 from models.contract import arrow
-from models.contract.clock import EPOCH, microseconds
 
 _SCHEMA = pa.schema(
     [
@@ -48,22 +47,21 @@ def batch_of(
     """
     count = len(predicted)
     served = np.concatenate([one.values for one in answers]).astype(np.float64)
-    moments_us = [microseconds(one.answered_at - EPOCH) for one in answers]
-    at_us = np.repeat(np.array(moments_us, np.int64), [len(one.ids) for one in answers])
+    answered_ms = np.concatenate([one.answered_ms for one in answers])
     batch = pa.RecordBatch.from_arrays(
         [
-            joined([one.ids for one in answers]).slice(0, count),
+            put_together([one.ids for one in answers]).arrow().slice(0, count),
             arrow.repeated(version, count),
             arrow.repeated(answers[0].version, count),
             arrow.numbers(pa.float64(), served[:count]),
             arrow.numbers(pa.float64(), predicted.astype(np.float64), ~np.isfinite(predicted)),
-            arrow.numbers(pa.timestamp("us", "UTC"), at_us[:count]),
+            arrow.numbers(pa.timestamp("us", "UTC"), answered_ms[:count] * 1000),
         ],
         schema=_SCHEMA,
     )
     if not any(repeated):
         return batch
-    kept, start = np.ones(len(at_us), bool), 0
+    kept, start = np.ones(len(answered_ms), bool), 0
     for one, names in zip(answers, repeated, strict=True):
         kept[[start + place for place, name in one.ids.given.items() if name in names]] = False
         start += len(one.ids)

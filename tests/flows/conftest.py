@@ -38,6 +38,7 @@ from models.catalog.taxi_eta import MODEL
 from models.contract.rows import RowDecoder
 from models.deciding import rollout
 from models.deciding.rollout import Rollout
+from tests.infra.journal.answers import milliseconds
 
 _STATE = tempfile.mkdtemp(prefix="okruh-flows-")
 atexit.register(shutil.rmtree, _STATE, ignore_errors=True)  # before Prefect's own, so that its server has ended then
@@ -199,8 +200,7 @@ def answered(ids: Sequence[str], rows: Sequence[Mapping[str, object]], value: fl
     names = Ids(b"-" * 36 * len(ids), dict(enumerate(ids)))
     values, now = np.full(len(ids), value), datetime.now(UTC)
     columns = decoder.together([decoder.convert(rows)])
-    at = now.replace(microsecond=now.microsecond // 1000 * 1000)
-    return Recorded(MODEL.contract, version, names, columns, values, at)
+    return Recorded(MODEL.contract, version, names, columns, values, milliseconds(now, len(ids)))
 
 
 def _scaled(content: bytes, factor: float) -> bytes:

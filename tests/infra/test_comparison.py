@@ -20,7 +20,7 @@ from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from models.deciding.rollout import Compared
-from tests.infra.journal.answers import AT, CONTRACT, answers
+from tests.infra.journal.answers import AT, CONTRACT, answers, milliseconds
 
 NOTHING = Compared(
     unit="minutes",
@@ -96,7 +96,7 @@ def test_compares_on_the_same_rows_wherever_they_are(lake: Lake, journal: Journa
 def test_adds_up_what_the_lake_and_the_journal_have(lake: Lake, journal: Journal) -> None:
     show(journal, answers("a", value=10.0), 11.0)
     archive(lake, journal)
-    show(journal, answers("b", value=10.0)._replace(answered_at=AT + timedelta(hours=1)), 13.0)
+    show(journal, answers("b", value=10.0)._replace(answered_ms=milliseconds(AT + timedelta(hours=1), 1)), 13.0)
 
     assert (compared(lake, journal).rows, compared(lake, journal).mean_difference) == (2, 2.0)
 

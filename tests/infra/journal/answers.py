@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from infra.journal.answers import Answers
 from infra.journal.ids import Ids
@@ -33,7 +34,13 @@ def answers(
     version, value = changes.pop("version", "v1"), changes.pop("value", 1.5)
     decoder, rows = RowDecoder(contract), [ROW | changes] * len(names)
     decoded = decoder.decode(msgspec.json.encode({"rows": rows}))
-    minted, at = journal.mint().mint(len(names)) if journal else (b"-" * 36 * len(names), AT)
+    count = len(names)
+    minted, at_ms = journal.mint().mint(count) if journal else (b"-" * 36 * count, round(AT.timestamp() * 1000))
     ids = Ids(minted, {place: name for place, name in enumerate(names) if name is not None})
-    values = np.full(len(names), value, np.float32)
-    return Answers(contract, str(version), ids, decoder.together([decoded]), values, at)
+    values, answered_ms = np.full(count, value, np.float32), np.full(count, at_ms)
+    return Answers(contract, str(version), ids, decoder.together([decoded]), values, answered_ms)
+
+
+def milliseconds(at: datetime, count: int) -> npt.NDArray[np.int64]:
+    """Say for so many rows that they were answered at a moment."""
+    return np.full(count, round(at.timestamp() * 1000))

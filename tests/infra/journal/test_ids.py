@@ -3,13 +3,12 @@
 import os
 import time
 import uuid
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.journal.ids import Ids, Mint, given_out_at, joined
+from infra.journal.ids import Ids, Mint, given_out_at, moment, put_together
 
 KEY = bytes(range(16))
 
@@ -39,13 +38,13 @@ def test_do_not_go_back_where_the_clock_does(monkeypatch: pytest.MonkeyPatch) ->
 
     (_, before), (_, after) = mint.mint(1), mint.mint(1)
 
-    assert before == after == datetime(2020, 9, 13, 12, 26, 40, tzinfo=UTC)
+    assert before == after == 1_600_000_000_000
 
 
 def test_are_known_with_their_moment_by_the_key_that_made_them() -> None:
-    minted, at = Mint(KEY, 4095).mint(3)
+    minted, at_ms = Mint(KEY, 4095).mint(3)
 
-    assert [given_out_at(KEY, name) for name in Ids(minted).texts()] == [at, at, at]
+    assert [given_out_at(KEY, name) for name in Ids(minted).texts()] == [moment(at_ms)] * 3
     assert [given_out_at(KEY[::-1], name) for name in Ids(minted).texts()] == [None, None, None]
 
 
@@ -67,7 +66,14 @@ def test_ids_of_several_batches_stand_one_behind_the_other(given: dict[int, str]
     mint = Mint(KEY, 0)
     some = [Ids(mint.mint(count)[0], given if count == 3 else None) for count in (1, 3, 0, 2)]
 
-    assert joined(some).to_pylist() == [name for one in some for name in one.texts()]
+    together, names = put_together(some), [name for one in some for name in one.texts()]
+
+    assert together.texts() == together.arrow().to_pylist() == names
+    assert [together.part(start, stop).texts() for start, stop in ((0, 6), (1, 3), (3, 6))] == [
+        names,
+        names[1:3],
+        names[3:],
+    ]
 
 
 def test_given_names_take_the_place_of_minted_ones() -> None:

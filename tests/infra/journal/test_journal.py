@@ -20,7 +20,7 @@ from infra.journal.index import Index, Label, LabelOutcome
 from infra.journal.journal import Counts, Journal
 from infra.journal.segments import Writer
 from models.contract.columns import Number
-from tests.infra.journal.answers import AT, CONTRACT, ROW, answers
+from tests.infra.journal.answers import AT, CONTRACT, ROW, answers, milliseconds
 
 WAIT_S = 30.0
 
@@ -59,7 +59,7 @@ def test_finds_ids_of_its_own_before_and_after_sealing(journal: Journal) -> None
     assert journal.find(second).id == second
     journal.seal()
     assert (journal.find(first).id, journal.find("x").id) == (first, "x")
-    assert journal.answered_at(first) == batch.answered_at
+    assert journal.answered_at(first) == batch.answered_at(0)
 
 
 def test_is_empty_before_its_first_write_and_makes_no_file(journal: Journal) -> None:
@@ -227,7 +227,9 @@ def test_what_is_archived_counts_and_keeps_its_name(journal: Journal) -> None:
 
 def test_forgets_names_and_archived_labels_of_old_answers(tmp_path: Path) -> None:
     long, short = Journal(tmp_path / "main", keep_days=36_500), Journal(tmp_path / "main", keep_days=1.0)
-    long.append([answers("old", "older")._replace(answered_at=AT - timedelta(days=900))]).result(WAIT_S)
+    long.append([answers("old", "older")._replace(answered_ms=milliseconds(AT - timedelta(days=900), 2))]).result(
+        WAIT_S
+    )
     batch = answers("new", journal=long)
     long.append([batch]).result(WAIT_S)
     with long._open_index() as opened, opened.transaction():
@@ -235,7 +237,7 @@ def test_forgets_names_and_archived_labels_of_old_answers(tmp_path: Path) -> Non
 
     short.archived({}, labels_until=1)
 
-    assert [short.answered_at(name) for name in ("old", "older", "new")] == [None, None, batch.answered_at]
+    assert [short.answered_at(name) for name in ("old", "older", "new")] == [None, None, batch.answered_at(0)]
     assert [one.id for one in short.labels()] == ["older", "new"]
     long.close()
 
