@@ -133,7 +133,9 @@ class Predictions:
             accepted row.
         """
         with step("predict"):
-            model, part = (champion, None) if tried is None else await _instead(champion, tried, rows, size)
+            model, part = champion, None
+            if tried is not None and tried.terms.mode == "canary":
+                model, part = await _instead(champion, tried, rows, size)
             part = part or await champion.batcher.predict(rows, size)
         batch = part.batch
         with step("record"):
@@ -275,7 +277,7 @@ def count_refusal(error: OkruhError) -> None:
 
 async def _instead(champion: Champion, tried: Tried, rows: Rows, size: int) -> tuple[Champion, Part | None]:
     """Have a canary predict; give who has, and nothing where it is for the champion to do."""
-    if tried.terms.mode == "shadow" or (part := await trial.predict_instead(tried, rows, size)) is None:
+    if (part := await trial.predict_instead(tried, rows, size)) is None:
         return champion, None
     note(version=tried.terms.version)
     return tried.model, part

@@ -19,7 +19,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import NamedTuple
@@ -51,6 +50,7 @@ _FEWEST_S = 0.05
 """A canary is waited for as long as its terms call slow, so many times over; so many seconds at least, since what is
 sure to be slow is to be counted as such."""
 
+_WEIGHED_S = 0.1
 _COLLECT_S = 0.05
 _WRITE_S = 1.0
 _CLOSE_S = 1.0
@@ -60,22 +60,32 @@ _FEWEST_ROWS = 16
 _NICENESS = 10
 
 
-@dataclass(frozen=True)
 class Tried:
     """A challenger, ready to answer, and the terms on which it is tried."""
 
-    model: Champion
-    terms: Challenger
-    tally: Tally = field(default_factory=Tally)
-    """Of its answers on these terms."""
+    def __init__(self, model: Champion, terms: Challenger) -> None:
+        self.model = model
+        self.terms = terms
+        self.tally = Tally()
+        """Of its answers on these terms."""
+        self._weight = 0.0
+        self._weighed_s = -math.inf
+
+    @property
+    def weight(self) -> float:
+        """Its share of requests without a key; what a ramp makes of it counts within a tenth of a second."""
+        now_s = time.monotonic()
+        if now_s > self._weighed_s + _WEIGHED_S:
+            self._weight, self._weighed_s = weight_at(self.terms, datetime.now(UTC)), now_s
+        return self._weight
 
 
 def drawn(tried: Tried, request: Request) -> Tried | None:
     """Give the challenger where a request is its, too; by the request's key, and by chance where it bears none."""
     if tried.tally.ended is not None:
         return None
-    now, key = datetime.now(UTC), request.header(KEY)
-    its = is_drawn(tried.terms, key, now) if key else random.random() < weight_at(tried.terms, now)  # noqa: S311
+    key = request.header(KEY)
+    its = is_drawn(tried.terms, key, datetime.now(UTC)) if key else random.random() < tried.weight  # noqa: S311
     return tried if its else None
 
 

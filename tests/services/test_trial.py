@@ -33,7 +33,7 @@ from services.endpoints import Endpoints
 from services.following import Following
 from services.predictions import Predictions
 from services.tally import LAST, Tally
-from services.trial import Shadow
+from services.trial import Shadow, Tried
 from tests.services.conftest import Caller, teapot
 
 NOW = datetime.now(UTC)
@@ -277,7 +277,8 @@ def test_a_canary_that_hangs_costs_no_caller_their_answer(lake: Lake, worker: Ma
         return challenger.model.predict(parts)
 
     hanging = replace(challenger.model, batcher=Batcher(hang, lambda _: 1.0))
-    following.serving = replace(following.serving, challenger=replace(challenger, model=hanging))
+    tried = Tried(hanging, challenger.terms)
+    following.serving = replace(following.serving, challenger=tried)
     before = count("okruh_canary_requests_total", version="v2", outcome="slow")
 
     answers = [ask(caller, row), ask(caller, row)]
@@ -285,7 +286,7 @@ def test_a_canary_that_hangs_costs_no_caller_their_answer(lake: Lake, worker: Ma
 
     assert answers == [("v1", [16.0])] * 2
     assert count("okruh_canary_requests_total", version="v2", outcome="slow") == before + 2
-    assert challenger.tally.ended == "2 of 2 answers took longer than 1 ms, 1.00% may"
+    assert tried.tally.ended == "2 of 2 answers took longer than 1 ms, 1.00% may"
 
 
 def test_a_canary_that_is_slow_is_aborted(
@@ -373,9 +374,7 @@ def test_a_shadow_that_is_closed_drops_and_counts_what_it_has_no_time_for(
         at_once.wait()
         return tried.model.predict(parts)
 
-    following.serving = replace(
-        following.serving, challenger=replace(tried, model=replace(tried.model, predict=predict))
-    )
+    following.serving = replace(following.serving, challenger=Tried(replace(tried.model, predict=predict), tried.terms))
     ask(caller, *[row] * 3000)
     closing = threading.Thread(target=shadow.close)
     closing.start()
