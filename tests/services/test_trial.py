@@ -331,6 +331,37 @@ def test_a_shadow_answers_what_was_recorded_and_nobody_gets_it(
     assert count("okruh_shadow_difference_share_bucket", **series, le="0.01") == bucket + 2
 
 
+def test_a_shadow_answers_the_drawn_among_what_is_recorded_together(
+    lake: Lake, journal: Journal, make_bundle: Callable[..., Bundle], row: dict[str, Any]
+) -> None:
+    following = Following(load(make_bundle("v1").files()), lambda: lake, "main", 60.0)
+    change(lake, challenge("shadow", "v2", NOW))
+    following.look()
+    champion, tried = following.serving.champion, following.serving.challenger
+    shadow = Shadow(journal.shadows)
+    predictions = Predictions(journal, strict=False, shadow=shadow)
+
+    async def one_by_one() -> list[str]:
+        """Answer rows of which some are the challenger's, too, and give the ids of these."""
+        its = list[str]()
+        for place, drawn in enumerate((False, True, True, False, True)):
+            body = json.dumps({"rows": [{**row, "distance": float(place)}]}).encode()
+            rows = champion.decoder.decode(body)
+            answered = await predictions.answer(champion, rows, len(body), tried if drawn else None)
+            its += answered.ids() if drawn else []
+        assert predictions._durable is not None
+        await predictions._durable
+        return its
+
+    its = asyncio.run(one_by_one())
+    shadow.close()
+
+    recorded = {one.id: one for one in journal.predictions()}
+    assert len(recorded) == 5
+    assert [(one["id"], one["served"]) for one in shown(journal)] == [(name, recorded[name].value) for name in its]
+    assert [recorded[name].row["distance"] for name in its] == [1.0, 2.0, 4.0]
+
+
 def test_a_shadow_leaves_out_what_was_answered_before(
     lake: Lake, worker: MakeWorker, journal: Journal, row: dict[str, Any]
 ) -> None:

@@ -1,0 +1,72 @@
+"""Sheets: answers that are put together as they come."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.journal.answers import Answers, Sheet
+from tests.infra.journal.answers import AT as FIRST
+from tests.infra.journal.answers import CONTRACT, answers, milliseconds
+
+
+def batch(place: int, count: int, *names: str) -> Answers:
+    """Make a batch that differs from all others."""
+    made = answers(*(names or [None] * count), distance=float(place), value=float(place))
+    return made._replace(answered_ms=milliseconds(FIRST, len(made.ids)) + place)
+
+
+def put(sheet: Sheet, one: Answers) -> None:
+    sheet.add(one.ids, one.columns, one.values, int(one.answered_ms[0]))
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=8), data=st.data())
+def test_a_sheet_has_what_was_put_to_it_row_by_row(sizes: list[int], data: st.DataObject) -> None:
+    batches, sheet = [batch(place, size) for place, size in enumerate(sizes)], Sheet(CONTRACT, "v1")
+
+    for one in batches:
+        put(sheet, one)
+
+    rows = sum(sizes)
+    start = data.draw(st.integers(0, rows))
+    stop = data.draw(st.integers(start, rows))
+    for found, part in ((sheet.answers(), slice(0, rows)), (sheet.answers(start, stop), slice(start, stop))):
+        assert found.ids.texts() == [name for one in batches for name in one.ids.texts()][part]
+        assert found.values.tolist() == np.concatenate([one.values for one in batches])[part].tolist()
+        assert found.answered_ms.tolist() == np.concatenate([one.answered_ms for one in batches])[part].tolist()
+        for name, array in found.columns.items():
+            expected = np.concatenate([one.columns[name] for one in batches])[part]
+            np.testing.assert_array_equal(array, expected)
+            assert array.dtype == expected.dtype
+    assert len(sheet) == rows
+
+
+def test_what_comes_later_changes_neither_the_first_batch_nor_what_was_given_before() -> None:
+    first, sheet = batch(1, 2), Sheet(CONTRACT, "v1")
+    put(sheet, first)
+    before = sheet.answers()
+    assert before.values is not first.values
+    assert np.shares_memory(before.values, first.values)  # one batch alone is not copied
+
+    put(sheet, batch(2, 3))
+
+    assert [before.values.tolist(), first.values.tolist(), len(before.ids)] == [[1.0, 1.0], [1.0, 1.0], 2]
+    assert sheet.answers().values.tolist() == [1.0, 1.0, 2.0, 2.0, 2.0]
+
+
+def test_takes_rows_of_its_version_as_long_as_it_has_room() -> None:
+    sheet, few = Sheet(CONTRACT, "v1"), batch(2, 1).ids
+    put(sheet, batch(1, 2047))
+
+    assert (sheet.takes("v1", few), sheet.takes("v2", few)) == (True, False)
+    put(sheet, batch(2, 1))
+    assert not sheet.takes("v1", few)
+    assert len(sheet.answers().ids) == 2048
+
+
+def test_rows_that_callers_named_stay_by_themselves() -> None:
+    plain, named = Sheet(CONTRACT, "v1"), Sheet(CONTRACT, "v1")
+    put(plain, batch(1, 1))
+    put(named, batch(2, 1, "trip"))
+
+    assert not plain.takes("v1", batch(3, 1, "another").ids)
+    assert not named.takes("v1", batch(3, 1).ids)
