@@ -14,7 +14,7 @@ from infra.journal.index import Label
 from infra.journal.journal import Counts, Journal
 from infra.journal.segments import Sealed
 from infra.lake.protocol import Lake
-from infra.lake.transaction import transaction
+from infra.lake.transaction import Transaction, transaction
 from infra.settings import load_settings
 from models import definitions
 
@@ -46,28 +46,29 @@ def archive(model: str, branch: str) -> Counts:
     commit = lake.resolve(branch)
     before, last, own = _position(lake, commit), journal.last_label(), journal.identity()
     reached = before.last_labels.get(own, 0)
-    sealed = {one: _table(journal, one) for one in journal.seal()}
-    shadows = {one: _read(journal.shadows.table, one) for one in journal.shadows.seal()}
-    added = _new(lake, commit, PREDICTIONS, sealed)
-    added_shadows = _new(lake, commit, SHADOWS, shadows)
+    sealed, shadows = journal.seal(), journal.shadows.seal()
     labels = journal.labels(reached, last)
-    counts = Counts(_rows(added), len(labels))
-    if any(counts) or added_shadows:
-        note = {"kind": "journal", "predictions": str(counts.predictions), "labels": str(counts.labels)}
-        note |= {"shadows": str(_rows(added_shadows))} if added_shadows else {}
+    rows, added, added_shadows = dict[Sealed, int](), 0, 0
+    if sealed or shadows or labels:
+        note = {"kind": "journal"}
         with transaction(lake, branch, "archive the journal", note) as work:
             if _position(lake, work.base) != before:
                 raise Conflict(f"the journal of {model} on branch {branch!r} is being archived by another; try again")
-            for path, table in (added | added_shadows).items():
-                work.put(path, tables.encode_arrow(table))
+            for one in sealed:  # one at a time, for together they may be more than fits into memory
+                rows[one], new = _put(lake, work, PREDICTIONS, one, _table(journal, one))
+                added += new
+            for one in shadows:
+                added_shadows += _put(lake, work, SHADOWS, one, _read(journal.shadows.table, one))[1]
             if labels:
                 so_far = sum(before.last_labels.values())  # so that paths are in the order of archiving
                 path = f"{LABELS}{so_far:012}-{own}-{last:012}.parquet"
                 work.put(path, tables.encode_arrow(_labels_table(labels)))
                 work.put(POSITION, msgspec.json.encode(Position(last_labels=before.last_labels | {own: last})))
-    journal.archived({one: table.num_rows for one, table in sealed.items()}, last)
-    journal.shadows.archived(list(shadows))
-    return counts
+            note |= {"predictions": str(added), "labels": str(len(labels))}
+            note |= {"shadows": str(added_shadows)} if added_shadows else {}
+    journal.archived(rows, last)
+    journal.shadows.archived(shadows)
+    return Counts(added, len(labels))
 
 
 def _position(lake: Lake, commit: str) -> Position:
@@ -89,14 +90,13 @@ def _read(read: Callable[[Sealed], pa.Table], sealed: Sealed) -> pa.Table:
         raise Conflict(f"{error}: it is being archived by another; try again") from error
 
 
-def _new(lake: Lake, commit: str, folder: str, sealed: dict[Sealed, pa.Table]) -> dict[str, pa.Table]:
-    """Give the tables that a commit has not, by path."""
-    paths = {archive_path(one.first, one.last, one.digest, folder): table for one, table in sealed.items()}
-    return {path: table for path, table in paths.items() if table.num_rows and not _is_there(lake, commit, path)}
-
-
-def _rows(tables_by_path: dict[str, pa.Table]) -> int:
-    return sum(table.num_rows for table in tables_by_path.values())
+def _put(lake: Lake, work: Transaction, folder: str, sealed: Sealed, table: pa.Table) -> tuple[int, int]:
+    """Put a segment's table where it is not there yet; say how many rows it has, and how many are new."""
+    path = archive_path(sealed.first, sealed.last, sealed.digest, folder)
+    if not table.num_rows or _is_there(lake, work.base, path):
+        return table.num_rows, 0
+    work.put(path, tables.encode_arrow(table))
+    return table.num_rows, table.num_rows
 
 
 def _is_there(lake: Lake, commit: str, path: str) -> bool:

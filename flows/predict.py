@@ -189,6 +189,9 @@ def _written(out: str) -> Iterator[Write]:
     place = Path(out)
     if place.suffix.lower() not in {".csv", *_PARQUET}:
         raise Misconfigured(f"--out {out}: a .csv or .parquet file is written, or - for standard output")
+    if place.is_dir() or not place.parent.is_dir():
+        what = "is a folder" if place.is_dir() else f"there is no folder {place.parent}"
+        raise Misconfigured(f"--out {out}: {what}; name a file in a folder that is there")
     unfinished = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         with unfinished.open("wb") as sink:

@@ -260,6 +260,11 @@ def _is_own(origin: bytes, headers: Headers) -> bool:
     return site in {b"same-origin", b"none"} if site else origin.partition(b"://")[2] == said.get(b"host")
 
 
+def within_s(headers: Headers) -> float | None:
+    """Give the seconds within which a caller that was admitted wants an answer; None where it does not say."""
+    return next((_seconds(value) for name, value in headers if name == DEADLINE), None)
+
+
 def _seconds(value: bytes) -> float:
     if not value.isdigit() or len(value) > 15 or int(value) > MOST_MS:
         shown = value[:40].decode("latin-1")

@@ -81,13 +81,13 @@ class Endpoints:
         Raises: `ContractError`, `Overloaded`, `Unavailable`, `IdsTaken`, `BundleError`.
         """
         serving, body, kind = self._following.serving, request.body, format_of(request)
-        champion, tried = serving.champion, serving.challenger and drawn(serving.challenger, request)
+        champion, its = serving.champion, drawn(serving.challenger, request)
         inline = len(body) <= kind.inline_bytes
         note(model=champion.card.model, version=champion.card.version)
         with step("decode"):
             rows = kind.decode(champion, body) if inline else await asyncio.to_thread(kind.decode, champion, body)
         note(rows=rows.count)
-        answered = await self._predictions.answer(champion, rows, len(body), tried)
+        answered = await self._predictions.answer(champion, rows, len(body), its)
         with step("encode"):
             return kind.encode(answered) if inline else await asyncio.to_thread(kind.encode, answered)
 
@@ -236,7 +236,7 @@ def _feedback_answer(ids: Sequence[str], outcomes: Sequence[LabelOutcome]) -> An
         return Answer(200, encode(FeedbackAnswer(kept)))
     reasons = []
     if unknown:
-        reasons.append(f"{len(unknown)} labels name predictions that were never made")
+        reasons.append(f"{len(unknown)} labels name predictions that are not known, or no longer")
     if conflicting:
         reasons.append(f"{len(conflicting)} labels contradict earlier ones, which stay")
     message = f"{' and '.join(reasons)}; {kept} labels are kept"

@@ -212,13 +212,13 @@ class OpenInference:
 
     async def _infer(self, request: Request) -> Answer:
         serving, size = self._served(request), len(request.body)
-        champion, tried = serving.champion, serving.challenger and drawn(serving.challenger, request)
+        champion, its = serving.champion, drawn(serving.challenger, request)
         read = partial(_read, request, champion.decoder)
         note(model=champion.card.model, version=champion.card.version)
         with step("decode"):
             asked, rows = read() if size <= INLINE_BYTES else await asyncio.to_thread(read)
         note(rows=rows.count)
-        answered = await self._predictions.answer(champion, rows, size, tried)
+        answered = await self._predictions.answer(champion, rows, size, its)
         with step("encode"):
             inline = size <= INLINE_BYTES
             return _answer(asked, answered) if inline else await asyncio.to_thread(_answer, asked, answered)

@@ -27,7 +27,7 @@ from services import metrics, trial
 from services.batching import MAXIMUM_BATCH_ROWS, Batch, Overloaded, Part
 from services.champion import Champion
 from services.observing import note, step
-from services.trial import Shadow, Tried
+from services.trial import Drawn, Shadow, Tried
 
 logger = logging.getLogger("bentoml.okruh.service")
 
@@ -83,18 +83,25 @@ class IdsTaken(OkruhError):
 class _Record(NamedTuple):
     """Of one batch."""
 
+    sheet: Sheet | None
+    """Where its rows are, until they are recorded; None where they will not be."""
+    first: int
+    """The place of its first row there."""
     ids: Ids
     durable: "asyncio.Future[Recorded] | None"
     """None where nobody waits for it."""
 
 
 class _Copied(NamedTuple):
-    """Rows that a challenger in the shadow shall answer as well."""
+    """Rows of a sheet that a challenger in the shadow shall answer as well."""
 
     tried: Tried
     sheet: Sheet
-    start: int
-    stop: int
+    parts: list[tuple[int, int]]
+    """From one place to another."""
+
+    def rows(self) -> int:
+        return sum(stop - start for start, stop in self.parts)
 
 
 class Predictions:
@@ -116,6 +123,8 @@ class Predictions:
         self._shadow = shadow
         self._mint: Mint | None = None
         self._unsent: list[Sheet] = []
+        self._open: dict[str, Sheet] = {}
+        """Those among them to which rows are put that callers did not name, by version."""
         self._copied: list[_Copied] = []
         self._unawaited_rows = 0
         """Rows among them that are answered whatever becomes of their record."""
@@ -124,22 +133,22 @@ class Predictions:
         self._durable: asyncio.Future[Recorded] | None = None
         self._handing_over: asyncio.Handle | None = None
 
-    async def answer(self, champion: Champion, rows: Rows, size: int, tried: Tried | None = None) -> Answered:
-        """Predict rows that came in so many bytes, and record them; `tried`: who shall answer instead, or as well.
-
-        In the shadow a batch is copied whole where the first of its requests that is answered was drawn.
+    async def answer(self, champion: Champion, rows: Rows, size: int, drawn: Drawn | None = None) -> Answered:
+        """Predict rows that came in so many bytes, and record them; `drawn`: who shall answer instead, or as well.
 
         Raises: `Overloaded`, `Unavailable`, `IdsTaken`; `BundleError` where the graph gives no finite number for an
             accepted row.
         """
         with step("predict"):
             model, part = champion, None
-            if tried is not None and tried.terms.mode == "canary":
-                model, part = await _instead(champion, tried, rows, size)
+            if drawn is not None and drawn.tried.terms.mode == "canary":
+                model, part = await _instead(champion, drawn, rows, size)
             part = part or await champion.batcher.predict(rows, size)
         batch = part.batch
         with step("record"):
-            record: _Record = batch.record or self._record(model, batch, tried)
+            record: _Record = batch.record or self._record(model, batch)
+            if drawn is not None and drawn.tried.terms.mode == "shadow" and record.sheet is not None:
+                self._copy(drawn.tried, record.sheet, record.first + part.start, record.first + part.stop)
             answered = Answered(model, record.ids, part)
             if record.durable is not None and (recorded := await self._outcome(record.durable)) and batch.given:
                 _refuse_taken(answered, part, recorded)
@@ -162,7 +171,8 @@ class Predictions:
         if self._handing_over is not None:
             self._handing_over.cancel()
         answers = [sheet.answers() for sheet in self._unsent]
-        self._unsent, self._copied, self._durable = [], [], None
+        metrics.SHADOW_DROPPED.labels("closing").inc(sum(one.rows() for one in self._copied))
+        self._unsent, self._open, self._copied, self._durable = [], {}, [], None
         if not answers:
             return
         try:
@@ -172,7 +182,7 @@ class Predictions:
             metrics.LOST.inc(self._unawaited_rows)
             logger.error("%d rows are not recorded, of which %d are answered: %s", rows, self._unawaited_rows, error)
 
-    def _record(self, model: Champion, batch: Batch, tried: Tried | None) -> _Record:
+    def _record(self, model: Champion, batch: Batch) -> _Record:
         """Name a batch's rows and have them recorded.
 
         Strict, its requests wait until they are; relaxed, only where the journal falls behind, or its last write failed
@@ -180,12 +190,16 @@ class Predictions:
         handed over together: one wake-up of the journal's thread, one of the loop, and fewer, larger writes. A large
         batch is a write of its own, while its values are in the processor's caches.
         """
-        minted, answered_ms = self._named_by().mint(len(batch.values))
+        if (mint := self._named_by()) is None:
+            metrics.LOST.inc(len(batch.values))
+            nobodys, _ = Mint(os.urandom(KEY_BYTES), 0).mint(len(batch.values))
+            record = batch.record = _Record(None, 0, Ids(nobodys, batch.given), None)
+            return record
+        minted, answered_ms = mint.mint(len(batch.values))
         ids = Ids(minted, batch.given)
         sheet = self._sheet(model.card, ids)
+        first = len(sheet)
         sheet.add(ids, batch.columns, batch.values, answered_ms)
-        if tried is not None and tried.terms.mode == "shadow":
-            self._copy(tried, sheet, len(ids))
         self._waiting_rows += len(ids)
         many = len(ids) >= MAXIMUM_BATCH_ROWS  # no write is spared by waiting for more
         if self._durable is None or (many and not self._strict):
@@ -199,33 +213,39 @@ class Predictions:
             )
         waits = self._strict or self._refusing or self._waiting_rows > _RELAXED_ROWS
         self._unawaited_rows += len(ids) if self._goes_on or not waits else 0
-        record = batch.record = _Record(ids, self._durable if waits else None)
+        record = batch.record = _Record(sheet, first, ids, self._durable if waits else None)
         return record
 
     def _sheet(self, card: Card, ids: Ids) -> Sheet:
-        for sheet in reversed(self._unsent):
-            if sheet.takes(card.version, ids):
-                return sheet
-        self._unsent.append(Sheet(card.contract, card.version))
-        return self._unsent[-1]
+        """Give the sheet that rows are put to; named ones have one of their own, for of a name the first row counts."""
+        sheet = None if ids.given else self._open.get(card.version)
+        if sheet is None or not sheet.has_room(len(ids)):
+            sheet = Sheet(card.contract, card.version)
+            self._unsent.append(sheet)
+            if not ids.given:
+                self._open[card.version] = sheet
+        return sheet
 
-    def _copy(self, tried: Tried, sheet: Sheet, count: int) -> None:
-        """Have the last rows of a sheet answered as well."""
-        last = self._copied[-1] if self._copied else None
-        if last is not None and last.sheet is sheet and last.tried is tried and last.stop == len(sheet) - count:
-            self._copied[-1] = last._replace(stop=len(sheet))
+    def _copy(self, tried: Tried, sheet: Sheet, start: int, stop: int) -> None:
+        """Have rows of a sheet answered as well."""
+        copied = self._copied[-1] if self._copied else None
+        if copied is None or copied.sheet is not sheet or copied.tried is not tried:
+            copied = _Copied(tried, sheet, [])
+            self._copied.append(copied)
+        parts = copied.parts
+        if parts and parts[-1][1] == start:
+            parts[-1] = (parts[-1][0], stop)
         else:
-            self._copied.append(_Copied(tried, sheet, len(sheet) - count, len(sheet)))
+            parts.append((start, stop))
 
-    def _named_by(self) -> Mint:
-        """Give what makes ids. Raises: `Unavailable`."""
+    def _named_by(self) -> Mint | None:
+        """Give what makes ids; None where nothing can be recorded and predictions go on. Raises: `Unavailable`."""
         if self._mint is None:
             try:
                 self._mint = self._journal.mint()
             except Unavailable:
-                if self._strict and not self._goes_on:
+                if not self._goes_on:
                     raise
-                return Mint(os.urandom(KEY_BYTES), 0)  # what cannot be recorded cannot be labelled, either
         return self._mint
 
     async def _outcome(self, durable: "asyncio.Future[Recorded]") -> Recorded:
@@ -239,12 +259,12 @@ class Predictions:
     def _show(self, copied: list["_Copied"], recorded: Recorded) -> None:
         if self._shadow is not None:
             for one in copied:
-                self._shadow.take(one.tried, one.sheet.answers(one.start, one.stop), recorded)
+                self._shadow.take(one.tried, one.sheet.answers(one.parts), recorded)
 
     def _hand_over(self) -> None:
         durable, unawaited = self._durable, self._unawaited_rows
         answers, copied = [sheet.answers() for sheet in self._unsent], self._copied
-        self._copied = []
+        self._open, self._copied = {}, []
         self._durable, self._unsent, self._unawaited_rows = None, [], 0
         assert durable is not None
 
@@ -257,7 +277,7 @@ class Predictions:
             durable.set_exception(outcome)
             durable.exception()  # nobody may wait for it, and asyncio would say so
             metrics.LOST.inc(unawaited)
-            metrics.SHADOW_DROPPED.labels("unrecorded").inc(sum(one.stop - one.start for one in copied))
+            metrics.SHADOW_DROPPED.labels("unrecorded").inc(sum(one.rows() for one in copied))
 
         try:
             write = asyncio.wrap_future(self._journal.append(answers))
@@ -275,12 +295,12 @@ def count_refusal(error: OkruhError) -> None:
         metrics.JOURNAL_FAILURES.inc()
 
 
-async def _instead(champion: Champion, tried: Tried, rows: Rows, size: int) -> tuple[Champion, Part | None]:
+async def _instead(champion: Champion, drawn: Drawn, rows: Rows, size: int) -> tuple[Champion, Part | None]:
     """Have a canary predict; give who has, and nothing where it is for the champion to do."""
-    if (part := await trial.predict_instead(tried, rows, size)) is None:
+    if (part := await trial.predict_instead(drawn, rows, size)) is None:
         return champion, None
-    note(version=tried.terms.version)
-    return tried.model, part
+    note(version=drawn.tried.terms.version)
+    return drawn.tried.model, part
 
 
 @cache

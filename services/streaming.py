@@ -19,7 +19,7 @@ from services.following import Serving
 from services.messages import ErrorAnswer, Request, fault_of
 from services.observing import note
 from services.predictions import Answered, IdsTaken, Predictions, count_refusal
-from services.trial import Tried, drawn
+from services.trial import Drawn, drawn
 
 MEDIA_TYPE = b"application/x-ndjson"
 
@@ -52,8 +52,8 @@ async def answer_lines(
             for start in range(0, len(lines), _TOGETHER):
                 some = lines[start : start + _TOGETHER]
                 now = serving()
-                tried = now.challenger and drawn(now.challenger, request)
-                yield _encoder.encode_lines(await _answer(some, number, now.champion, tried, predictions))
+                its = drawn(now.challenger, request)
+                yield _encoder.encode_lines(await _answer(some, number, now.champion, its, predictions))
                 number += len(some)
                 note(model=now.champion.card.model, version=now.champion.card.version, rows=number)
     except LineTooLong as error:
@@ -78,10 +78,10 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
 
 
 async def _answer(
-    lines: Sequence[bytes], first: int, champion: Champion, tried: Tried | None, predictions: Predictions
+    lines: Sequence[bytes], first: int, champion: Champion, its: Drawn | None, predictions: Predictions
 ) -> Sequence[AnsweredLine | ErrorAnswer]:
     try:
-        return await _predict(lines, champion, tried, predictions)
+        return await _predict(lines, champion, its, predictions)
     except IdsTaken as error:  # the others are recorded
         answers = _told(error.answered)
         return [_refused(error, first + at) if at in error.places else one for at, one in enumerate(answers)]
@@ -92,16 +92,16 @@ async def _answer(
         count_refusal(error)
         return [_refused(error, first + at) for at in range(len(lines))]
     alone = await asyncio.gather(  # something is wrong with one: each for itself says which, all at once
-        *(_answer([line], number, champion, tried, predictions) for number, line in enumerate(lines, start=first))
+        *(_answer([line], number, champion, its, predictions) for number, line in enumerate(lines, start=first))
     )
     return [one for answers in alone for one in answers]
 
 
 async def _predict(
-    lines: Sequence[bytes], champion: Champion, tried: Tried | None, predictions: Predictions
+    lines: Sequence[bytes], champion: Champion, its: Drawn | None, predictions: Predictions
 ) -> Sequence[AnsweredLine]:
     rows = champion.decoder.decode_lines(lines)
-    return _told(await predictions.answer(champion, rows, sum(map(len, lines)), tried))
+    return _told(await predictions.answer(champion, rows, sum(map(len, lines)), its))
 
 
 def _told(answered: Answered) -> list[AnsweredLine]:
@@ -111,5 +111,7 @@ def _told(answered: Answered) -> list[AnsweredLine]:
 
 def _refused(error: OkruhError, number: int) -> ErrorAnswer:
     """Say what is wrong with a line by its number, from 0."""
-    found = [Violation(one.field, one.rule, number) for one in getattr(error, "violations", ())]
-    return ErrorAnswer(fault_of(broken_contract(found) if isinstance(error, ContractError) and found else error))
+    if not isinstance(error, ContractError):
+        return ErrorAnswer(fault_of(error))
+    found = [Violation(one.field, one.rule, number) for one in error.violations]
+    return ErrorAnswer(fault_of(broken_contract(found or [Violation("line", str(error), number)])))

@@ -5,8 +5,8 @@ champion answers, and its caller does not see it.
 
 In the shadow it answers the champion's rows once more, after those are recorded, and nobody gets it: a thread of its
 own, of lower priority, takes what has come together, predicts it in few large batches, compares, and has it journalled.
-What waits for it is bounded in rows; what comes above it is dropped and counted. The event loop hands over references
-to what is there already, once a write of the journal: a few microseconds for some hundred rows.
+What waits for it is bounded in rows; what comes above it is dropped and counted. The event loop hands over what is
+there already, once a write of the journal: some microseconds, and less than one for each request.
 """
 
 import asyncio
@@ -33,6 +33,7 @@ from infra.journal.shadows import Shadows, batch_of
 from models.contract.rows import Columns, Rows
 from models.deciding.rollout import Challenger, is_drawn, weight_at
 from services import metrics
+from services.access import within_s
 from services.batching import Overloaded, Part
 from services.champion import Champion
 from services.messages import Request
@@ -80,35 +81,64 @@ class Tried:
         return self._weight
 
 
-def drawn(tried: Tried, request: Request) -> Tried | None:
+class Drawn(NamedTuple):
+    """The challenger whose a request is, too."""
+
+    tried: Tried
+    within_s: float | None
+    """How long the caller waits; None where it does not say."""
+
+
+def drawn(tried: Tried | None, request: Request) -> Drawn | None:
     """Give the challenger where a request is its, too; by the request's key, and by chance where it bears none."""
-    if tried.tally.ended is not None:
+    if tried is None or tried.tally.ended is not None:
         return None
     key = request.header(KEY)
     its = is_drawn(tried.terms, key, datetime.now(UTC)) if key else random.random() < tried.weight  # noqa: S311
-    return tried if its else None
+    if not its:
+        return None
+    return Drawn(tried, within_s(request.headers) if tried.terms.mode == "canary" else None)
 
 
-async def predict_instead(tried: Tried, rows: Rows, size: int) -> Part | None:
-    """Have a canary predict rows that came in so many bytes, and count it; None where it fails or takes too long."""
-    failed, began, slow_s = False, time.perf_counter(), tried.terms.abort.p99_ms / 1000
+async def predict_instead(drawn: Drawn, rows: Rows, size: int) -> Part | None:
+    """Have a canary predict rows that came in so many bytes, and count it; None where it fails or takes too long.
+
+    Of the time within which a caller wants an answer it has a half, so that the champion has the other one.
+    """
+    tried, began = drawn.tried, time.perf_counter()
+    slow_s = tried.terms.abort.p99_ms / 1000
+    patience_s = max(_FEWEST_S, _PATIENCE * slow_s)
+    if drawn.within_s is not None:
+        patience_s = min(patience_s, drawn.within_s / 2)
     asked: asyncio.Future[Part] | None = None
+    outcome = "slow"  # as whatever is not there in time
     try:
         asked = tried.model.batcher.predict(rows, size)
-        await asyncio.wait([asked], timeout=max(_FEWEST_S, _PATIENCE * slow_s))
-        return asked.result() if asked.done() else None  # what is there by now is recorded as its answer
+        await asyncio.wait([asked], timeout=patience_s)
+        if not asked.done():
+            return None
+        part = asked.result()  # it is recorded as its answer
+        outcome = "slow" if time.perf_counter() - began > slow_s else "ok"
+    except asyncio.CancelledError:
+        outcome = (
+            "slow" if time.perf_counter() - began > slow_s else "gone"
+        )  # whoever has gone early says nothing of it
+        raise
     except Overloaded:
-        return None  # its callers' doing; it counts as slow where they have waited for long
+        outcome = "refused"  # its callers' doing
+        return None
     except Exception as error:  # noqa: BLE001 (whatever a challenger does wrong, the champion answers)
-        failed = True
+        outcome = "failed"
         logger.warning("canary %s failed, the champion answers: %s", tried.terms.version, error)
         return None
-    finally:  # where its caller has waited no longer, too
+    else:
+        return part
+    finally:
         if asked is not None:
             asked.cancel()
-        slow = time.perf_counter() - began > slow_s
-        metrics.CANARY_REQUESTS.labels(tried.terms.version, "failed" if failed else "slow" if slow else "ok").inc()
-        tried.tally.add(tried.terms.abort, 1, failed, slow)
+        metrics.CANARY_REQUESTS.labels(tried.terms.version, outcome).inc()
+        if outcome in {"ok", "slow", "failed"}:
+            tried.tally.add(tried.terms.abort, 1, outcome == "failed", outcome == "slow")
 
 
 Values = npt.NDArray[np.float32]
@@ -189,7 +219,9 @@ class Shadow:
             if len(predicted):
                 _compare(tried, answers[0], served[: len(predicted)], predicted)
                 repeated = [one.recorded for one in copies]
-                self._keep(batch_of(tried.terms.version, answers, predicted, repeated))
+                answered = batch_of(tried.terms.version, answers, predicted, repeated)
+                metrics.SHADOW_DROPPED.labels("repeated").inc(len(predicted) - answered.num_rows)
+                self._keep(answered)
         except Exception:
             logger.exception("the shadow of %s failed", tried.terms.version)
             metrics.SHADOW_DROPPED.labels("failed").inc(count)

@@ -23,7 +23,7 @@ def prepare() -> Path | None:
     folder = services / str(os.getppid())
     folder.mkdir(parents=True, exist_ok=True)
     for other in services.iterdir():
-        if other != folder and not _alive(int(other.name)):
+        if other != folder and other.name.isdigit() and not _alive(int(other.name)):
             shutil.rmtree(other, ignore_errors=True)  # its other workers may do the same
     inherit(folder, os.getpid())
     forget_the_dead(folder, os.getpid())

@@ -66,13 +66,12 @@ class Sheet:
     def __len__(self) -> int:
         return self._rows
 
-    def takes(self, version: str, ids: Ids) -> bool:
-        """Say whether rows have a place here. Those that callers named have none: of these, who came first counts."""
-        fits = self._rows + len(ids) <= _SHEET_ROWS and version == self.version
-        return fits and not ids.given and not self._ids[0].given
+    def has_room(self, count: int) -> bool:
+        """Say whether so many more rows have a place here."""
+        return self._rows + count <= _SHEET_ROWS
 
     def add(self, ids: Ids, columns: Columns, values: Array, answered_ms: int) -> None:
-        """Put rows below the others; the first ones whatever `takes` says."""
+        """Put rows below the others, for which there is room; the first ones however many they are."""
         start, stop = self._rows, self._rows + len(ids)
         if not start:
             self._columns, self._values, self._answered_ms = columns, values, np.full(stop, answered_ms)
@@ -86,10 +85,19 @@ class Sheet:
         self._ids.append(ids)
         self._rows = stop
 
-    def answers(self, start: int = 0, stop: int | None = None) -> Answers:
-        """Give what was put here, from one row to another."""
-        rows = slice(start, self._rows if stop is None else stop)
-        ids = put_together(self._ids).part(rows.start, rows.stop)
+    def answers(self, parts: Sequence[tuple[int, int]] | None = None) -> Answers:
+        """Give what was put here: all of it, or the rows from one place to another, of each part."""
+        ids, rows = put_together(self._ids), slice(self._rows)
+        self._ids = [ids]
+        if parts is None or list(parts) == [(0, self._rows)]:
+            return self._taken(ids, rows)
+        mask = np.zeros(self._rows, bool)
+        for start, stop in parts:
+            mask[start:stop] = True
+        places = np.flatnonzero(mask)
+        return self._taken(ids.take(places), places)
+
+    def _taken(self, ids: Ids, rows: "slice | npt.NDArray[np.intp]") -> Answers:
         columns = {name: array[rows] for name, array in self._columns.items()}
         return Answers(self._contract, self.version, ids, columns, self._values[rows], self._answered_ms[rows])
 

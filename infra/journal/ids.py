@@ -98,12 +98,11 @@ class Ids:
                 ids[place - start] = name
         return ids
 
-    def part(self, start: int, stop: int) -> "Ids":
-        """Give the ids from one place to another."""
-        if stop - start == len(self):
-            return self
-        given = {place - start: name for place, name in self.given.items() if start <= place < stop}
-        return Ids(self._minted[start * LENGTH : stop * LENGTH], given)
+    def take(self, places: npt.NDArray[np.intp]) -> "Ids":
+        """Give the ids at some places, in their order."""
+        minted = np.frombuffer(self._minted, f"V{LENGTH}")[places].tobytes()
+        given = {at: self.given[place] for at, place in enumerate(places.tolist()) if place in self.given}
+        return Ids(minted, given)
 
     def arrow(self) -> pa.Array:
         """Give them as Arrow."""

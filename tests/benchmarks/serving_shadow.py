@@ -17,8 +17,6 @@ from tests.benchmarks.serving_rows import write_row
 
 _PAIRS = 3
 """For each round."""
-_COPIES = r"okruh_.*shadow.*_total"
-"""What the service counts of its shadow, whatever becomes of a copy."""
 
 
 def is_offered() -> bool:
@@ -38,8 +36,10 @@ def figures(bench: Bench) -> list[Figure]:
         )
         rate = most(alone, bench) / 2
         slowest = compare(shadowed, alone, rate, bench, "shadow on", bound="<= 1.1", times=_PAIRS)
-        copies = counted(shadowed, _COPIES)
-    return [slowest, Figure(name="requests of these that went to the shadow", value=copies, unit="", bound=">= 1")]
+        share = counted(shadowed, "okruh_shadow_rows_total") / counted(shadowed, "okruh_predictions_total")
+        dropped = counted(shadowed, "okruh_shadow_dropped_total")
+    name = "rows that the shadow answered as well / rows answered"
+    return [slowest, Figure(name=name, value=share, unit="", bound=">= 0.95", compared_with={"dropped": dropped})]
 
 
 def _try_in_shadow(settings: Settings, champion: Bundle) -> None:

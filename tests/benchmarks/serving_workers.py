@@ -20,14 +20,14 @@ _READY_S = 30.0
 def figures(bench: Bench) -> list[Figure]:
     """Compare the workers' CPU seconds for 1,000 requests by 64 connections, pair by pair, after several starts."""
     costs, rates = list[list[float]](), list[list[float]]()
-    for _ in range(_STARTS):
+    for start in range(_STARTS):
         with ExitStack() as running:
             servers = [running.enter_context(_workers(count, bench)) for count in (1, 2)]
             for served, count in zip(servers, (1, 2), strict=True):
                 _await_workers(served, count)
                 wrk(served, 1)
             for pair in range(bench.rounds):
-                order = (0, 1) if pair % 2 else (1, 0)
+                order = (0, 1) if (start * bench.rounds + pair) % 2 else (1, 0)
                 found = {place: _cost(servers[place], bench.seconds) for place in order}
                 costs.append([found[0][0], found[1][0]])
                 rates.append([found[0][1], found[1][1]])

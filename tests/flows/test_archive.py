@@ -1,6 +1,7 @@
 """Archive: each journalled answer and label is in the lake exactly once, whoever is killed or comes at once."""
 
 import shutil
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from flows.archive import archive
@@ -18,6 +20,7 @@ from infra.errors import Conflict
 from infra.journal.answers import Answers
 from infra.journal.index import Label
 from infra.journal.journal import Counts, Journal
+from infra.journal.segments import Sealed
 from infra.journal.shadows import Shadows, batch_of
 from infra.lake.embedded.store import EmbeddedLake
 from models.catalog.taxi_eta import CONTRACT, MODEL
@@ -76,6 +79,24 @@ def test_keeps_what_was_asked_answered_and_labelled(home: Path) -> None:
     np.testing.assert_array_equal(rows["passengers"], [np.nan, 2.0])
     (labelled,) = labelled_predictions(CONTRACT, lake(), "main")[0].to_dict("records")
     assert (labelled["id"], labelled["trip_minutes"], labelled["known_at"]) == ("b", 8.5, AT + timedelta(minutes=8.5))
+
+
+def test_holds_one_segment_at_a_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        record(answer(name))
+        journal().seal()
+    read, held = Journal.table, list["weakref.ref[pa.Table]"]()
+
+    def table(self: Journal, sealed: Sealed) -> pa.Table:
+        assert all(one() is None for one in held)
+        found = read(self, sealed)
+        held.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(Journal, "table", table)
+
+    assert archive_now() == Counts(3, 0)
+    assert len(held) == 3
 
 
 def test_data_and_position_are_one_commit(home: Path) -> None:

@@ -193,6 +193,20 @@ def test_says_so_where_nobody_answers(tmp_path: Path) -> None:
     assert f"127.0.0.1:{port} does not answer" in ended.stderr
 
 
+@pytest.mark.parametrize(("out", "what"), [("missing/out.csv", "there is no folder"), ("there.csv", "is a folder")])
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_asked(
+    service: Service, tmp_path: Path, out: str, what: str
+) -> None:
+    (tmp_path / "there.csv").mkdir()
+    rows = written(tmp_path, "rows.csv", HEADER, GOOD)
+
+    ended = okruh("tiny", "--rows", rows, "--url", service.url, "--out", str(tmp_path / out))
+
+    assert ended.exit_code == WRONG_USE
+    assert what in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("source", ["--key-env", "--key-file"])
 def test_brings_the_key_that_it_is_pointed_to(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str

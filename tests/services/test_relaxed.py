@@ -115,6 +115,34 @@ def test_counts_what_could_not_be_recorded_and_stops_then(
     assert journal.failure
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_is_named_by_nobody_is_not_recorded(
+    champion: Champion, journal: Journal, row: dict[str, Any], strict: bool
+) -> None:
+    journal.folder.parent.mkdir(parents=True, exist_ok=True)
+    journal.folder.write_text("a file where the folder belongs")
+    stops, goes_on = (Predictions(journal, strict=strict, goes_on=goes_on) for goes_on in (False, True))
+
+    async def both() -> Answered:
+        with pytest.raises(Unavailable, match="cannot be written"):
+            await ask(stops, champion, row)
+        answered = await ask(goes_on, champion, row)
+        journal.folder.unlink()  # from now on it can be written
+        await ask(goes_on, champion, row, row)
+        await written(goes_on)
+        return answered
+
+    before = lost()
+    answered = asyncio.run(both())
+
+    assert answered.values() == [16.0]
+    assert lost() == before + 1
+    recorded = {one.id for one in journal.predictions()}
+    assert len(recorded) == 2
+    assert not recorded & set(answered.ids())
+    assert all(journal.find(name).id == name for name in recorded)
+
+
 def test_counts_and_says_what_an_end_leaves_unrecorded(
     relaxed: Predictions,
     champion: Champion,

@@ -47,6 +47,7 @@ def test_a_wrong_line_is_answered_by_its_error_and_fails_no_other(
 
     assert ["error" in one for one in answers] == [False, True, True, True, True, True, False, True, False]
     assert answers[1]["error"]["violations"][0] | {"rule": ""} == {"field": "kind", "rule": "", "row": 1}
+    assert answers[2]["error"]["message"].startswith("row 2, field 'line': the body is not JSON")
     assert answers[5]["error"]["message"].startswith("row 5, field 'zone': unknown category")
     assert answers[7]["error"]["conflicting"] == ["a"]
     assert journal.counts() == Counts(3, 0)

@@ -33,7 +33,7 @@ from services.endpoints import Endpoints
 from services.following import Following
 from services.predictions import Predictions
 from services.tally import LAST, Tally
-from services.trial import Shadow, Tried
+from services.trial import Drawn, Shadow, Tried
 from tests.services.conftest import Caller, teapot
 
 NOW = datetime.now(UTC)
@@ -289,6 +289,31 @@ def test_a_canary_that_hangs_costs_no_caller_their_answer(lake: Lake, worker: Ma
     assert tried.tally.ended == "2 of 2 answers took longer than 1 ms, 1.00% may"
 
 
+def test_a_canary_that_hangs_leaves_the_champion_half_of_the_time_that_a_caller_has(
+    lake: Lake, worker: MakeWorker, row: dict[str, Any]
+) -> None:
+    change(lake, challenge("canary", "v2", NOW, weight=1.0, p99_ms=60_000.0))
+    caller, following, _ = worker()
+    goes_on, challenger = threading.Event(), following.serving.challenger
+    assert challenger is not None
+
+    def hang(parts: Sequence[Rows]) -> tuple[Columns, Array]:
+        goes_on.wait()
+        return challenger.model.predict(parts)
+
+    tried = Tried(replace(challenger.model, batcher=Batcher(hang, lambda _: 1.0)), challenger.terms)
+    following.serving = replace(following.serving, challenger=tried)
+
+    answers = [
+        caller.post("/v1/predict", json={"rows": [row]}, headers={"x-envoy-expected-rq-timeout-ms": "2000"})
+        for _ in range(2)
+    ]
+    goes_on.set()
+
+    assert [(answer.status_code, answer.json()["version"]) for answer in answers] == [(200, "v1")] * 2
+    assert tried.tally.ended == "2 of 2 answers took longer than 60000 ms, 1.00% may"
+
+
 def test_a_canary_that_is_slow_is_aborted(
     lake: Lake, worker: MakeWorker, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +363,7 @@ def test_a_shadow_answers_the_drawn_among_what_is_recorded_together(
     change(lake, challenge("shadow", "v2", NOW))
     following.look()
     champion, tried = following.serving.champion, following.serving.challenger
+    assert tried is not None
     shadow = Shadow(journal.shadows)
     predictions = Predictions(journal, strict=False, shadow=shadow)
 
@@ -347,7 +373,7 @@ def test_a_shadow_answers_the_drawn_among_what_is_recorded_together(
         for place, drawn in enumerate((False, True, True, False, True)):
             body = json.dumps({"rows": [{**row, "distance": float(place)}]}).encode()
             rows = champion.decoder.decode(body)
-            answered = await predictions.answer(champion, rows, len(body), tried if drawn else None)
+            answered = await predictions.answer(champion, rows, len(body), Drawn(tried, None) if drawn else None)
             its += answered.ids() if drawn else []
         assert predictions._durable is not None
         await predictions._durable

@@ -19,7 +19,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from infra import bentos
 from infra.serving_process import ServiceProcess
 from infra.settings import Settings
-from services.worker_files import forget_the_dead, inherit
+from services.worker_files import forget_the_dead, inherit, prepare
 from tests.services.collector import Collector, collecting
 
 REQUESTS = 120
@@ -172,6 +172,16 @@ def test_a_worker_goes_on_with_the_counts_of_one_dead_and_leaves_the_living_thei
         f"counter_{heir}.db": "counter of the dead",
         f"histogram_{heir}.db": "histogram of the dead",
     }
+
+
+def test_a_worker_starts_beside_files_that_are_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "okruh_metrics"
+    place.mkdir()
+    (place / "notes.txt").write_text("somebody's")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "prometheus"))
+
+    assert prepare() == place / str(os.getppid())
+    assert (place / "notes.txt").exists()
 
 
 def test_a_worker_keeps_no_gauge_of_an_earlier_process_of_its_id(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from tests.infra.journal.answers import AT as FIRST
 from tests.infra.journal.answers import CONTRACT, answers, milliseconds
 
 
-def batch(place: int, count: int, *names: str) -> Answers:
+def batch(place: int, count: int) -> Answers:
     """Make a batch that differs from all others."""
-    made = answers(*(names or [None] * count), distance=float(place), value=float(place))
+    made = answers(*[None] * count, distance=float(place), value=float(place))
     return made._replace(answered_ms=milliseconds(FIRST, len(made.ids)) + place)
 
 
@@ -27,14 +27,16 @@ def test_a_sheet_has_what_was_put_to_it_row_by_row(sizes: list[int], data: st.Da
         put(sheet, one)
 
     rows = sum(sizes)
-    start = data.draw(st.integers(0, rows))
-    stop = data.draw(st.integers(start, rows))
-    for found, part in ((sheet.answers(), slice(0, rows)), (sheet.answers(start, stop), slice(start, stop))):
-        assert found.ids.texts() == [name for one in batches for name in one.ids.texts()][part]
-        assert found.values.tolist() == np.concatenate([one.values for one in batches])[part].tolist()
-        assert found.answered_ms.tolist() == np.concatenate([one.answered_ms for one in batches])[part].tolist()
+    bounds = sorted(data.draw(st.sets(st.integers(0, rows))))
+    parts = list(zip(bounds[::2], bounds[1::2], strict=False))
+    its = np.concatenate([np.arange(*part) for part in [(0, 0), *parts]])
+    names = [name for one in batches for name in one.ids.texts()]
+    for found, places in ((sheet.answers(), np.arange(rows)), (sheet.answers(parts), its)):
+        assert found.ids.texts() == [names[place] for place in places.tolist()]
+        assert found.values.tolist() == np.concatenate([one.values for one in batches])[places].tolist()
+        assert found.answered_ms.tolist() == np.concatenate([one.answered_ms for one in batches])[places].tolist()
         for name, array in found.columns.items():
-            expected = np.concatenate([one.columns[name] for one in batches])[part]
+            expected = np.concatenate([one.columns[name] for one in batches])[places]
             np.testing.assert_array_equal(array, expected)
             assert array.dtype == expected.dtype
     assert len(sheet) == rows
@@ -53,20 +55,18 @@ def test_what_comes_later_changes_neither_the_first_batch_nor_what_was_given_bef
     assert sheet.answers().values.tolist() == [1.0, 1.0, 2.0, 2.0, 2.0]
 
 
-def test_takes_rows_of_its_version_as_long_as_it_has_room() -> None:
-    sheet, few = Sheet(CONTRACT, "v1"), batch(2, 1).ids
+def test_has_room_for_some_thousand_rows() -> None:
+    sheet = Sheet(CONTRACT, "v1")
     put(sheet, batch(1, 2047))
 
-    assert (sheet.takes("v1", few), sheet.takes("v2", few)) == (True, False)
+    assert (sheet.has_room(1), sheet.has_room(2)) == (True, False)
     put(sheet, batch(2, 1))
-    assert not sheet.takes("v1", few)
+    assert not sheet.has_room(1)
     assert len(sheet.answers().ids) == 2048
 
 
-def test_rows_that_callers_named_stay_by_themselves() -> None:
-    plain, named = Sheet(CONTRACT, "v1"), Sheet(CONTRACT, "v1")
-    put(plain, batch(1, 1))
-    put(named, batch(2, 1, "trip"))
+def test_rows_that_callers_named_keep_their_names() -> None:
+    sheet = Sheet(CONTRACT, "v1")
+    put(sheet, answers("a", None, "c"))
 
-    assert not plain.takes("v1", batch(3, 1, "another").ids)
-    assert not named.takes("v1", batch(3, 1).ids)
+    assert [sheet.answers([part]).ids.given for part in ((0, 3), (1, 3), (1, 2))] == [{0: "a", 2: "c"}, {1: "c"}, {}]

@@ -4,6 +4,7 @@ import os
 import time
 import uuid
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,7 +70,7 @@ def test_ids_of_several_batches_stand_one_behind_the_other(given: dict[int, str]
     together, names = put_together(some), [name for one in some for name in one.texts()]
 
     assert together.texts() == together.arrow().to_pylist() == names
-    assert [together.part(start, stop).texts() for start, stop in ((0, 6), (1, 3), (3, 6))] == [
+    assert [together.take(np.arange(*part)).texts() for part in ((0, 6), (1, 3), (3, 6))] == [
         names,
         names[1:3],
         names[3:],
