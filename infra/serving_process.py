@@ -29,8 +29,8 @@ LOOPBACK = "127.0.0.1"
 
 _LOOK_S = 0.05
 _LOG_TAIL_BYTES = 16_384
-_WORKER_FAILED = (b"Application startup failed", b"infra.errors.Misconfigured: ")
-
+_MISCONFIGURED = "infra.errors.Misconfigured: "
+_WORKER_FAILED = (b"Application startup failed", _MISCONFIGURED.encode())
 
 _GRACE_S = 35.0
 """Longer than BentoML waits for the requests that are under way, which is half a minute."""
@@ -147,7 +147,9 @@ class ServiceProcess:
                 raise Unavailable(f"the service ended with status {self._process.returncode}: {self._reason()}")
             said = self.log.read_bytes()
             if any(one in said for one in _WORKER_FAILED):  # BentoML would start the worker again and again
-                raise Unavailable(f"the service cannot start: {self._reason()}")
+                reason = self._reason()
+                kind = Misconfigured if reason.startswith(_MISCONFIGURED) else Unavailable
+                raise kind(f"the service cannot start: {reason.removeprefix(_MISCONFIGURED)}")
             if time.monotonic() > deadline:
                 raise Unavailable(f"the service is not ready after {within_s:g} s: {self._reason()}")
             time.sleep(_LOOK_S)

@@ -12,12 +12,14 @@ so. A file that is gone allows nobody. Cost a request: half a microsecond withou
 """
 
 import hmac
+import ipaddress
 import logging
 import math
 import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from infra import connection
 from infra.errors import Misconfigured, Unavailable
@@ -143,14 +145,21 @@ class Access:
     Args:
         keys: where keys are; None: nobody needs one.
         workers: how many of us share a key's rate.
+        loopback: only this machine calls; its names are the only ones by which a page may then know the service.
         clock: seconds that only grow.
     """
 
     def __init__(
-        self, keys: KeyFile | None = None, workers: int = 1, clock: Callable[[], float] = time.monotonic
+        self,
+        keys: KeyFile | None = None,
+        workers: int = 1,
+        *,
+        loopback: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys = keys
         self._workers = workers
+        self._loopback = loopback
         self._clock = clock
         self._looked_at = -math.inf
         self._stamp: object = ...
@@ -195,9 +204,15 @@ class Access:
                 origin = value
         if self._keys is not None:
             self._check(wanted(name, ours), authorization)
-        elif origin is not None and wanted(name, ours) not in (ANYBODY, ANY_KEY) and not _is_own(origin, headers):
-            raise Foreign("a page of another origin may not write here; a program sends no Origin")
+        elif origin is not None and wanted(name, ours) not in (ANYBODY, ANY_KEY):
+            self._refuse_foreign(origin, headers)
         return within_s
+
+    def _refuse_foreign(self, origin: bytes, headers: Headers) -> None:
+        if not _is_own(origin, headers):
+            raise Foreign("a page of another origin may not write here; a program sends no Origin")
+        if self._loopback and not _names_this_machine(headers):  # but is a name that somebody has point here
+            raise Foreign("a page writes here by localhost only; behind a proxy set OKRUH_ACCESS=keys")
 
     def _check(self, scope: str, authorization: bytes) -> None:
         if scope == ANYBODY:
@@ -258,6 +273,15 @@ def _is_own(origin: bytes, headers: Headers) -> bool:
     said = dict(headers)
     site = said.get(b"sec-fetch-site")
     return site in {b"same-origin", b"none"} if site else origin.partition(b"://")[2] == said.get(b"host")
+
+
+def _names_this_machine(headers: Headers) -> bool:
+    """Say whether a request was sent to a name that nobody elsewhere can have."""
+    try:
+        host = urlsplit(f"//{dict(headers).get(b'host', b'').decode('latin-1')}").hostname or ""
+        return host == "localhost" or host.endswith(".localhost") or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def within_s(headers: Headers) -> float | None:

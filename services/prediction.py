@@ -88,12 +88,13 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
         most = traffic.get("max_concurrency")
         share = math.ceil(most / count) if most else None
         listening = listener.inherited()
-        keys = assemble(_SETTINGS).asked_keys(listener.is_loopback(listening))
+        loopback = listener.is_loopback(listening)
+        access = Access(assemble(_SETTINGS).asked_keys(loopback), count, loopback=loopback)
         self._shuts = listening if count == 1 else None
         self._observer = _observer()
         routes = [method.route for method in self.apis.values()]
         bound()
-        self._edge = Edge(application, traffic.get("timeout"), share, self._observer, routes, Access(keys, count))
+        self._edge = Edge(application, traffic.get("timeout"), share, self._observer, routes, access)
         return self._edge
 
     def __call__(self) -> T:

@@ -305,6 +305,31 @@ def test_a_page_of_another_origin_writes_nothing(
     assert client.request("GET", "/v1/model", headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:3000", 200),
+        ("127.0.0.1:3000", 200),
+        ("[::1]:3000", 200),
+        ("okruh.localhost", 200),
+        ("elsewhere.example.com:3000", 403),
+        ("localhost.example.com", 403),
+        ("192.0.2.1", 403),
+        ("[", 403),
+    ],
+)
+def test_on_loopback_no_name_that_was_made_to_point_here_is_a_pages_own(
+    edge: Edge, client: Caller, row: dict[str, Any], host: str, status: int
+) -> None:
+    edge.access = Access(loopback=True)
+    program = {"host": host}
+    page = {**program, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}
+
+    answers = [client.post("/v1/predict", json={"rows": [row]}, headers=headers) for headers in (page, program)]
+
+    assert [answer.status_code for answer in answers] == [status, 200]
+
+
 def test_with_a_key_an_origin_is_no_matter(locked: Caller, keys: KeyFile, row: dict[str, Any]) -> None:
     headers = {"origin": "https://elsewhere.example.com", **bearing(keys.add("app", ["predict"]))}
 

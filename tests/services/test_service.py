@@ -19,7 +19,7 @@ from bentoml._internal.resource import system_resources
 
 from infra import bentos
 from infra.assembly import assemble
-from infra.errors import Unavailable
+from infra.errors import Misconfigured, Unavailable
 from infra.serving_process import Certificate, ServiceProcess
 from infra.settings import Settings
 
@@ -295,7 +295,7 @@ def test_refuses_bentoml_tracing_beside_its_own(
     options = " ".join(f"services.prediction.tracing.{name}={value}" for name, value in wanted.items())
     monkeypatch.setenv("BENTOML_CONFIG_OPTIONS", options)
 
-    with pytest.raises(Unavailable, match=r"cannot start: .*set OKRUH_TRACES_ENDPOINT"):
+    with pytest.raises(Misconfigured, match=r"cannot start: .*set OKRUH_TRACES_ENDPOINT"):
         ServiceProcess.start(settings, tag)
 
 
@@ -339,7 +339,7 @@ def test_a_bento_for_a_gpu_serves_on_the_cpu_where_that_is_allowed_and_says_so(
     tag = bentos.build(settings, "tiny", gpu=True).tag
     wanted = settings.model_copy(update={"provider": "cuda"})
 
-    with pytest.raises(Unavailable, match=r"OKRUH_PROVIDER=cuda: .* OKRUH_PROVIDER_FALLBACK=true"):
+    with pytest.raises(Misconfigured, match=r"OKRUH_PROVIDER=cuda: .* OKRUH_PROVIDER_FALLBACK=true"):
         ServiceProcess.start(wanted, tag)
     with ServiceProcess.start(wanted.model_copy(update={"provider_fallback": True}), tag) as service:
         answer = httpx.post(f"{service.url}/v1/predict", json={"rows": [row]}).json()
