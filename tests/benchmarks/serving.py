@@ -5,7 +5,7 @@ those of `tests.benchmarks.open_loop`. A soak of so many minutes comes at the en
 
     python -m tests.benchmarks.serving [--short] [PART ...]
 
-Without parts it is all of them, about ten minutes, and published as `serving`.
+Without parts it is all of them, about sixteen minutes, and published as `serving`.
 """
 
 import argparse
