@@ -256,7 +256,7 @@ class Predictions:
                 return {}
             raise
 
-    def _show(self, copied: list["_Copied"], recorded: Recorded) -> None:
+    def _show(self, copied: list[_Copied], recorded: Recorded) -> None:
         if self._shadow is not None:
             for one in copied:
                 self._shadow.take(one.tried, one.sheet.answers(one.parts), recorded)

@@ -100,16 +100,16 @@ def drawn(tried: Tried | None, request: Request) -> Drawn | None:
     return Drawn(tried, within_s(request.headers) if tried.terms.mode == "canary" else None)
 
 
-async def predict_instead(drawn: Drawn, rows: Rows, size: int) -> Part | None:
+async def predict_instead(its: Drawn, rows: Rows, size: int) -> Part | None:
     """Have a canary predict rows that came in so many bytes, and count it; None where it fails or takes too long.
 
     Of the time within which a caller wants an answer it has a half, so that the champion has the other one.
     """
-    tried, began = drawn.tried, time.perf_counter()
+    tried, began = its.tried, time.perf_counter()
     slow_s = tried.terms.abort.p99_ms / 1000
     patience_s = max(_FEWEST_S, _PATIENCE * slow_s)
-    if drawn.within_s is not None:
-        patience_s = min(patience_s, drawn.within_s / 2)
+    if its.within_s is not None:
+        patience_s = min(patience_s, its.within_s / 2)
     asked: asyncio.Future[Part] | None = None
     outcome = "slow"  # as whatever is not there in time
     try:
@@ -120,9 +120,8 @@ async def predict_instead(drawn: Drawn, rows: Rows, size: int) -> Part | None:
         part = asked.result()  # it is recorded as its answer
         outcome = "slow" if time.perf_counter() - began > slow_s else "ok"
     except asyncio.CancelledError:
-        outcome = (
-            "slow" if time.perf_counter() - began > slow_s else "gone"
-        )  # whoever has gone early says nothing of it
+        # Whoever has gone early says nothing of it
+        outcome = "slow" if time.perf_counter() - began > slow_s else "gone"
         raise
     except Overloaded:
         outcome = "refused"  # its callers' doing

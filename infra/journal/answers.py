@@ -25,7 +25,7 @@ _TIME, _ZONE = b"time", b"zone"
 
 _SHEET_ROWS = 2048
 
-Scalar = TypeVar("Scalar", bound=np.generic)
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 NAMED = "named"
 """The column that says whether its caller named a row."""
@@ -56,7 +56,7 @@ class Sheet:
 
     def __init__(self, contract: Contract, version: str) -> None:
         self._contract = contract
-        self.version = version
+        self._version = version
         self._ids: list[Ids] = []
         self._columns: Columns = {}
         self._values: Array = np.empty(0, np.float32)
@@ -99,7 +99,7 @@ class Sheet:
 
     def _taken(self, ids: Ids, rows: "slice | npt.NDArray[np.intp]") -> Answers:
         columns = {name: array[rows] for name, array in self._columns.items()}
-        return Answers(self._contract, self.version, ids, columns, self._values[rows], self._answered_ms[rows])
+        return Answers(self._contract, self._version, ids, columns, self._values[rows], self._answered_ms[rows])
 
     def _make_room(self) -> None:
         self._columns = {name: _with_room(array) for name, array in self._columns.items()}
@@ -187,7 +187,7 @@ def _joined(arrays: list[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _with_room(array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+def _with_room(array: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
     larger = np.empty(_SHEET_ROWS, array.dtype)
     larger[: len(array)] = array
     return larger

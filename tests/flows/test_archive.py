@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from flows import archive as module
 from flows.archive import archive
 from infra import tables
 from infra.dataset import LABELS, PREDICTIONS, SHADOWS, labelled_predictions
@@ -85,15 +86,15 @@ def test_holds_one_segment_at_a_time(home: Path, monkeypatch: pytest.MonkeyPatch
     for name in "abc":
         record(answer(name))
         journal().seal()
-    read, held = Journal.table, list["weakref.ref[pa.Table]"]()
+    read, held = module._table, list["weakref.ref[pa.Table]"]()
 
-    def table(self: Journal, sealed: Sealed) -> pa.Table:
+    def table(journal: Journal, sealed: Sealed) -> pa.Table:
         assert all(one() is None for one in held)
-        found = read(self, sealed)
+        found = read(journal, sealed)
         held.append(weakref.ref(found))
         return found
 
-    monkeypatch.setattr(Journal, "table", table)
+    monkeypatch.setattr(module, "_table", table)
 
     assert archive_now() == Counts(3, 0)
     assert len(held) == 3

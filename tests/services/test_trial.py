@@ -266,19 +266,25 @@ def test_other_terms_begin_anew_and_are_not_aborted_for_the_former(
     assert ask(caller, row) == ("v2", [19.0])
 
 
-def test_a_canary_that_hangs_costs_no_caller_their_answer(lake: Lake, worker: MakeWorker, row: dict[str, Any]) -> None:
-    change(lake, challenge("canary", "v2", NOW, weight=1.0, p99_ms=1.0))
-    caller, following, _ = worker()
-    goes_on, challenger = threading.Event(), following.serving.challenger
+def hang(following: Following, goes_on: threading.Event) -> Tried:
+    """Have the challenger answer nothing before it may go on."""
+    challenger = following.serving.challenger
     assert challenger is not None
 
-    def hang(parts: Sequence[Rows]) -> tuple[Columns, Array]:
+    def predict(parts: Sequence[Rows]) -> tuple[Columns, Array]:
         goes_on.wait()
         return challenger.model.predict(parts)
 
-    hanging = replace(challenger.model, batcher=Batcher(hang, lambda _: 1.0))
-    tried = Tried(hanging, challenger.terms)
+    tried = Tried(replace(challenger.model, batcher=Batcher(predict, lambda _: 1.0)), challenger.terms)
     following.serving = replace(following.serving, challenger=tried)
+    return tried
+
+
+def test_a_canary_that_hangs_costs_no_caller_their_answer(lake: Lake, worker: MakeWorker, row: dict[str, Any]) -> None:
+    change(lake, challenge("canary", "v2", NOW, weight=1.0, p99_ms=1.0))
+    caller, following, _ = worker()
+    goes_on = threading.Event()
+    tried = hang(following, goes_on)
     before = count("okruh_canary_requests_total", version="v2", outcome="slow")
 
     answers = [ask(caller, row), ask(caller, row)]
@@ -294,15 +300,8 @@ def test_a_canary_that_hangs_leaves_the_champion_half_of_the_time_that_a_caller_
 ) -> None:
     change(lake, challenge("canary", "v2", NOW, weight=1.0, p99_ms=60_000.0))
     caller, following, _ = worker()
-    goes_on, challenger = threading.Event(), following.serving.challenger
-    assert challenger is not None
-
-    def hang(parts: Sequence[Rows]) -> tuple[Columns, Array]:
-        goes_on.wait()
-        return challenger.model.predict(parts)
-
-    tried = Tried(replace(challenger.model, batcher=Batcher(hang, lambda _: 1.0)), challenger.terms)
-    following.serving = replace(following.serving, challenger=tried)
+    goes_on = threading.Event()
+    tried = hang(following, goes_on)
 
     answers = [
         caller.post("/v1/predict", json={"rows": [row]}, headers={"x-envoy-expected-rq-timeout-ms": "2000"})

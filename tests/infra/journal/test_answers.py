@@ -5,14 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.journal.answers import Answers, Sheet
-from tests.infra.journal.answers import AT as FIRST
-from tests.infra.journal.answers import CONTRACT, answers, milliseconds
+from tests.infra.journal.answers import AT, CONTRACT, answers, milliseconds
 
 
 def batch(place: int, count: int) -> Answers:
     """Make a batch that differs from all others."""
     made = answers(*[None] * count, distance=float(place), value=float(place))
-    return made._replace(answered_ms=milliseconds(FIRST, len(made.ids)) + place)
+    return made._replace(answered_ms=milliseconds(AT, len(made.ids)) + place)
 
 
 def put(sheet: Sheet, one: Answers) -> None:
