@@ -89,7 +89,8 @@ class DirectService(bentoml.Service[T]):  # type: ignore[misc]  # BentoML's clas
         share = math.ceil(most / count) if most else None
         listening = listener.inherited()
         loopback = listener.is_loopback(listening)
-        access = Access(assemble(_SETTINGS).asked_keys(loopback), count, loopback=loopback)
+        keys = assemble(_SETTINGS).asked_keys(loopback)
+        access = Access(keys, count, loopback=loopback and _SETTINGS.access != "open")
         self._shuts = listening if count == 1 else None
         self._observer = _observer()
         routes = [method.route for method in self.apis.values()]
