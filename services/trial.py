@@ -6,7 +6,7 @@ champion answers, and its caller does not see it.
 In the shadow it answers the champion's rows once more, after those are recorded, and nobody gets it: a thread of its
 own, of lower priority, takes what has come together, predicts it in few large batches, compares, and has it journalled.
 What waits for it is bounded in rows; what comes above it is dropped and counted. The event loop hands over what is
-there already, once a write of the journal: some microseconds, and less than one for each request.
+there already, once a write of the journal: some microseconds, or two for each drawn request where only a share is.
 """
 
 import asyncio
