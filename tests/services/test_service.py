@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -311,6 +311,20 @@ def test_a_second_service_of_the_same_home_leaves_the_first_its_counts(
         with ServiceProcess.start(settings, tag) as second:
             assert asked in httpx.get(f"{first.url}/metrics").text
             assert asked not in httpx.get(f"{second.url}/metrics").text
+
+
+@pytest.mark.parametrize(("access", "status"), [("auto", 403), ("open", 200)])
+def test_where_everybody_is_let_in_a_page_may_know_a_loopback_service_by_any_name(
+    settings: Settings, promote: Callable[..., None], row: dict[str, Any], access: Literal["auto", "open"], status: int
+) -> None:
+    promote("v1", 2.0)
+    tag = bentos.build(settings, "tiny").tag
+    page = {"host": "okruh.example.com", "origin": "http://okruh.example.com", "sec-fetch-site": "same-origin"}
+
+    with ServiceProcess.start(settings.model_copy(update={"access": access}), tag) as service:
+        answer = httpx.post(f"{service.url}/v1/predict", json={"rows": [row]}, headers=page)
+
+    assert answer.status_code == status
 
 
 def recipe_of(bento: Path) -> str:
