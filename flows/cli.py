@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -28,8 +27,10 @@ from models.errors import DefinitionError, OkruhError, Refused
 
 if TYPE_CHECKING:
     from models.deciding.rollout import Act
+    from models.learning.settings import Setting
 
 DONE, FAILED, WRONG_USE, REFUSED = 0, 1, 2, 3
+_TRAINING = "training."
 BY_SIGNAL = 128
 
 R = TypeVar("R")
@@ -93,17 +94,19 @@ def train(
     learn_from: Annotated[str | None, typer.Option(metavar="TIME", help="Only rows about later moments.")] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A training setting to change, such as epochs=2; repeatable."),
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting to change, such as training.epochs=2; repeatable."),
     ] = None,
     branch: Branch = None,
     as_json: Json = False,
 ) -> None:
     """Train a network and register it as a bundle."""
     moment, first, overrides = _moment(as_of), _moment(learn_from), _training_settings(model, changes or [])
+    from flows.together import in_company
     from flows.train import train as run
 
-    registered = _flow(lambda: run(model, moment, branch, first, overrides), f"training {model}")
-    _show(registered, partial(screens.registered, model), as_json)
+    registered = in_company(lambda: _flow(lambda: run(model, moment, branch, first, overrides), f"training {model}"))
+    if registered is not None:
+        _show(registered, partial(screens.registered, model), as_json)
 
 
 @app.command()
@@ -546,24 +549,18 @@ def _check_rollout(acts: "list[Act]", version: str | None, terms: dict[str, Any]
         raise Misconfigured(f"{options}: these are terms of a trial, and go with --shadow or --canary")
 
 
-def _training_settings(model: str, changes: list[str]) -> dict[str, int | float]:
-    """Read `name=value` pairs, and refuse what could not train. Raises: `Misconfigured`, `DefinitionError`."""
+def _training_settings(model: str, changes: list[str]) -> "dict[str, Setting]":
+    """Read `training.name=value` pairs, and refuse what could not train. Raises: `Misconfigured`, `DefinitionError`."""
     from models import definitions
-    from models.learning.settings import TrainingSettings
 
-    kinds: dict[str, Any] = {field.name: field.type for field in fields(TrainingSettings)}
-    settings: dict[str, int | float] = {}
+    texts: dict[str, str] = {}
     for change in changes:
-        name, _, text = change.partition("=")
-        if name not in kinds:
-            raise Misconfigured(f"--set {change}: no training setting {name!r}; there are {', '.join(kinds)}")
-        try:
-            settings[name] = kinds[name](text)
-        except ValueError as error:
-            kind = "a whole number" if kinds[name] is int else "a number"
-            raise Misconfigured(f"--set {change}: {name} takes {kind}, not {text!r}") from error
-    definitions.load(model).training.with_changes(**settings)
-    return settings
+        name, is_pair, text = change.partition("=")
+        if not (is_pair and name.startswith(_TRAINING)):
+            raise Misconfigured(f"--set {change}: write it as {_TRAINING}NAME=VALUE, such as {_TRAINING}epochs=2")
+        texts[name.removeprefix(_TRAINING)] = text
+    meant = definitions.load(model).training.with_changes(texts).flat()
+    return {name: meant[name] for name in texts}
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -19,18 +20,59 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from models.learning.loop import Progress as Training
+
+
+_training: ContextVar["Callable[[Training], None]"] = ContextVar("training", default=lambda _: None)
+
+
+def trainings_shown() -> "Callable[[Training], None]":
+    """Give what shows how far a training has come, if anybody looks."""
+    return _training.get()
+
+
+@contextmanager
+def _trainings_shown_by(show: "Callable[[Training], None]") -> Iterator[None]:
+    token = _training.set(show)
+    try:
+        yield
+    finally:
+        _training.reset(token)
+
+
+def _said(training: "Training") -> str:
+    return f"epoch {training.epoch} of {training.epochs}, loss {training.train_loss:.4g}"
+
 
 @contextmanager
 def waiting(doing: str) -> Iterator[None]:
-    """Show on a terminal that something is going on while the block runs; leaves nothing behind."""
+    """Show on a terminal that something is going on while the block runs, and of a training how far it is.
+
+    Leaves nothing behind.
+    """
     console = Console(stderr=True)
     if not (doing and console.is_terminal):
         yield
         return
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[saying]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Bars(*columns, console=console, transient=True) as bars:
-        bars.add_task(doing, total=None)
-        yield
+        task = bars.add_task(doing, total=None, saying="")
+
+        def show(training: "Training") -> None:
+            speed = bars.tasks[task].speed
+            rate = f", {speed * training.batch_rows:,.0f} rows/s" if speed else ""
+            bars.update(task, completed=training.step, total=training.steps, saying=_said(training) + rate)
+
+        with _trainings_shown_by(show):
+            yield
 
 
 @contextmanager
@@ -85,7 +127,8 @@ class Progress:
         self._note = ""
         self._task = self._bars.add_task(name, total=total, saying="")
         try:
-            yield
+            with _trainings_shown_by(lambda training: self.say(_said(training))):
+                yield
         finally:
             self._bars.remove_task(self._task)
             self._task = None

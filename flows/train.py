@@ -1,12 +1,14 @@
 """Train: rows that were known at a moment become a registered bundle."""
 
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from flows.orchestration import as_json, cached_step, flow, flow_run_name, run_cached, step_key
+from flows.progress import trainings_shown
 from infra import registry
 from infra.assembly import assemble
 from infra.dataset import LABELS, PREDICTIONS, Dataset, known_rows, table_prefix
@@ -19,10 +21,11 @@ from infra.tracking import Run
 from models import definitions
 from models.bundle import Bundle, Card, DataReference, Origin, bundle_folder
 from models.errors import ContractError
-from models.learning.settings import TrainingSettings
+from models.learning.settings import Setting, TrainingSettings
 from models.model import Model
 
 if TYPE_CHECKING:
+    from models.learning.loop import Progress
     from models.learning.splits import Split
     from models.learning.training import Trained
 
@@ -48,9 +51,17 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Rows known before it are learned from."""
     test_from: datetime
     """Rows known from it on judge; in between they stop the training."""
-    settings: dict[str, float | int | str | bool | None]
+    settings: dict[str, Setting]
     warm_start: str | None = None
     """Version whose weights the training starts from."""
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """What the processes of one training are told."""
+
+    model: str
+    recipe: Recipe
+    commit: str
 
 
 @flow("train")
@@ -59,7 +70,7 @@ def train(
     as_of: datetime | None = None,
     branch: str | None = None,
     learn_from: datetime | None = None,
-    overrides: dict[str, int | float] | None = None,
+    overrides: Mapping[str, Setting] | None = None,
 ) -> Registered:
     """Train a network from scratch on everything known and register it as a bundle; it does not serve yet.
 
@@ -75,7 +86,7 @@ def train(
     """
     definition = definitions.load(model)
     branch = branch or load_settings().branch
-    settings = definition.training.with_changes(**(overrides or {}))
+    settings = definition.training.with_changes(overrides or {})
     lake = assemble(load_settings()).lake(model)
     commit = lake.resolve(branch)
     as_of = as_of or _newest_moment(definition, lake, commit)
@@ -123,19 +134,29 @@ def _newest_moment(definition: Model, lake: Lake, commit: str) -> datetime:
 
 
 @cached_step("train a network")
-def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, key: str) -> dict[str, Any]:  # noqa: ARG001
-    """Train, export, prove parity, evaluate, and register the bundle."""
+def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, key: str) -> dict[str, Any]:
+    """Train, export, prove parity, evaluate, and register the bundle.
+
+    A training that was broken off goes on from its last checkpoint.
+    """
     from models.learning import training
+    from models.learning.world import current
 
     settings, definition = load_settings(), definitions.load(model)
     platform = assemble(settings)
     lake = platform.lake(model)
     plan = msgspec.convert(recipe, Recipe)
-    dataset = known_rows(definition, lake, commit, plan.as_of, plan.learn_from)
-    split = cut(dataset, plan)
-    warm = registry.load_bundle(lake, commit, plan.warm_start).state if plan.warm_start else None
+    current().tell(as_json(Task(model=model, recipe=plan, commit=commit)))
+    dataset, split, warm = _read(definition, lake, commit, plan)
     config = {"as_of": str(plan.as_of), "data_commit": commit, "code_commit": code_commit(), **plan.settings}
     tracked = platform.tracker().start(f"okruh-{model}", f"{plan.as_of:%Y-%m-%d}", config)
+    checkpoints = platform.checkpoints(model, key)
+    show = trainings_shown()
+
+    def report(progress: "Progress") -> None:
+        tracked.log(progress.figures(), progress.step)
+        show(progress)
+
     try:
         trained = training.train(
             definition,
@@ -144,15 +165,41 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
             device=settings.device,
             threads=settings.train_threads,
             warm_start=warm,
-            report=tracked.log,
+            report=report,
+            checkpoints=checkpoints,
         )
     except BaseException:
         tracked.finish({}, {}, failed=True)
         raise
     bundle = _bundle(definition, plan, dataset, split, trained, commit, tracked)
     registered = register(lake, branch, bundle)
+    checkpoints.remove()
     tracked.finish(trained.metrics, bundle.files())
     return as_json(Registered(version=bundle.card.version, metrics=trained.metrics, commit=registered))
+
+
+def take_part(task: dict[str, Any]) -> None:
+    """Do this process's part of a training that the leading one of several runs."""
+    from models.learning import training
+
+    settings, one = load_settings(), msgspec.convert(task, Task)
+    definition = definitions.load(one.model)
+    _, split, warm = _read(definition, assemble(settings).lake(one.model), one.commit, one.recipe)
+    training.take_part(
+        definition,
+        split,
+        msgspec.convert(one.recipe.settings, TrainingSettings),
+        device=settings.device,
+        threads=settings.train_threads,
+        warm_start=warm,
+    )
+
+
+def _read(definition: Model, lake: Lake, commit: str, plan: Recipe) -> "tuple[Dataset, Split, bytes | None]":
+    """Read what a training learns from: rows, the three spans of them, and the weights that it starts from."""
+    dataset = known_rows(definition, lake, commit, plan.as_of, plan.learn_from)
+    warm = registry.load_bundle(lake, commit, plan.warm_start).state if plan.warm_start else None
+    return dataset, cut(dataset, plan), warm
 
 
 def cut(dataset: Dataset, plan: Recipe) -> "Split":

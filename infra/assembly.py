@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infra.checkpoints import FileCheckpoints
 from infra.errors import Misconfigured, NotFound
 from infra.journal.journal import Journal
 from infra.keys import KeyFile
@@ -99,6 +100,11 @@ class Platform:
     def seen_files(self, model: str, branch: str, basis: str) -> SeenFiles:
         """Give what is known of files that were ingested before; a cache. Raises: `Misconfigured`."""
         return SeenFiles(self.settings.home / "cache" / "seen" / f"{repository(model)}.sqlite", branch, basis)
+
+    def checkpoints(self, model: str, training: str) -> FileCheckpoints:
+        """Give what keeps the checkpoints of one training, which has a name of its own."""
+        path = self.settings.home / "checkpoints" / repository(model) / training
+        return FileCheckpoints(path, self.settings.train_checkpoint_s)
 
     def tracker(self) -> Tracker:
         """Give the experiment tracker. Raises: `Misconfigured`."""

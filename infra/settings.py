@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     train_threads: int = Field(default=1, ge=1)
     """CPU threads of a training. More than one helps wide networks; on a busy machine it slows small ones down."""
 
+    train_checkpoint_s: float = Field(default=10.0, gt=0)
+    """Seconds between the checkpoints of a training, from which it goes on after a kill."""
+
     provider: Literal["auto", "cpu", "cuda", "tensorrt", "coreml", "openvino"] = "auto"
     """What runs the served model. `auto`: the best one that the installed onnxruntime offers and that can be used here;
     tensorrt only where it is named. A named one that cannot be used is an error."""

@@ -28,8 +28,8 @@ class Run(Protocol):
         """What finds the run again: the W&B run path, or empty."""
         ...
 
-    def log(self, figures: Mapping[str, float]) -> None:
-        """Add one step's figures."""
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Add figures of a step; steps do not fall."""
         ...
 
     def finish(self, summary: Mapping[str, float], files: Mapping[str, bytes], failed: bool = False) -> None:
@@ -54,7 +54,7 @@ class SilentTracker:
         """Give a run that keeps nothing."""
         return self
 
-    def log(self, figures: Mapping[str, float]) -> None:
+    def log(self, figures: Mapping[str, float], step: int) -> None:
         """Keep nothing."""
 
     def finish(self, summary: Mapping[str, float], files: Mapping[str, bytes], failed: bool = False) -> None:
@@ -103,8 +103,8 @@ class _WandbRun:
         )
         self.reference = f"{project}/{self._run.id}"
 
-    def log(self, figures: Mapping[str, float]) -> None:
-        self._try(lambda: self._run.log(dict(figures)))
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        self._try(lambda: self._run.log(dict(figures), step=step))
 
     def finish(self, summary: Mapping[str, float], files: Mapping[str, bytes], failed: bool = False) -> None:
         self._try(lambda: self._write(summary, files))

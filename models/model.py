@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from models.learning.loop import Examples
+    from models.learning.examples import Examples
 
 RESERVED = frozenset({"id", "version", "predicted", "event_at", "answered_at", "known_at", "value", "named"})
 """What answered predictions carry beside the contract's columns, and the graph's output."""

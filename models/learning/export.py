@@ -102,11 +102,11 @@ def _cause(error: BaseException) -> str:
 
 
 def as_tensors(prepared: Prepared) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Give a network's three arguments, sharing memory."""
+    """Give a network's three arguments."""
     return (
         torch.from_numpy(prepared.numbers_NF),
-        torch.from_numpy(prepared.categories_NC),
-        torch.from_numpy(prepared.time_parts_NP),
+        torch.from_numpy(prepared.categories_NC).to(torch.int64),
+        torch.from_numpy(prepared.time_parts_NP).to(torch.int64),
     )
 
 

@@ -1,16 +1,16 @@
-"""The training loop: one gather of all rows an epoch, then slices; the best epoch's weights are kept.
+"""The training loop: windows of shuffled batches, checkpoints on the way; the best epoch's weights are kept.
 
-Given rows, settings, seed, thread count, torch build and kind of processor, the weights are the same bit by bit.
-Progress goes to a callback; the loop knows neither tracker nor lake. A table of N rows is held on the device twice (as
-it is, and shuffled).
+Given rows, settings, seed, thread count, torch build and kind of processor, the weights are the same bit by bit, also
+where a training was killed and goes on from a checkpoint. Progress goes to a callback, checkpoints to whoever keeps
+them; the loop knows neither tracker, lake nor clock.
 """
 
 import copy
+import io
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,23 +18,74 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import DefinitionError, TrainingDiverged
+from models.learning.devices import random_state, set_random_state
+from models.learning.examples import HeldRows, Rows
 from models.learning.export import as_tensors
+from models.learning.objectives import objective
 from models.learning.preprocessing import Prepared
+from models.learning.schedule import rate
 from models.learning.settings import TrainingSettings
-
-Report = Callable[[dict[str, float]], None]
-"""Takes one epoch's figures: `epoch`, `train_loss`, `validation_error`."""
+from models.learning.world import ALONE, World
 
 
 @dataclass(frozen=True, slots=True)
-class Examples:
-    """Prepared rows with their targets."""
+class Progress:
+    """How far a training has come."""
 
-    inputs: Prepared
-    target_N: npt.NDArray[np.float32]
+    epoch: int
+    """The first is 1."""
+    epochs: int
+    step: int
+    """Steps taken in all."""
+    steps: int
+    """Steps that all epochs have together; a training may stop earlier."""
+    batch_rows: int
+    """Rows that a step learns from, of all processes together."""
+    learning_rate: float
+    train_loss: float
+    """Mean since the last report; at the end of an epoch, over it."""
+    validation_error: float | None = None
+    """Mean loss on the validation rows, at the end of an epoch."""
 
-    def __len__(self) -> int:
-        return len(self.target_N)
+    def figures(self) -> dict[str, float]:
+        """Give what a tracker keeps."""
+        shown = {"epoch": float(self.epoch), "train_loss": self.train_loss, "learning_rate": self.learning_rate}
+        return shown if self.validation_error is None else {**shown, "validation_error": self.validation_error}
+
+
+Report = Callable[[Progress], None]
+"""Takes how far a training has come, after some steps and at the end of each epoch."""
+
+
+class Checkpoints(Protocol):
+    """Keeps what a training needs to go on after a kill."""
+
+    def load(self) -> bytes | None:
+        """Give the newest that was kept."""
+        ...
+
+    def due(self) -> bool:
+        """Say whether it is time for another."""
+        ...
+
+    def save(self, content: bytes) -> None:
+        """Keep one in the place of the last, all or nothing."""
+        ...
+
+
+class NoCheckpoints:
+    """Keeps nothing."""
+
+    def load(self) -> bytes | None:
+        """Have nothing."""
+        return None
+
+    def due(self) -> bool:
+        """Want nothing."""
+        return False
+
+    def save(self, content: bytes) -> None:
+        """Keep nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,85 +95,46 @@ class Fitted:
     network: nn.Module
     best_epoch: int
     epochs: list[dict[str, float]]
+    """Each one's figures: `epoch`, `train_loss`, `learning_rate`, `validation_error`."""
+    resumed_at: int = 0
+    """The step after which it went on from a checkpoint; 0: from the start."""
 
 
-def choose_device(wanted: str) -> torch.device:
-    """Turn `auto|cpu|cuda|mps` into a device. Raises: `DefinitionError` when it is asked for and not there."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
-    if not available.get(wanted, False):
-        raise DefinitionError(f"device {wanted!r} is asked for and not there; set OKRUH_DEVICE=auto or cpu")
-    return torch.device(wanted)
-
-
-def unheard(figures: dict[str, float]) -> None:
+def unheard(progress: Progress) -> None:
     """Report to nobody."""
-
-
-@contextmanager
-def repeatable(seed: int, threads: int) -> Iterator[None]:
-    """Seed torch and fix its thread count inside the block; both are as before after it."""
-    threads_before, strict_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    # Without a workspace of fixed size cuBLAS may add up in any order, and torch refuses it then (NVIDIA, "cuBLAS
-    # Library", section 2.1.4); it is read when the first matrices are multiplied
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    devices = range(torch.cuda.device_count()) if _uses_cuda() else ()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(mode=True)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads_before)
-            torch.use_deterministic_algorithms(strict_before)
-
-
-def _uses_cuda() -> bool:
-    """Say whether CUDA has been started, without starting it."""
-    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return started
 
 
 def fit(
     network: nn.Module,
-    train: Examples,
-    validation: Examples,
+    train: Rows,
+    validation: HeldRows | None,
     settings: TrainingSettings,
     device: torch.device,
+    *,
     report: Report = unheard,
+    checkpoints: Checkpoints | None = None,
+    world: World = ALONE,
 ) -> Fitted:
-    """Train on absolute error, keep the epoch with the smallest validation error.
+    """Train, keep the epoch with the smallest validation error.
 
     Without validation rows every epoch is run and the last one kept. Call inside `repeatable`.
 
-    Raises: `TrainingDiverged`.
+    Args:
+        network: takes inputs as `Rows` give them.
+        report: takes how far it has come, after each window and at the end of each epoch.
+        checkpoints: of this training and no other; of several processes those of the leading one count.
+        world: who trains with this process.
+
+    Raises: `TrainingDiverged`; `DefinitionError` where the settings cannot be met here.
     """
-    network = network.to(device).train()
-    rows = _on_device(train, device)
-    held_out = _on_device(validation, device) if len(validation) else None
-    batch = min(settings.batch_rows, len(train))
-    steps = len(train) // batch
-    optimizer = _optimizer(network, settings)
-    schedule = _one_cycle(optimizer, steps * settings.epochs, settings.warm_up)
-    best, best_epoch, best_state, history = math.inf, 0, copy.deepcopy(network.state_dict()), []
-    for epoch in range(1, settings.epochs + 1):
-        loss = _run_epoch(network, rows, batch, steps, optimizer, schedule)
-        error = _mean_error(network, held_out) if held_out else loss
-        history.append({"epoch": float(epoch), "train_loss": loss, "validation_error": error})
-        report(history[-1])
-        if not (math.isfinite(loss) and math.isfinite(error)):
-            raise TrainingDiverged(
-                f"training: epoch {epoch} gave loss {loss} and validation error {error}; lower the "
-                f"learning_rate, {settings.learning_rate:g} now"
-            )
-        if error < best or held_out is None:
-            best, best_epoch, best_state = error, epoch, copy.deepcopy(network.state_dict())
-        elif epoch - best_epoch >= settings.patience:
-            break
-    network.load_state_dict(best_state)
-    return Fitted(network.cpu().eval(), best_epoch, history)
+    training = _Training(network.to(device).train(), train, validation, settings, device, world)
+    kept = checkpoints or NoCheckpoints()
+    if (content := world.tell(kept.load())) is not None:
+        training.go_on(content)
+    resumed_at = training.step
+    while not training.over:
+        training.run_epoch(report, kept)
+    return Fitted(training.best_network(), training.best_epoch, training.history, resumed_at)
 
 
 def predict(network: nn.Module, inputs: Prepared) -> npt.NDArray[np.float32]:
@@ -132,8 +144,147 @@ def predict(network: nn.Module, inputs: Prepared) -> npt.NDArray[np.float32]:
     return answer
 
 
-def _on_device(examples: Examples, device: torch.device) -> list[Tensor]:
-    return [part.to(device) for part in (*as_tensors(examples.inputs), torch.from_numpy(examples.target_N))]
+class _Training:
+    """One training on its way; all that a checkpoint holds, and what can be made again of the arguments."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        train: Rows,
+        validation: HeldRows | None,
+        settings: TrainingSettings,
+        device: torch.device,
+        world: World,
+    ) -> None:
+        self._network = network
+        self._train = train
+        self._validation = validation
+        self._settings = settings
+        self._device = device
+        self._world = world
+        self._batch = min(settings.batch_rows, len(train))
+        self._share = world.share_of(self._batch)
+        self._epoch_steps = len(train) // self._batch
+        self._steps = self._epoch_steps * settings.epochs
+        self._objective = objective(settings)
+        self._optimizer = _optimizer(network, settings)
+        self._peaks = [group["lr"] for group in self._optimizer.param_groups]
+        self._learning = _compiled(world.wrap(network), settings, device)
+        self._loss_sum = torch.zeros((), device=device)
+        """Of the epoch's steps."""
+        self._best_state = copy.deepcopy(network.state_dict())
+        self._best_error = math.inf
+        self.step = 0
+        self.best_epoch = 0
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether all epochs are run, or enough of them without a better one."""
+        done = len(self.history)
+        waited = self._validation is not None and done - self.best_epoch >= self._settings.patience
+        return done == self._settings.epochs or (done > 0 and waited)
+
+    def run_epoch(self, report: Report, kept: Checkpoints) -> None:
+        """Take an epoch's steps, or those that are left of it, and look how good it is."""
+        epoch = len(self.history) + 1
+        taken = self.step - (epoch - 1) * self._epoch_steps
+        for window in self._train.windows(self._batch, self._settings.seed, epoch, taken):
+            sum_before, step_before = self._loss_sum.clone(), self.step
+            self._learn(window)
+            steps = self.step - step_before
+            mean = float(self._world.mean((self._loss_sum - sum_before) / steps))
+            report(self._progress(epoch, mean))
+            if self._world.tell(kept.due()):
+                kept.save(self.state())
+        loss = float(self._world.mean(self._loss_sum / self._epoch_steps))
+        error = self._mean_error() if self._validation is not None else loss
+        ended = self._progress(epoch, loss, validation_error=error)
+        self.history.append(ended.figures())
+        report(ended)
+        if not (math.isfinite(loss) and math.isfinite(error)):
+            raise TrainingDiverged(
+                f"training: epoch {epoch} gave loss {loss} and validation error {error}; lower the "
+                f"learning_rate, {self._settings.learning_rate:g} now"
+            )
+        if error < self._best_error or self._validation is None:
+            self._best_error, self.best_epoch = error, epoch
+            self._best_state = copy.deepcopy(self._network.state_dict())
+        self._loss_sum.zero_()
+
+    def best_network(self) -> nn.Module:
+        """Give the network as the best epoch left it, on the CPU."""
+        self._network.load_state_dict(self._best_state)
+        return self._network.cpu().eval()
+
+    def _learn(self, window: list[Tensor]) -> None:
+        """Take a step for each batch of a window."""
+        settings, device, optimizer = self._settings, self._device.type, self._optimizer
+        first, clip, reduced = self._world.rank * self._share, settings.clip_norm, settings.precision == "bf16"
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for start in range(first, len(window[-1]), self._batch):
+            *inputs, target_N = (part[start : start + self._share] for part in window)
+            share = rate(settings.schedule, self.step, self._steps, settings.warm_up)
+            for group, peak in zip(optimizer.param_groups, self._peaks, strict=True):
+                group["lr"] = peak * share
+            if reduced:
+                with torch.autocast(device, torch.bfloat16):
+                    answer_N = self._learning(*inputs)
+            else:
+                answer_N = self._learning(*inputs)
+            loss = self._objective(answer_N, target_N)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            if clip is not None:
+                nn.utils.clip_grad_norm_(parameters, clip)
+            optimizer.step()
+            self._loss_sum += loss.detach()
+            self.step += 1
+
+    def _mean_error(self) -> float:
+        assert self._validation is not None
+        self._network.eval()
+        total = torch.zeros((), dtype=torch.float64, device="cpu")
+        with torch.no_grad():
+            for *inputs, target_N in self._validation.in_order():
+                total += self._objective(self._network(*inputs), target_N).cpu() * len(target_N)
+        self._network.train()
+        return float(total) / len(self._validation)
+
+    def _progress(self, epoch: int, loss: float, validation_error: float | None = None) -> Progress:
+        now = self._optimizer.param_groups[0]["lr"]
+        return Progress(epoch, self._settings.epochs, self.step, self._steps, self._batch, now, loss, validation_error)
+
+    def state(self) -> bytes:
+        """Write down where the training is; every process takes part."""
+        state = {
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "step": self.step,
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "best_error": self._best_error,
+            "best_state": self._best_state,
+            "loss_sum": self._world.gather(self._loss_sum.cpu()),
+            "random": self._world.gather(random_state(self._device)),
+        }
+        content = io.BytesIO()
+        torch.save(state, content)
+        return content.getvalue()
+
+    def go_on(self, content: bytes) -> None:
+        """Be where a training of the same rows and settings was."""
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=self._device, weights_only=True)
+        self._network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.step, self.history = state["step"], state["history"]
+        self.best_epoch, self._best_error, self._best_state = (
+            state["best_epoch"],
+            state["best_error"],
+            state["best_state"],
+        )
+        self._loss_sum.copy_(state["loss_sum"][self._world.rank])
+        set_random_state(state["random"][self._world.rank], self._device)
 
 
 def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -149,44 +300,11 @@ def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Op
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 
-def _one_cycle(optimizer: torch.optim.Optimizer, steps: int, warm_up: float) -> torch.optim.lr_scheduler.LRScheduler:
-    if warm_up * steps == 1:
-        warm_up /= 2  # torch divides by zero where the rate rises for exactly one step
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        [group["lr"] for group in optimizer.param_groups],
-        total_steps=steps,
-        pct_start=warm_up,
-        cycle_momentum=False,
-    )
-
-
-def _run_epoch(
-    network: nn.Module,
-    rows: list[Tensor],
-    batch: int,
-    steps: int,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> float:
-    order = torch.randperm(len(rows[-1])).to(rows[-1].device)
-    shuffled = [part[order] for part in rows]
-    total = torch.zeros((), device=rows[-1].device)
-    for start in range(0, steps * batch, batch):
-        *inputs, target_N = (part[start : start + batch] for part in shuffled)
-        loss = (network(*inputs) - target_N).abs().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        total += loss.detach()
-    return float(total) / steps
-
-
-def _mean_error(network: nn.Module, rows: list[Tensor]) -> float:
-    *inputs, target_N = rows
-    network.eval()
-    with torch.no_grad():
-        error = float((network(*inputs) - target_N).abs().mean())
-    network.train()
-    return error
+def _compiled(network: nn.Module, settings: TrainingSettings, device: torch.device) -> Callable[..., Tensor]:
+    if settings.compiled == "no":
+        return network
+    if settings.compiled == "yes":
+        return torch.compile(network)
+    if device.type != "cuda":
+        raise DefinitionError(f"training.compiled=cuda_graphs needs a CUDA device, and this is {device.type}: use yes")
+    return torch.compile(network, mode="reduce-overhead")

@@ -23,6 +23,7 @@ ML_OPSET = 4
 IR_VERSION = 10
 
 NUMBERS, CATEGORIES, TIME_PARTS = "numbers", "categories", "time_parts"
+_PIECE_ROWS = 1 << 16
 PREFIX = "prepared/"
 """How the graph's own names begin; no column's name holds a `/`."""
 
@@ -32,8 +33,8 @@ class Prepared:
     """What a network learns from. N rows, F numbers, C categories, P time parts."""
 
     numbers_NF: npt.NDArray[np.float32]
-    categories_NC: npt.NDArray[np.int64]
-    time_parts_NP: npt.NDArray[np.int64]
+    categories_NC: npt.NDArray[np.integer]
+    time_parts_NP: npt.NDArray[np.integer]
 
     def __len__(self) -> int:
         return len(self.numbers_NF)
@@ -43,10 +44,21 @@ class Prepared:
 
 
 def prepare(contract: Contract, columns: GraphInputs) -> Prepared:
-    """Run the preprocessing graph over raw columns."""
+    """Run the preprocessing graph over raw columns, a piece at a time; codes are kept as small as they can be."""
     session = open_session(build(contract).SerializeToString()).session
     outputs = [PREFIX + name for name in (NUMBERS, CATEGORIES, TIME_PARTS)]
-    return Prepared(*session.run(outputs, dict(columns)))
+    most = max((len(column.values) for column in contract.categories), default=0)
+    rows = len(next(iter(columns.values())))
+    prepared = Prepared(
+        np.empty((rows, len(contract.numbers)), np.float32),
+        np.empty((rows, len(contract.categories)), np.int16 if most <= np.iinfo(np.int16).max else np.int32),
+        np.empty((rows, len(contract.time.parts)), np.int16),  # the largest is a minute of a day
+    )
+    for start in range(0, rows, _PIECE_ROWS):
+        piece = slice(start, start + _PIECE_ROWS)
+        found = session.run(outputs, {name: values[piece] for name, values in columns.items()})
+        prepared.numbers_NF[piece], prepared.categories_NC[piece], prepared.time_parts_NP[piece] = found
+    return prepared
 
 
 def build(contract: Contract) -> onnx.ModelProto:

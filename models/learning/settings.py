@@ -1,8 +1,15 @@
 """How a network is trained. Apart from the loop, so that reading a definition does not import torch."""
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import NoneType
+from typing import Any, Literal, get_args, get_type_hints
+
+import msgspec
 
 from models.errors import DefinitionError
+
+Setting = float | int | str | bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,19 +19,29 @@ class TrainingSettings:
     epochs: int = 6
     """Passes over the training rows, at most."""
     batch_rows: int = 1024
-    """Rows a step."""
+    """Rows a step, of all processes together."""
     learning_rate: float = 8e-3
-    """Peak of a one-cycle schedule (Smith and Topin, "Super-convergence", 2019)."""
+    """The largest that a step has."""
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    """How the rate goes from step to step (`models.learning.schedule`)."""
+    warm_up: float = 0.2
+    """Share of all steps in which the rate rises."""
     embedding_rate: float = 2.0
     """Learning rate of embedding tables relative to `learning_rate`; their rows get gradients less often."""
     weight_decay: float = 0.01
     """AdamW's decoupled decay."""
-    warm_up: float = 0.2
-    """Share of all steps in which the rate rises."""
+    clip_norm: float | None = None
+    """Gradients that are longer together are shortened to this; None: they are taken as they are."""
+    loss: Literal["absolute", "squared"] = "absolute"
+    """What is made small; the first aims at the median of what may come, the second at its mean."""
     patience: int = 3
     """Epochs without a better validation error after which training stops; the best epoch is kept."""
     seed: int = 0
     """Seed of the first weights and of the row order."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """What the network computes in while it learns; weights and sums are kept in float32."""
+    compiled: Literal["no", "yes", "cuda_graphs"] = "no"
+    """Whether `torch.compile` makes kernels of the network, and whether CUDA replays them as graphs."""
     validation_days: float = 31.0
     """Span before the test span that stops the training."""
     test_days: float = 29.0
@@ -32,20 +49,38 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train. Raises: `DefinitionError` naming the option."""
-        counts = ("epochs", "batch_rows", "patience")
-        for name in (*counts, "learning_rate", "embedding_rate", "validation_days", "test_days"):
-            if not getattr(self, name) > 0:
-                raise DefinitionError(f"training.{name} must be greater than 0, not {getattr(self, name)!r}")
+        for name, kind in _KINDS.items():
+            _convert(name, kind, getattr(self, name))
+        positive = ("epochs", "batch_rows", "patience", "learning_rate", "embedding_rate", "clip_norm")
+        for name in (*positive, "validation_days", "test_days"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise DefinitionError(f"training.{name} must be greater than 0, not {value!r}")
         if not 0 < self.warm_up < 1:
             raise DefinitionError(f"training.warm_up must lie between 0 and 1, not {self.warm_up!r}")
 
-    def flat(self) -> dict[str, float | int | str | bool | None]:
+    def flat(self) -> dict[str, Setting]:
         """Give the settings as one plain mapping."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: getattr(self, name) for name in _KINDS}
 
-    def with_changes(self, **changes: float) -> "TrainingSettings":
-        """Give a copy with some fields changed. Raises: `DefinitionError`."""
-        known = self.flat()
-        if unknown := sorted(changes.keys() - known.keys()):
-            raise DefinitionError(f"no training setting is called {', '.join(unknown)}; there are {', '.join(known)}")
-        return replace(self, **changes)  # type: ignore[arg-type]
+    def with_changes(self, changes: Mapping[str, Setting]) -> "TrainingSettings":
+        """Give a copy with some settings changed; text is taken for what it says. Raises: `DefinitionError`."""
+        if unknown := sorted(changes.keys() - _KINDS.keys()):
+            raise DefinitionError(f"no training setting is called {', '.join(unknown)}; there are {', '.join(_KINDS)}")
+        meant = {name: _convert(name, _KINDS[name], value, strict=False) for name, value in changes.items()}
+        return replace(self, **meant)
+
+
+_KINDS: dict[str, Any] = get_type_hints(TrainingSettings)
+
+
+def _convert(name: str, kind: Any, value: object, *, strict: bool = True) -> Any:
+    if not strict and value == "none" and NoneType in get_args(kind):
+        return None
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        choices = [str(choice) for choice in get_args(kind) if choice not in (float, NoneType)]
+        what = f"one of {', '.join(choices)}" if choices else "a whole number" if kind is int else "a number"
+        what += " or none" if NoneType in get_args(kind) else ""
+        raise DefinitionError(f"training.{name} must be {what}, not {value!r}") from error

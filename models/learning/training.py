@@ -16,11 +16,14 @@ from models.contract.columns import Contract
 from models.contract.table import time_part, to_columns
 from models.errors import BundleError, DefinitionError, ParityFailed
 from models.learning import evaluation, loop
+from models.learning.devices import choose_device, repeatable
+from models.learning.examples import Examples, HeldRows
 from models.learning.export import as_tensors, check_parity, export
-from models.learning.loop import Examples, Fitted, Report
+from models.learning.loop import Checkpoints, Fitted, Report
 from models.learning.preprocessing import Prepared, prepare
 from models.learning.settings import TrainingSettings
 from models.learning.splits import Split
+from models.learning.world import current
 from models.watching import profile
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ def train(
     threads: int,
     warm_start: bytes | None = None,
     report: Report = loop.unheard,
+    checkpoints: Checkpoints | None = None,
 ) -> Trained:
     """Train, export, prove parity, evaluate.
 
@@ -60,7 +64,8 @@ def train(
         split: three spans of accepted rows; only the validation span may be empty.
         device: `auto`, `cpu`, `cuda` or `mps`.
         warm_start: the champion's `state.safetensors`, to train on from.
-        report: takes each epoch's figures.
+        report: takes how far it has come.
+        checkpoints: of a training with the same arguments.
 
     Raises: `TrainingDiverged`, `ParityFailed`, `DefinitionError` when the network does not answer row by row,
         `BundleError` when the warm state does not fit it.
@@ -68,14 +73,8 @@ def train(
     contract = model.contract
     model.naive_answers(split.train, split.test)  # what the definition gives wrongly is better said before training
     slices = model.sliced(split.test)
-    with loop.repeatable(settings.seed, threads):
-        examples = to_examples(contract, split.train)
-        network = _check_answer(model, model.network(examples), examples.inputs[:EXAMPLE_ROWS])
-        if warm_start is not None:
-            _load_state(network, warm_start)
-        fitted = loop.fit(
-            network, examples, to_examples(contract, split.validation), settings, loop.choose_device(device), report
-        )
+    with repeatable(settings.seed, threads):
+        fitted = fit(model, split, settings, choose_device(device), warm_start, report, checkpoints)
         held_out = len(split.validation) + len(split.test)
         judged = pd.concat([split.train, split.validation, split.test]).tail(max(held_out, PARITY_ROWS))
         columns = to_columns(contract, judged)
@@ -95,6 +94,36 @@ def train(
         parity=parity,
         fitted=fitted,
     )
+
+
+def take_part(
+    model: "Model", split: Split, settings: TrainingSettings, *, device: str, threads: int, warm_start: bytes | None
+) -> None:
+    """Do this process's part of a training that another one leads, by `train` with the same arguments."""
+    with repeatable(settings.seed, threads):
+        fit(model, split, settings, choose_device(device), warm_start)
+
+
+def fit(
+    model: "Model",
+    split: Split,
+    settings: TrainingSettings,
+    device: torch.device,
+    warm_start: bytes | None = None,
+    report: Report = loop.unheard,
+    checkpoints: Checkpoints | None = None,
+) -> Fitted:
+    """Make a model's network and train it, together with whoever else does. Call inside `repeatable`.
+
+    Raises: see `train`.
+    """
+    examples = to_examples(model.contract, split.train)
+    network = _check_answer(model, model.network(examples), examples.inputs[:EXAMPLE_ROWS])
+    if warm_start is not None:
+        _load_state(network, warm_start)
+    validation = HeldRows(to_examples(model.contract, split.validation), device) if len(split.validation) else None
+    rows, world = HeldRows(examples, device), current()
+    return loop.fit(network, rows, validation, settings, device, report=report, checkpoints=checkpoints, world=world)
 
 
 def to_examples(contract: Contract, table: pd.DataFrame) -> Examples:

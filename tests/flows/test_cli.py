@@ -35,7 +35,7 @@ from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
 TRIPS = Path(__file__).parents[2] / "models" / "catalog" / "taxi_eta" / "trips"
 MONTHS = ("2018-01", "2018-02")
 OKRUH = (str(Path(sys.executable).with_name("okruh")),)
-QUICK = ("--set", "epochs=2", "--set", "validation_days=10", "--set", "test_days=10")
+QUICK = ("--set", "training.epochs=2", "--set", "training.validation_days=10", "--set", "training.test_days=10")
 SERVER = (sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "error")
 WITHIN_S = 120.0
 INTERRUPTED = "okruh: interrupted; run the same command again to go on\n"
@@ -178,9 +178,13 @@ def lake_of(desk: Desk) -> EmbeddedLake:
         (("levitate",), "No such command 'levitate'"),
         (("train",), "Missing argument 'MODEL'"),
         (("train", "pizza_eta"), "no model 'pizza_eta'; the catalog has taxi_eta"),
-        (("train", "taxi_eta", "--set", "colour=red"), "no training setting 'colour'; there are epochs, "),
-        (("train", "taxi_eta", "--set", "epochs=2.5"), "epochs takes a whole number, not '2.5'"),
-        (("train", "taxi_eta", "--set", "epochs=0"), "training.epochs must be greater than 0"),
+        (
+            ("train", "taxi_eta", "--set", "training.colour=red"),
+            "no training setting is called colour; there are epoch",
+        ),
+        (("train", "taxi_eta", "--set", "training.epochs=2.5"), "training.epochs must be a whole number, not '2.5'"),
+        (("train", "taxi_eta", "--set", "training.epochs=0"), "training.epochs must be greater than 0"),
+        (("train", "taxi_eta", "--set", "epochs=2"), "--set epochs=2: write it as training.NAME=VALUE, such as train"),
         (("train", "taxi_eta", "--as-of", "yesterday"), "'yesterday' is not an ISO 8601 time"),
         (("serve", "taxi_eta", "--port", "70000"), "Invalid value for '--port'"),
         (("rollout", "taxi_eta"), "taxi_eta has no champion on branch 'main' yet"),
@@ -388,7 +392,7 @@ def test_exits_3_without_registering_when_training_diverges(ingested: tuple[Desk
     desk, _ = ingested
     before = head_of(desk)
 
-    done = desk.okruh("train", "taxi_eta", *QUICK, "--set", "learning_rate=1e30")
+    done = desk.okruh("train", "taxi_eta", *QUICK, "--set", "training.learning_rate=1e30")
 
     assert "epoch 1 gave loss nan" in only_line(done)
     assert (done.returncode, head_of(desk)) == (REFUSED, before)

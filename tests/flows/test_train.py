@@ -1,5 +1,6 @@
 """Train: the same data, settings and code give the same bundle; only what was known is read; nothing bad registers."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,15 +9,18 @@ import pytest
 from flows.ingest import ingest
 from flows.train import train
 from infra import registry
+from infra.checkpoints import FileCheckpoints
 from infra.dataset import known_rows
 from infra.errors import NotFound
 from infra.provenance import code_commit, environment_digest, source_digest
 from models.bundle import FILES
 from models.catalog.taxi_eta import MODEL
 from models.errors import ContractError, Refused
+from models.learning import training
+from models.learning.settings import Setting
+from models.learning.splits import split_in_time
+from models.learning.training import Trained
 from tests.flows.conftest import AS_OF, EPOCHS, HISTORY, MonthMaker, lake
-
-OVERRIDES: dict[str, int | float] = {"epochs": 2}
 
 
 def test_the_same_again_is_found_and_changes_nothing(trained: Path) -> None:
@@ -104,6 +108,46 @@ def test_a_training_that_diverges_registers_nothing(trained: Path) -> None:
     assert lake().resolve("main") == before
     with pytest.raises(Refused):  # nor is a refusal kept and found again as a result
         train("taxi_eta", AS_OF, overrides={"epochs": 1, "learning_rate": 1e30})
+
+
+def test_a_training_that_was_broken_off_goes_on_from_its_checkpoint_to_the_same_bundle(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OKRUH_TRAIN_CHECKPOINT_S", "1e-9")
+    settings = EPOCHS | {"seed": 3}
+    loads, saves = list[bytes | None](), list[bytes]()
+    load, save = FileCheckpoints.load, FileCheckpoints.save
+
+    def load_and_tell(kept: FileCheckpoints) -> bytes | None:
+        loads.append(load(kept))
+        return loads[-1]
+
+    def save_and_die(kept: FileCheckpoints, content: bytes) -> None:
+        save(kept, content)
+        saves.append(content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FileCheckpoints, "load", load_and_tell)
+    monkeypatch.setattr(FileCheckpoints, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train("taxi_eta", AS_OF, overrides=settings)
+    monkeypatch.setattr(FileCheckpoints, "save", save)
+
+    went_on = train("taxi_eta", AS_OF, overrides=settings)
+
+    assert loads == [None, *saves]
+    assert list((trained / "checkpoints").rglob("train-*")) == []
+    registered, undisturbed = registry.load_bundle(lake(), "main", went_on.version), training_of(settings)
+    assert (registered.onnx, registered.state) == (undisturbed.onnx, undisturbed.state)
+
+
+def training_of(settings: Mapping[str, Setting]) -> Trained:
+    """Train once more, without a flow."""
+    plan = MODEL.training.with_changes(settings)
+    test_from = AS_OF - timedelta(days=plan.test_days)
+    rows = known_rows(MODEL, lake(), lake().resolve("main"), AS_OF).rows
+    split = split_in_time(rows, rows["known_at"], test_from - timedelta(days=plan.validation_days), test_from)
+    return training.train(MODEL, split, plan, device="cpu", threads=1)
 
 
 def test_says_when_there_is_nothing_to_learn_from(home: Path) -> None:

@@ -73,7 +73,7 @@ def test_keeps_a_run_and_the_bytes_of_its_files_below_home_and_nothing_elsewhere
     code = """
 tracker = make_tracker(Settings(home=folder, tracking="offline"))
 run = tracker.start("tiny", "first try", {"seed": 4711})
-run.log({"loss": 0.8125})
+run.log({"loss": 0.8125}, 1)
 run.finish({"mae": 1.4375}, {"model.onnx": b"graph", "card.json": b"{}"})
 print(run.reference)
 """
@@ -92,9 +92,9 @@ print(run.reference)
 def test_a_run_that_was_broken_off_does_not_take_the_figures_of_the_next(folder: Path) -> None:
     code = """
 broken_off = tracker.start("tiny", "first", {})
-broken_off.log({"loss": 0.8125})
+broken_off.log({"loss": 0.8125}, 1)
 following = tracker.start("tiny", "second", {})
-following.log({"loss": 0.3125})
+following.log({"loss": 0.3125}, 1)
 following.finish({}, {})
 print(broken_off.reference)
 print(following.reference)
@@ -111,7 +111,7 @@ print(following.reference)
 def test_a_process_that_ends_in_the_middle_of_a_run_keeps_its_figures(folder: Path) -> None:
     code = """
 run = tracker.start("tiny", "first", {})
-run.log({"loss": 0.8125})
+run.log({"loss": 0.8125}, 1)
 print(run.reference)
 """
     (reference,), _ = track(folder, code)
@@ -125,7 +125,7 @@ def test_a_folder_that_cannot_be_written_gives_a_silent_run(folder: Path, in_the
     (folder / in_the_way).write_text("a file where the folder belongs")
     code = """
 run = tracker.start("tiny", "first", {})
-run.log({"loss": 0.8125})
+run.log({"loss": 0.8125}, 1)
 run.finish({"mae": 1.4375}, {"card.json": b"{}"})
 print(isinstance(run, SilentTracker), repr(run.reference))
 """
@@ -142,7 +142,7 @@ def test_files_that_cannot_be_kept_are_said_once_and_cost_no_figures(folder: Pat
     (folder / "artifacts").write_text("a file where the folder belongs")
     code = """
 run = tracker.start("tiny", "first", {})
-run.log({"loss": 0.8125})
+run.log({"loss": 0.8125}, 1)
 run.finish({"mae": 1.4375}, {"card.json": b"{}"})
 print(run.reference)
 """
@@ -159,7 +159,7 @@ def test_a_run_that_is_not_wanted_keeps_nothing_and_imports_nothing(folder: Path
     code = """
 tracker = make_tracker(Settings(home=folder, tracking="disabled"))
 run = tracker.start("tiny", "first", {})
-run.log({"loss": 0.8125})
+run.log({"loss": 0.8125}, 1)
 run.finish({"mae": 1.4375}, {"card.json": b"{}"}, failed=True)
 make_tracker(Settings(home=folder, tracking="offline"))  # as cheap, before a run starts
 print("wandb" in sys.modules, repr(run.reference))

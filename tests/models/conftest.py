@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.contract.columns import Category, Contract, Number, Time, TimePart
 from models.learning.blocks import replace_missing
-from models.learning.loop import Examples
+from models.learning.examples import Examples
 from models.learning.settings import TrainingSettings
 from models.model import Model
 

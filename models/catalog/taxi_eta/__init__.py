@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from models.learning.loop import Examples
+    from models.learning.examples import Examples
 
 ZONES = tuple(range(1, 266))
 NO_ZONE = 0

@@ -10,7 +10,8 @@ from models.contract.columns import TimePart
 from models.contract.table import REASON, Validated, time_part, to_columns, validate
 from models.learning.blocks import replace_missing
 from models.learning.evaluation import absolute_errors
-from models.learning.loop import Examples, predict
+from models.learning.examples import Examples
+from models.learning.loop import predict
 from models.learning.preprocessing import Prepared
 from models.learning.preprocessing import prepare as run_graph
 

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from models.errors import DefinitionError, TrainingDiverged
-from models.learning.loop import Examples, Fitted, choose_device, fit, predict, repeatable
-from models.learning.settings import TrainingSettings
+from models.learning.devices import choose_device, repeatable
+from models.learning.examples import Examples, HeldRows
+from models.learning.loop import Checkpoints, Fitted, NoCheckpoints, Progress, fit, predict
+from models.learning.settings import Setting, TrainingSettings
 from models.learning.training import to_examples
 from models.model import Model
 
@@ -25,20 +27,17 @@ def examples(ride_model: Model, make_rides: Callable[..., pd.DataFrame]) -> Exam
     return to_examples(ride_model.contract, make_rides(320))
 
 
-def few(examples: Examples, rows: int) -> Examples:
-    return Examples(examples.inputs[:rows], examples.target_N[:rows])
-
-
 def train(
     model: Model,
     examples: Examples,
     validation: Examples | None = None,
     device: torch.device = CPU,
-    **changes: float,
+    **changes: Setting,
 ) -> Fitted:
-    settings = SETTINGS.with_changes(**changes)
+    settings = SETTINGS.with_changes(changes)
+    held_out = HeldRows(validation, device) if validation else None
     with repeatable(settings.seed, threads=1):
-        return fit(model.network(examples), examples, validation or few(examples, 0), settings, device)
+        return fit(model.network(examples), HeldRows(examples, device), held_out, settings, device)
 
 
 class WithDropout(nn.Module):
@@ -66,7 +65,7 @@ def test_twenty_steps_reach_the_golden_loss(ride_model: Model, examples: Example
             parameter.copy_(torch.from_numpy(draw.normal(0, 0.1, parameter.shape)))
 
     with repeatable(0, threads=1):
-        fitted = fit(network, examples, few(examples, 0), SETTINGS.with_changes(learning_rate=0.05), device)
+        fitted = fit(network, HeldRows(examples, device), None, SETTINGS.with_changes({"learning_rate": 0.05}), device)
 
     assert [figures["epoch"] for figures in fitted.epochs] == [1.0, 2.0]
     assert [figures["train_loss"] for figures in fitted.epochs] == pytest.approx([73.87, 66.45], rel=2e-3)
@@ -128,7 +127,7 @@ def test_refuses_a_training_that_diverges(ride_model: Model, examples: Examples)
 
 
 def test_refuses_a_network_whose_validation_error_is_no_number(ride_model: Model, examples: Examples) -> None:
-    validation = replace(few(examples, 9), target_N=np.full(9, np.nan, np.float32))
+    validation = replace(examples[:9], target_N=np.full(9, np.nan, np.float32))
     with pytest.raises(TrainingDiverged, match="validation error nan"):
         train(ride_model, examples, validation)
 
@@ -151,19 +150,31 @@ def test_without_validation_rows_the_last_epoch_is_kept(ride_model: Model, examp
     assert fitted.best_epoch == len(fitted.epochs) == 5
 
 
-def test_reports_each_epoch_as_it_ends(ride_model: Model, examples: Examples) -> None:
-    heard: list[dict[str, float]] = []
+def test_reports_windows_and_the_end_of_each_epoch(
+    ride_model: Model, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.learning.examples.WINDOW_BYTES", 1)  # so that each batch is a window
+    heard: list[Progress] = []
+    held_out = HeldRows(examples[:9], CPU)
     with repeatable(0, threads=1):
-        fitted = fit(ride_model.network(examples), examples, few(examples, 9), SETTINGS, CPU, heard.append)
+        fitted = fit(
+            ride_model.network(examples), HeldRows(examples, CPU), held_out, SETTINGS, CPU, report=heard.append
+        )
 
-    assert heard == fitted.epochs
-    assert set(heard[0]) == {"epoch", "train_loss", "validation_error"}
+    ends = [progress for progress in heard if progress.validation_error is not None]
+    windows = [progress for progress in heard if progress.validation_error is None]
+    assert [progress.figures() for progress in ends] == fitted.epochs
+    assert [(one.epoch, one.step) for one in windows] == [(1 + step // 10, 1 + step) for step in range(20)]
+    assert {(one.batch_rows, one.epochs, one.steps) for one in heard} == {(32, 2, 20)}
+    for epoch, end in enumerate(ends, 1):
+        losses = [one.train_loss for one in windows if one.epoch == epoch]
+        assert end.train_loss == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_hands_back_a_network_that_answers_and_does_not_learn(
     ride_model: Model, examples: Examples, device: torch.device
 ) -> None:
-    fitted = train(ride_model, examples, few(examples, 9), device)
+    fitted = train(ride_model, examples, examples[:9], device)
 
     assert not any(module.training for module in fitted.network.modules())
     assert {parameter.device for parameter in fitted.network.parameters()} == {CPU}
@@ -171,7 +182,7 @@ def test_hands_back_a_network_that_answers_and_does_not_learn(
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 10])
 def test_trains_for_any_number_of_steps(ride_model: Model, examples: Examples, epochs: int) -> None:
-    fitted = train(ride_model, few(examples, 20), epochs=epochs, warm_up=0.2)  # one step an epoch
+    fitted = train(ride_model, examples[:20], epochs=epochs, warm_up=0.2)  # one step an epoch
 
     assert len(fitted.epochs) == epochs
 
@@ -187,7 +198,7 @@ def test_trains_networks_without_embeddings(examples: Examples) -> None:
             return answer
 
     with repeatable(0, threads=1):
-        fitted = fit(Straight(), examples, few(examples, 9), SETTINGS, CPU)
+        fitted = fit(Straight(), HeldRows(examples, CPU), None, SETTINGS, CPU)
     assert fitted.epochs[-1]["train_loss"] < fitted.epochs[0]["train_loss"]
 
 
@@ -211,8 +222,136 @@ def test_without_a_wish_some_device_is_found() -> None:
         ({"learning_rate": -1.0}, "training.learning_rate must be greater than 0"),
         ({"learning_rate": float("nan")}, "training.learning_rate must be greater than 0"),
         ({"warm_up": 1.0}, "training.warm_up must lie between 0 and 1"),
+        ({"clip_norm": 0.0}, "training.clip_norm must be greater than 0"),
+        ({"epochs": 2.5}, "training.epochs must be a whole number, not 2.5"),
+        ({"epochs": "many"}, "training.epochs must be a whole number, not 'many'"),
+        ({"epochs": True}, "training.epochs must be a whole number, not True"),
+        ({"learning_rate": "none"}, "training.learning_rate must be a number, not 'none'"),
+        ({"loss": "none"}, "training.loss must be one of absolute, squared, not 'none'"),
+        ({"clip_norm": "much"}, "training.clip_norm must be a number or none, not 'much'"),
+        ({"lr": 1.0, "seeds": 2}, "no training setting is called lr, seeds; there are epochs, "),
     ],
 )
-def test_refuses_settings_that_cannot_train(changes: dict[str, float], reason: str) -> None:
+def test_refuses_settings_that_cannot_train(changes: dict[str, Setting], reason: str) -> None:
     with pytest.raises(DefinitionError, match=reason):
-        SETTINGS.with_changes(**changes)
+        SETTINGS.with_changes(changes)
+
+
+def test_text_is_taken_for_what_it_says() -> None:
+    texts = {"epochs": "3", "learning_rate": "1e-3", "clip_norm": "2", "loss": "squared", "precision": "bf16"}
+
+    changed = SETTINGS.with_changes(texts)
+
+    assert {name: changed.flat()[name] for name in texts} == {
+        "epochs": 3,
+        "learning_rate": 1e-3,
+        "clip_norm": 2.0,
+        "loss": "squared",
+        "precision": "bf16",
+    }
+    assert changed.with_changes({"clip_norm": "none"}).clip_norm is None
+
+
+class Killed(Exception):
+    """The process is gone."""
+
+
+class KilledAfter:
+    """Keeps a checkpoint after so many windows, and then the training is killed."""
+
+    def __init__(self, windows: int) -> None:
+        self.left = windows
+        self.content: bytes | None = None
+
+    def load(self) -> bytes | None:
+        return None
+
+    def due(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+    def save(self, content: bytes) -> None:
+        self.content = content
+        raise Killed
+
+
+class Given(NoCheckpoints):
+    """Has a checkpoint that another training left."""
+
+    def __init__(self, content: bytes | None) -> None:
+        self.content = content
+
+    def load(self) -> bytes | None:
+        return self.content
+
+
+@pytest.mark.parametrize("windows", [1, 7, 10, 11, 29])
+def test_goes_on_from_a_checkpoint_to_the_same_weights_bit_by_bit(
+    ride_model: Model, examples: Examples, device: torch.device, windows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.learning.examples.WINDOW_BYTES", 1)  # so that each batch is a window
+    noisy = replace(ride_model, network=lambda rows: WithDropout(ride_model.network(rows)))
+    settings = SETTINGS.with_changes({"epochs": 3, "clip_norm": 5.0})
+
+    def run(checkpoints: Checkpoints) -> Fitted:
+        rows, held_out = HeldRows(examples, device), HeldRows(examples[:50], device)
+        with repeatable(settings.seed, threads=1):
+            return fit(noisy.network(examples), rows, held_out, settings, device, checkpoints=checkpoints)
+
+    undisturbed, kept = run(NoCheckpoints()), KilledAfter(windows)
+    with pytest.raises(Killed):
+        run(kept)
+    went_on = run(Given(kept.content))
+
+    assert weights(went_on) == weights(undisturbed)
+    assert (went_on.epochs, went_on.best_epoch) == (undisturbed.epochs, undisturbed.best_epoch)
+    assert (undisturbed.resumed_at, went_on.resumed_at) == (0, windows)
+
+
+def test_long_gradients_are_shortened(ride_model: Model, examples: Examples) -> None:
+    free, barely = train(ride_model, examples), train(ride_model, examples, clip_norm=1e-12, weight_decay=0.0)
+
+    start = weights(train(ride_model, examples, learning_rate=1e-30, weight_decay=0.0))
+    moved = [
+        np.abs(np.frombuffer(weights(one), np.float32) - np.frombuffer(start, np.float32)).max()
+        for one in (free, barely)
+    ]
+    assert moved[1] < moved[0] / 10
+
+
+def test_the_squared_loss_aims_at_the_mean_and_the_absolute_one_at_the_median(examples: Examples) -> None:
+    skewed = replace(examples, target_N=np.where(np.arange(len(examples)) % 4 == 0, 100, 0).astype(np.float32))
+
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value = nn.Parameter(torch.tensor(10.0))
+
+        def forward(self, numbers: torch.Tensor, categories: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
+            return self.value.expand(len(numbers))
+
+    found = {}
+    for loss in ("absolute", "squared"):
+        settings = SETTINGS.with_changes({"loss": loss, "epochs": 40, "learning_rate": 2.0, "weight_decay": 0.0})
+        with repeatable(0, threads=1):
+            network = fit(Constant(), HeldRows(skewed, CPU), None, settings, CPU).network
+        found[loss] = network.get_parameter("value").item()
+
+    assert found["absolute"] == pytest.approx(0.0, abs=2.0)
+    assert found["squared"] == pytest.approx(25.0, abs=2.0)
+
+
+def test_half_precision_learns_about_the_same(ride_model: Model, examples: Examples, device: torch.device) -> None:
+    full, half = (
+        train(ride_model, examples, device=device, precision=precision, epochs=8, learning_rate=0.05)
+        for precision in ("float32", "bf16")
+    )
+
+    assert weights(full) != weights(half)
+    assert {parameter.dtype for parameter in half.network.parameters()} == {torch.float32}
+    assert half.epochs[-1]["train_loss"] == pytest.approx(full.epochs[-1]["train_loss"], rel=0.05)
+
+
+def test_cuda_graphs_want_cuda(ride_model: Model, examples: Examples) -> None:
+    with pytest.raises(DefinitionError, match=r"training.compiled=cuda_graphs needs a CUDA device, and this is cpu"):
+        train(ride_model, examples, compiled="cuda_graphs")

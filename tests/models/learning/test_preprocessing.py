@@ -89,5 +89,5 @@ def test_a_group_without_columns_has_width_0(rows: int) -> None:
     prepared = prepare(contract(), {"at": np.zeros(rows, np.int64)})
 
     assert prepared.numbers_NF.shape == prepared.categories_NC.shape == prepared.time_parts_NP.shape == (rows, 0)
-    assert [prepared.numbers_NF.dtype, prepared.categories_NC.dtype] == [np.float32, np.int64]
+    assert [prepared.numbers_NF.dtype, prepared.categories_NC.dtype] == [np.float32, np.int16]
     assert len(prepared[:3]) == min(rows, 3)

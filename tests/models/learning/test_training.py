@@ -84,7 +84,7 @@ def test_test_rows_do_not_change_the_network(ride_model: Model, split: Split, tr
 
 
 def test_a_warm_start_goes_on_from_the_weights(ride_model: Model, split: Split, trained: Trained) -> None:
-    barely = SETTINGS.with_changes(epochs=1, learning_rate=1e-9)
+    barely = SETTINGS.with_changes({"epochs": 1, "learning_rate": 1e-9})
 
     warm = train(ride_model, split, barely, device="cpu", threads=1, warm_start=trained.state)
 

@@ -1,0 +1,31 @@
+"""Training by several processes, on one machine or more, that `torchrun` has started: one leads, the others take part.
+
+The leading process runs the flow, and what it trains is trained by all. Where it finds a training that was done before,
+or ends, so do they. If one fails or is killed, `torchrun` ends them all, and starts them again where it was told to
+(`--max-restarts`); they go on from the leading process's last checkpoint.
+"""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+R = TypeVar("R")
+
+
+def in_company(run: Callable[[], R]) -> R | None:
+    """Run a flow, in the leading process where there are more; the others take part, and give None."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return run()
+    from flows.train import take_part
+    from infra.settings import load_settings
+    from models.learning.devices import choose_device
+    from models.learning.world import joined
+
+    with joined(choose_device(load_settings().device)) as world:
+        if world.leads:
+            done = run()
+            world.tell(None)
+            return done
+        while (task := world.tell(None)) is not None:
+            take_part(task)
+    return None

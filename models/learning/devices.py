@@ -1,0 +1,68 @@
+"""Where torch computes, and that it computes the same again."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from models.errors import DefinitionError
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Turn `auto|cpu|cuda|mps` into a device; of several GPUs `torchrun` gives each process one.
+
+    Raises: `DefinitionError` when it is asked for and not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        wanted = next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if not available.get(wanted, False):
+        raise DefinitionError(f"device {wanted!r} is asked for and not there; set OKRUH_DEVICE=auto or cpu")
+    if wanted == "cuda" and (place := os.environ.get("LOCAL_RANK")):
+        if int(place) >= torch.cuda.device_count():
+            raise DefinitionError(
+                f"{torch.cuda.device_count()} GPUs are here, and torchrun has started more processes than that; "
+                "start as many by --nproc-per-node"
+            )
+        return torch.device("cuda", int(place))
+    return torch.device(wanted)
+
+
+@contextmanager
+def repeatable(seed: int, threads: int) -> Iterator[None]:
+    """Seed torch and fix its thread count inside the block; both are as before after it."""
+    threads_before, strict_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    # Without a workspace of fixed size cuBLAS may add up in any order, and torch refuses it then (NVIDIA, "cuBLAS
+    # Library", section 2.1.4); it is read when the first matrices are multiplied
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    devices = range(torch.cuda.device_count()) if _uses_cuda() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(mode=True)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads_before)
+            torch.use_deterministic_algorithms(strict_before)
+
+
+def _uses_cuda() -> bool:
+    """Say whether CUDA has been started, without starting it."""
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return started
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """Give the state of the random numbers that a training on a device draws."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.get_device_module(device).get_rng_state()] if device.type != "cpu" else states
+
+
+def set_random_state(states: list[Tensor], device: torch.device) -> None:
+    """Go on with what `random_state` gave."""
+    torch.set_rng_state(states[0].cpu())
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1].cpu())

@@ -1,0 +1,36 @@
+"""Several processes that torchrun starts run one flow: one registers what all have trained."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.train import train
+from infra import registry
+from infra.provenance import ROOT
+from tests.flows.conftest import AS_OF, EPOCHS, lake
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "flows.cli")
+
+
+def test_two_processes_train_and_one_registers(trained: Path) -> None:
+    asked = [f"--set=training.{name}={value}" for name, value in (EPOCHS | {"seed": 9}).items()]
+    words = ["train", "taxi_eta", "--as-of", AS_OF.isoformat(), *asked, "--json"]
+    environment = {**os.environ, "OKRUH_HOME": str(trained)}
+
+    outputs = [
+        subprocess.run(
+            [*TORCHRUN, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=200
+        ).stdout
+        for _ in range(2)
+    ]
+
+    first, again = (json.loads(output) for output in outputs)  # one object: the other process prints nothing
+    assert (first["cached"], again["cached"], again["version"]) == (False, True, first["version"])
+    alone = train("taxi_eta", AS_OF, overrides=EPOCHS | {"seed": 9, "weight_decay": 0.01 + 1e-12})
+    assert registry.load_card(lake(), "main", first["version"]).seed == 9
+    assert first["metrics"]["mae"] == pytest.approx(alone.metrics["mae"], rel=0.02)
+    assert first["metrics"]["rows"] == alone.metrics["rows"]

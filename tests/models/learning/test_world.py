@@ -1,0 +1,43 @@
+"""Several processes train as one does, and go on after one of them is killed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.errors import DefinitionError
+from models.learning.devices import repeatable
+from models.learning.examples import HeldRows
+from models.learning.loop import fit
+from models.learning.world import World
+from tests.models.learning.together import CPU, SETTINGS, examples, network
+
+ROOT = Path(__file__).parents[3]
+TOLERANCE = 1e-4
+"""Sums are added in another order, and what differs in the last digit differs more after some steps."""
+
+
+def test_two_processes_of_which_one_is_killed_train_as_one_does(tmp_path: Path) -> None:
+    module = "tests.models.learning.trains_together"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+    subprocess.run([*torchrun, "--max-restarts", "1", "-m", module, str(tmp_path)], cwd=ROOT, check=True, timeout=300)
+
+    together = json.loads((tmp_path / "done.json").read_text())
+    with repeatable(SETTINGS.seed, threads=1):
+        alone = fit(network(), HeldRows(examples(), CPU), HeldRows(examples()[:50], CPU), SETTINGS, CPU)
+    assert (together["size"], together["resumed_at"]) == (2, 10)
+    assert len(together["epochs"]) == len(alone.epochs)
+    for theirs, ours in zip(together["epochs"], alone.epochs, strict=True):
+        assert theirs == pytest.approx(ours, rel=TOLERANCE)
+    weights = torch.load(tmp_path / "weights", weights_only=True)
+    for name, value in alone.network.state_dict().items():
+        assert torch.allclose(weights[name], value, rtol=0, atol=1e-2), name
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="1000 rows cannot be shared evenly by 3 processes; choose a multiple"):
+        World(0, 3).share_of(1000)
