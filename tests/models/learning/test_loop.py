@@ -1,7 +1,9 @@
 """The training loop: repeatable bit by bit, keeps the best epoch, refuses what cannot be trained."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -350,6 +352,19 @@ def test_half_precision_learns_about_the_same(ride_model: Model, examples: Examp
     assert weights(full) != weights(half)
     assert {parameter.dtype for parameter in half.network.parameters()} == {torch.float32}
     assert half.epochs[-1]["train_loss"] == pytest.approx(full.epochs[-1]["train_loss"], rel=0.05)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile wants a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+def test_a_compiled_network_learns_the_same(
+    ride_model: Model, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    plain, compiled = (train(ride_model, examples, compiled=wanted) for wanted in ("no", "yes"))
+
+    assert compiled.epochs[-1] == pytest.approx(plain.epochs[-1], rel=1e-4)
+    assert compiled.network.state_dict().keys() == plain.network.state_dict().keys()
+    assert list(tmp_path.iterdir())
 
 
 def test_cuda_graphs_want_cuda(ride_model: Model, examples: Examples) -> None:
