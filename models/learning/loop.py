@@ -278,11 +278,8 @@ class _Training:
         self._network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self.history = state["step"], state["history"]
-        self.best_epoch, self._best_error, self._best_state = (
-            state["best_epoch"],
-            state["best_error"],
-            state["best_state"],
-        )
+        self.best_epoch, self._best_error = state["best_epoch"], state["best_error"]
+        self._best_state = state["best_state"]
         self._loss_sum.copy_(state["loss_sum"][self._world.rank])
         set_random_state(state["random"][self._world.rank], self._device)
 

@@ -23,9 +23,11 @@ ML_OPSET = 4
 IR_VERSION = 10
 
 NUMBERS, CATEGORIES, TIME_PARTS = "numbers", "categories", "time_parts"
-_PIECE_ROWS = 1 << 16
 PREFIX = "prepared/"
 """How the graph's own names begin; no column's name holds a `/`."""
+
+_PIECE_ROWS = 1 << 16
+"""Rows whose codes are held in 64 bits at once, as the graph gives them."""
 
 
 @dataclass(frozen=True, slots=True)
