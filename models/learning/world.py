@@ -4,13 +4,17 @@
 that the loss falls alike; sums are added in another order, which shows in the last digits.
 """
 
-from collections.abc import Iterator
+import gc
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from models.errors import DefinitionError
 
@@ -72,13 +76,37 @@ def current() -> World:
     return World(distributed.get_rank(), distributed.get_world_size())
 
 
+def life(environment: Mapping[str, str]) -> str:
+    """Name this start of the processes among their restarts.
+
+    torchrun keeps one store over all restarts (PyTorch issue 135712); without a name of their own, processes that are
+    started again look for each other at the addresses of those that have died. Restarts are counted by each machine
+    for itself.
+    """
+    shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared and environment.get("GROUP_WORLD_SIZE", "1") != "1" and environment["TORCHELASTIC_MAX_RESTARTS"] != "0":
+        raise DefinitionError(
+            "processes on several machines cannot be restarted with a store that torchrun shares among restarts; "
+            "start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on each, or with --max-restarts 0"
+        )
+    return f"life {environment.get('TORCHELASTIC_RESTART_COUNT', '0')}" if shared else "life"
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """Join those that `torchrun` has started with this process."""
+    """Join those that `torchrun` has started with this process.
+
+    Raises: `DefinitionError` where several machines share a store in which an earlier life's addresses stand.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, size = next(rendezvous("env://"))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=PrefixStore(life(os.environ), store), rank=rank, world_size=size)
     try:
         yield current()
     finally:
+        # A replica that waits in a cycle to be collected keeps the group's threads until the process ends, which then
+        # aborts now and then (PyTorch issue 190489).
+        gc.collect()
         distributed.destroy_process_group()

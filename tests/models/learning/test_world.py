@@ -12,7 +12,7 @@ from models.errors import DefinitionError
 from models.learning.devices import repeatable
 from models.learning.examples import HeldRows
 from models.learning.loop import fit
-from models.learning.world import World
+from models.learning.world import World, life
 from tests.models.learning.together import CPU, SETTINGS, examples, network
 
 ROOT = Path(__file__).parents[3]
@@ -41,3 +41,18 @@ def test_two_processes_of_which_one_is_killed_train_as_one_does(tmp_path: Path) 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
     with pytest.raises(DefinitionError, match="1000 rows cannot be shared evenly by 3 processes; choose a multiple"):
         World(0, 3).share_of(1000)
+
+
+def test_several_machines_that_may_restart_need_a_store_for_each_start() -> None:
+    shared = {"TORCHELASTIC_USE_AGENT_STORE": "True", "GROUP_WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": "1"}
+
+    with pytest.raises(DefinitionError, match="start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        life(shared | {"TORCHELASTIC_MAX_RESTARTS": "3"})
+    assert life(shared | {"TORCHELASTIC_MAX_RESTARTS": "0"})
+    assert life({"GROUP_WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "3"})
+
+
+def test_each_start_of_the_same_processes_has_a_name_of_its_own() -> None:
+    shared = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "1"}
+
+    assert life(shared | {"TORCHELASTIC_RESTART_COUNT": "0"}) != life(shared | {"TORCHELASTIC_RESTART_COUNT": "1"})
