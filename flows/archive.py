@@ -17,6 +17,8 @@ from infra.lake.protocol import Lake
 from infra.lake.transaction import Transaction, transaction
 from infra.settings import load_settings
 from models import definitions
+from models.contract import arrow
+from models.contract.columns import Category, Number
 
 POSITION = "journal/position.json"
 
@@ -40,7 +42,7 @@ def archive(model: str, branch: str) -> Counts:
 
     Raises: `Conflict` when another archive came first.
     """
-    definitions.load(model)
+    target = definitions.load(model).contract.target
     platform = assemble(load_settings())
     lake, journal = platform.lake(model), platform.journal(model, branch)
     commit = lake.resolve(branch)
@@ -62,7 +64,7 @@ def archive(model: str, branch: str) -> Counts:
             if labels:
                 so_far = sum(before.last_labels.values())  # so that paths are in the order of archiving
                 path = f"{LABELS}{so_far:012}-{own}-{last:012}.parquet"
-                work.put(path, tables.encode_arrow(_labels_table(labels)))
+                work.put(path, tables.encode_arrow(_labels_table(target, labels)))
                 work.put(POSITION, msgspec.json.encode(Position(last_labels=before.last_labels | {own: last})))
             note |= {"predictions": str(added), "labels": str(len(labels))}
             note |= {"shadows": str(added_shadows)} if added_shadows else {}
@@ -107,9 +109,9 @@ def _is_there(lake: Lake, commit: str, path: str) -> bool:
     return True
 
 
-def _labels_table(labels: list[Label]) -> pa.Table:
+def _labels_table(target: Number | Category, labels: list[Label]) -> pa.Table:
     names = pa.array([label.id for label in labels])
-    values = pa.array([label.value for label in labels], pa.float64())
+    values = pa.array([label.value for label in labels], arrow.label_type(target))
     known_at = pa.array([label.known_at for label in labels], pa.timestamp("us", "UTC"))
     table = pa.table({"id": names, "value": values, "known_at": known_at})
     return table.sort_by([("known_at", "ascending"), ("id", "ascending")])

@@ -16,6 +16,7 @@ from infra.lake.protocol import Lake
 from infra.settings import load_settings
 from models import definitions
 from models.bundle import bundle_folder
+from models.contract.answers import recorded, told
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,8 +25,9 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     event_at: datetime
     row: msgspec.Raw
-    value: float
-    label: float | None
+    value: float | int | str
+    """The number, or the most likely value."""
+    label: float | int | str | None
     label_known_at: datetime | None
 
 
@@ -85,6 +87,7 @@ def _answered(journal: Journal, lake: Lake, branch: str, name: str) -> tuple[str
         except NotFound:
             return None
         found = prediction(row)
+    target = registry.load_card(lake, commit, found.version).contract.target
     label = journal.label(name)
     if label is None and (archived := archived_label(lake, commit, name)):
         label = Label(**archived)
@@ -92,7 +95,7 @@ def _answered(journal: Journal, lake: Lake, branch: str, name: str) -> tuple[str
         id=found.id,
         event_at=found.event_at,
         row=msgspec.Raw(msgspec.json.encode(found.row)),
-        value=found.value,
+        value=told(target, recorded(target, [found.value]))[0],
         label=label.value if label else None,
         label_known_at=label.known_at if label else None,
     )

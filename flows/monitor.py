@@ -17,6 +17,7 @@ from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
 from models import definitions
+from models.contract.answers import losses, recorded
 from models.contract.table import to_columns
 from models.deciding.rollout import Rollout
 from models.deciding.verdict import PromotionReport
@@ -103,7 +104,7 @@ def judge(model: str, branch: str, as_of: datetime) -> tuple[list[WindowReport],
     commit = lake.resolve(branch)
     serving = registry.read_rollout(lake, commit)
     assert serving is not None
-    watched, since = _watched(lake, commit, serving)
+    watched, since = _watched(definition, lake, commit, serving)
     known = registry.read_reports(lake, commit, registry.WINDOWS, WindowReport)
     past = [window for window in known if window.version == watched.version and window.end > since]
     state = past[-1].state if past else alarms.start(watched.loss, definition.watch)
@@ -112,8 +113,8 @@ def judge(model: str, branch: str, as_of: datetime) -> tuple[list[WindowReport],
     rows, _ = labelled_predictions(definition.contract, lake, commit)
     judged, raised = [], []
     for span in windows(after, as_of, definition.watch.window_days, definition.contract.time.zone):
-        error_N, columns = _answers_of(watched, rows, span)
-        report, alarm = judge_window(watched, definition.watch, state, span, error_N, columns, quiet=quiet)
+        loss_N, columns = _answers_of(watched, rows, span)
+        report, alarm = judge_window(watched, definition.watch, state, span, loss_N, columns, quiet=quiet)
         judged.append(report)
         if alarm is not None:
             raised.append(alarm)
@@ -129,7 +130,7 @@ def _known_before(definition: Model, serving: Rollout, rows: "pd.DataFrame") -> 
     return 0 if rows.empty else int(((rows["version"] == serving.champion) & (rows["known_at"] < first)).sum())
 
 
-def _watched(lake: Lake, commit: str, serving: Rollout) -> tuple[Watched, datetime]:
+def _watched(definition: Model, lake: Lake, commit: str, serving: Rollout) -> tuple[Watched, datetime]:
     """Give the champion, what its windows are compared with, and from when on.
 
     Its reference is the loss on the rows that judged it; once a later candidate has lost on a large test, its loss on
@@ -141,22 +142,25 @@ def _watched(lake: Lake, commit: str, serving: Rollout) -> tuple[Watched, dateti
     for verdict in registry.read_reports(lake, commit, registry.VERDICTS, PromotionReport):
         if verdict.ends_episode and verdict.incumbent == serving.champion and verdict.at >= serving.since:
             loss, since = verdict.incumbent_loss, verdict.at
-    watched = Watched(version=serving.champion, contract=bundle.card.contract, profile=reference, loss=loss)
+    contract = bundle.card.contract
+    watched = Watched(
+        version=serving.champion, contract=contract, profile=reference, loss=loss, ceiling=definition.ceiling
+    )
     return watched, since
 
 
 def _answers_of(
     watched: Watched, rows: "pd.DataFrame", span: tuple[datetime, datetime]
 ) -> "tuple[npt.NDArray[np.float64], GraphInputs]":
-    """Give errors and inputs of the answers whose labels became known in a span, in the order that alarms watch."""
+    """Give losses and inputs of the answers whose labels became known in a span, in the order that alarms watch."""
     if rows.empty:
         return np.zeros(0), {}
     start, end = span
     chosen = rows[(rows["version"] == watched.version) & (rows["known_at"] >= start) & (rows["known_at"] < end)]
     chosen = chosen.iloc[alarms.watching_order(chosen["id"].tolist())]
-    predicted_N = chosen["predicted"].to_numpy(np.float64)
-    error_N = np.abs(predicted_N - chosen[watched.contract.target.name].to_numpy(np.float64))
-    return error_N, to_columns(watched.contract, chosen)
+    target = watched.contract.target
+    loss_N = losses(target, recorded(target, chosen["predicted"].tolist()), chosen[target.name].tolist())
+    return loss_N, to_columns(watched.contract, chosen)
 
 
 def _record(lake: Lake, branch: str, judged: list[WindowReport], raised: list[Alarm]) -> None:

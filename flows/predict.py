@@ -21,8 +21,10 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
-from infra.client import ANSWERED, Client, Predictions
+from infra.client import PROBABILITIES, Client, Predictions, answered_columns
 from infra.errors import Misconfigured, NotFound, Unavailable
+from models.contract import arrow
+from models.contract.columns import Category, Number
 from models.contract.rows import MAXIMUM_ROWS
 from models.errors import ContractError, Violation
 
@@ -74,10 +76,10 @@ def predict(
         is served, or nothing answers; `NotFound`, `Misconfigured`, `Conflict`.
     """
     with _opened(rows) as (total, batches), Client(url, key) as client:
-        served = client.model().model
-        if served != model:
-            raise Unavailable(f"{url} serves {served}, not {model}; name another address by --url")
-        with _written(out) as write:
+        served = client.model()
+        if served.model != model:
+            raise Unavailable(f"{url} serves {served.model}, not {model}; name another address by --url")
+        with _written(out, served.target) as write:
             answers = client.predict_iter(batches, skip_refused=skip_refused)
             count, versions, refused = _copy(answers, write, lambda done: tell(done, total))
     found = [RefusedRow(one.row, one.field, one.rule) for one in refused]
@@ -180,10 +182,10 @@ def _of_lines(stream: BufferedReader) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _written(out: str) -> Iterator[Write]:
+def _written(out: str, target: Number | Category) -> Iterator[Write]:
     """Give what writes answers: as CSV, or as Parquet where the name says so."""
     if out == STANDARD:
-        yield _csv_writer(sys.stdout.buffer)
+        yield _csv_writer(sys.stdout.buffer, target)
         sys.stdout.flush()
         return
     place = Path(out)
@@ -196,20 +198,34 @@ def _written(out: str) -> Iterator[Write]:
     try:
         with unfinished.open("wb") as sink:
             if place.suffix.lower() == ".csv":
-                yield _csv_writer(sink)
+                yield _csv_writer(sink, target)
             else:
-                with pq.ParquetWriter(sink, ANSWERED) as writer:
+                with pq.ParquetWriter(sink, answered_columns(target)) as writer:
                     yield writer.write_table
         unfinished.replace(place)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _csv_writer(sink: Any) -> Write:
+def _csv_writer(sink: Any, target: Number | Category) -> Write:
     def write(table: pa.Table, *, header: bool = False) -> None:
+        if isinstance(target, Category):
+            table = _flat(table, target)
         buffer = pa.BufferOutputStream()
         arrow_csv.write_csv(table, buffer, arrow_csv.WriteOptions(include_header=header, quoting_style="needed"))
         sink.write(buffer.getvalue())
 
-    write(ANSWERED.empty_table(), header=True)
+    write(answered_columns(target).empty_table(), header=True)
     return write
+
+
+def _flat(table: pa.Table, target: Category) -> pa.Table:
+    """Give each value's probability a column of its own."""
+    place = table.schema.get_field_index(PROBABILITIES)
+    together = table.column(place).combine_chunks()
+    flat, count = together.flatten().to_numpy(), len(target.values)
+    table = table.remove_column(place)
+    for number, value in enumerate(target.values):
+        shares = arrow.numbers(pa.float32(), flat[number::count])
+        table = table.add_column(place + number, f"probability_{value}", shares)
+    return table

@@ -17,13 +17,13 @@ from infra.lake.transaction import transaction
 from infra.settings import load_settings
 from models import definitions
 from models.bundle import Bundle, Card
+from models.contract.answers import losses
 from models.contract.table import to_columns
 from models.deciding import promotion, rollout
 from models.deciding.rollout import Rollout
 from models.deciding.verdict import PromotionReport
 from models.errors import BundleError
 from models.inference import Predictor
-from models.learning.evaluation import absolute_errors
 from models.model import Model
 from models.watching.profile import describe_loss
 
@@ -92,15 +92,15 @@ def judge(
     judged = [candidate.card] + ([registry.load_card(lake, commit, serving.champion)] if serving else [])
     test = _test_rows(definition, lake, commit, judged, at)
     if serving is None:
-        incumbent, incumbent_answers_N = NAIVE, _naive_answers(definition, lake, commit, candidate.card, test)
+        incumbent, incumbent_answers = NAIVE, _naive_answers(definition, lake, commit, candidate.card, test)
     else:
         incumbent = serving.champion
-        incumbent_answers_N = _answers(registry.load_bundle(lake, commit, incumbent), test)
-    target = test[definition.contract.target.name]
-    incumbent_errors_N = absolute_errors(incumbent_answers_N, target)
-    candidate_errors_N = absolute_errors(_answers(candidate, test), target)
-    verdict = promotion.judge(incumbent, incumbent_errors_N, candidate_errors_N, definition.gate)
-    ceiling = definition.watch.ceiling
+        incumbent_answers = _answers(registry.load_bundle(lake, commit, incumbent), test)
+    target = definition.contract.target
+    truth = test[target.name].tolist()
+    incumbent_loss_N = losses(target, incumbent_answers, truth)
+    candidate_loss_N = losses(target, _answers(candidate, test), truth)
+    verdict = promotion.judge(incumbent, incumbent_loss_N, candidate_loss_N, definition.gate)
     return PromotionReport(
         at=at,
         version=version,
@@ -108,8 +108,8 @@ def judge(
         allowed=verdict.allowed,
         reasons=verdict.reasons,
         test_rows=len(test),
-        incumbent_loss=describe_loss(incumbent_errors_N, ceiling),
-        candidate_loss=describe_loss(candidate_errors_N, ceiling),
+        incumbent_loss=describe_loss(incumbent_loss_N, definition.ceiling),
+        candidate_loss=describe_loss(candidate_loss_N, definition.ceiling),
         alarm=alarm,
         labels_since_change=labels_since_change,
         ends_episode=not verdict.allowed and len(test) >= definition.retraining.closing_rows,

@@ -7,6 +7,8 @@ import plotly.graph_objects as go
 
 from flows.pages import figure_html, table_html, write_page
 from flows.story import Story, Told
+from models.contract.answers import shown
+from models.contract.columns import Contract
 from models.model import Model
 
 _FIRST, _SERVED, _ALARM, _PROMOTED = "#c05621", "#2b6cb0", "#c53030", "#2f855a"
@@ -15,15 +17,15 @@ _FIRST, _SERVED, _ALARM, _PROMOTED = "#c05621", "#2b6cb0", "#c53030", "#2f855a"
 def write_report(definition: Model, told: Told, path: Path) -> Path:
     """Write the page. Raises: `Unavailable`."""
     story = told.story
-    unit = definition.contract.target.unit
+    contract = definition.contract
     body = [
         f"<h1>{escape(definition.name)}: the loop</h1><p>{escape(definition.description)}</p>",
-        _summary(story, unit, definition.sample.caveat if definition.sample else ""),
+        _summary(story, contract, definition.sample.caveat if definition.sample else ""),
         "<h2>Error by month</h2>",
-        figure_html(_months_figure(story, unit), first=True),
+        figure_html(_months_figure(story, contract), first=True),
         _months_table(story),
         "<h2>What monitoring saw</h2>",
-        figure_html(_windows_figure(told, unit)),
+        figure_html(_windows_figure(told, contract)),
         "<h2>Drift of the requests</h2><p>Jensen-Shannon distance (0 to 1) of each week's requests to the rows that "
         "judged the champion.</p>",
         figure_html(_drift_figure(told)),
@@ -46,41 +48,41 @@ def write_report(definition: Model, told: Told, path: Path) -> Path:
             ],
         ),
         "<h2>Promotions, 30 days on</h2>",
-        _promotions_table(story, unit),
+        _promotions_table(story, contract),
         "<h2>Requests</h2>",
         _requests(story),
     ]
     return write_page(path, definition.name, body)
 
 
-def _summary(story: Story, unit: str, caveat: str) -> str:
+def _summary(story: Story, contract: Contract, caveat: str) -> str:
     later = story.months[1:] or story.months
-    first = sum(month.mae_first_model for month in later) / len(later)
-    served = sum(month.mae_served for month in later) / len(later)
+    first = sum(month.error_first_model for month in later) / len(later)
+    served = sum(month.error_served for month in later) / len(later)
     return (
-        f"<p>{story.requests.sent:,} requests were played; mean error over the months after the first: "
-        f"<b>{served:.2f} {escape(unit)}</b> as served, {first:.2f} had the first model been left alone. "
-        f"{len(story.alarms)} alarms, {sum(v.allowed for v in story.verdicts)} promotions.</p>"
+        f"<p>{story.requests.sent:,} requests were played; {contract.error_name} over the months after the first: "
+        f"<b>{escape(shown(served, contract.error_unit))}</b> as served, {shown(first)} had the first model been left "
+        f"alone. {len(story.alarms)} alarms, {sum(v.allowed for v in story.verdicts)} promotions.</p>"
         f"<p><small>{escape(caveat)}</small></p>"
     )
 
 
-def _months_figure(story: Story, unit: str) -> go.Figure:
+def _months_figure(story: Story, contract: Contract) -> go.Figure:
     months = [month.month for month in story.months]
     figure = go.Figure()
     figure.add_bar(
         x=months,
-        y=[month.mae_first_model for month in story.months],
+        y=[month.error_first_model for month in story.months],
         name="first model left alone",
         marker_color=_FIRST,
     )
-    figure.add_bar(x=months, y=[month.mae_served for month in story.months], name="served", marker_color=_SERVED)
+    figure.add_bar(x=months, y=[month.error_served for month in story.months], name="served", marker_color=_SERVED)
     figure.update_xaxes(type="category")
-    figure.update_yaxes(title=f"mean absolute error, {unit}")
+    figure.update_yaxes(title=_axis(contract))
     return figure
 
 
-def _windows_figure(told: Told, unit: str) -> go.Figure:
+def _windows_figure(told: Told, contract: Contract) -> go.Figure:
     judged = [window for window in told.windows if window.mean_error is not None]
     figure = go.Figure()
     figure.add_scatter(
@@ -103,7 +105,7 @@ def _windows_figure(told: Told, unit: str) -> go.Figure:
         figure.add_vline(x=promotion.at, line_color=_PROMOTED, line_dash="dot", line_width=1)
     for name, colour in (("alarm", _ALARM), ("promotion", _PROMOTED)):
         figure.add_scatter(x=[None], y=[None], mode="lines", name=name, line_color=colour)
-    figure.update_yaxes(title=f"mean absolute error, {unit}", rangemode="tozero")
+    figure.update_yaxes(title=_axis(contract), rangemode="tozero")
     return figure
 
 
@@ -128,8 +130,8 @@ def _months_table(story: Story) -> str:
             [
                 month.month,
                 f"{month.trips:,}",
-                f"{month.mae_first_model:.2f}",
-                f"{month.mae_served:.2f}",
+                shown(month.error_first_model),
+                shown(month.error_served),
                 ", ".join(month.versions),
             ]
             for month in story.months
@@ -138,18 +140,22 @@ def _months_table(story: Story) -> str:
     )
 
 
-def _promotions_table(story: Story, unit: str) -> str:
+def _promotions_table(story: Story, contract: Contract) -> str:
     rows = []
     for line in story.promotions:
-        after, before = _or_nothing(line.mae_next_month), _or_nothing(line.mae_previous_champion)
-        waited = _or_nothing(line.seconds_to_first_answer, " s")
+        after, before = _or_nothing(line.error_next_month), _or_nothing(line.error_previous_champion)
+        waited = "" if line.seconds_to_first_answer is None else f"{line.seconds_to_first_answer:.2f} s"
         rows.append([f"{line.at:%Y-%m-%d}", line.version, after, before, waited])
-    heads = ["at", "version", f"error, {unit}", "champion before would have had", "to first answer"]
+    heads = ["at", "version", _axis(contract), "champion before would have had", "to first answer"]
     return table_html(heads, rows, numbers=(2, 3, 4))
 
 
-def _or_nothing(figure: float | None, unit: str = "") -> str:
-    return "" if figure is None else f"{figure:.2f}{unit}"
+def _axis(contract: Contract) -> str:
+    return ", ".join(filter(None, (contract.error_name, contract.error_unit)))
+
+
+def _or_nothing(loss: float | None) -> str:
+    return "" if loss is None else shown(loss)
 
 
 def _requests(story: Story) -> str:

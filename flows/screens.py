@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from infra.lake.names import some
+from models.contract.answers import shown
 
 if TYPE_CHECKING:
     from flows.data_diff import DataDifference
@@ -128,10 +129,10 @@ def monitored(result: "Monitored") -> None:
     numbers = ("labels", "error", "reference", "log10 M")
     table = _table("window", "version", *numbers, "alarm", numbers=numbers)
     for window in result.windows:
-        error = "" if window.mean_error is None else f"{window.mean_error:.2f}"
+        error = "" if window.mean_error is None else shown(window.mean_error)
         span = f"{window.start:%Y-%m-%d} to {window.end:%Y-%m-%d}"
         reference, statistic = (
-            f"{window.reference_error:.2f}",
+            shown(window.reference_error),
             "" if window.statistic is None else f"{window.statistic:.1f}",
         )
         table.add_row(span, window.version, f"{window.labels:,}", error, reference, statistic, window.alarm or "")
@@ -335,7 +336,7 @@ def status(result: "Status") -> None:
 def _of_line(line: "Line", unit: str, now: datetime) -> Mapping[str, str]:
     window = "none yet"
     if line.last_window_end is not None:
-        error = "no labels" if line.last_window_error is None else f"error {line.last_window_error:.2f} {unit}"
+        error = "no labels" if line.last_window_error is None else f"error {shown(line.last_window_error, unit)}"
         window = f"until {line.last_window_end:%Y-%m-%d}: {error}"
     return {
         "champion": line.champion,
@@ -345,7 +346,7 @@ def _of_line(line: "Line", unit: str, now: datetime) -> Mapping[str, str]:
         **_of_shadow(line.shadow),
         "trained on": f"{line.trained_rows:,} rows known at {line.trained_as_of:%Y-%m-%d %H:%M} UTC",
         "lake commit": line.trained_on_commit,
-        "test error": f"{line.test_error:.2f} {unit}",
+        "test error": shown(line.test_error, unit),
         "last window": window,
         "last alarm": line.last_alarm or "none",
         "last verdict": line.last_verdict or "none",
@@ -373,9 +374,13 @@ def _of_answer(result: "Lineage") -> dict[str, str]:
         return {}
     label = "none yet"
     if found.label is not None:
-        label = f"{found.label:.2f}, known {found.label_known_at:%Y-%m-%d %H:%M} UTC"
+        label = f"{_of_value(found.label)}, known {found.label_known_at:%Y-%m-%d %H:%M} UTC"
     row = bytes(found.row).decode()
-    return {"prediction": found.id, "answered": f"{found.value:.2f}", "label": label, "row": row}
+    return {"prediction": found.id, "answered": _of_value(found.value), "label": label, "row": row}
+
+
+def _of_value(value: float | int | str) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _of_origin(result: "Lineage") -> dict[str, str]:
@@ -413,7 +418,7 @@ def story(result: "Story") -> None:
     numbers = ("trips", "first model", "served")
     table = _table("month", *numbers, "versions", numbers=numbers)
     for month in result.months:
-        first, served = f"{month.mae_first_model:.2f}", f"{month.mae_served:.2f}"
+        first, served = shown(month.error_first_model), shown(month.error_served)
         table.add_row(month.month, f"{month.trips:,}", first, served, ", ".join(month.versions))
     _print_table(table)
     _print("")

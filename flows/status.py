@@ -11,6 +11,7 @@ from infra.lake import copying
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
 from models import definitions
+from models.contract.answers import mean_loss
 from models.deciding.rollout import Challenger, Compared, Rollout, weight_at
 from models.deciding.verdict import PromotionReport
 from models.watching.alarms import Alarm
@@ -33,7 +34,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     trained_on_commit: str
     trained_rows: int
     test_error: float
-    """Mean absolute error on the bundle's test rows, in the target's unit."""
+    """Mean loss on the bundle's test rows (`models.contract.answers`)."""
     last_window_end: datetime | None
     last_window_error: float | None
     last_alarm: str | None
@@ -74,7 +75,7 @@ def status(model: str, branch: str | None = None) -> Status:
     """Read a model's state; of every branch with a champion, or of one."""
     definition, settings = definitions.load(model), load_settings()
     platform = assemble(settings)
-    unit = definition.contract.target.unit
+    unit = definition.contract.error_unit
     if not platform.has_lake(model):
         return Status(model=model, unit=unit, bundles=0, lines=[])
     lake = platform.lake(model)
@@ -120,9 +121,9 @@ def _shadow(platform: Platform, lake: Lake, model: str, branch: str, serving: Ro
     from infra.comparison import compare  # which imports pandas: a second, that only a trial costs
 
     commit = lake.resolve(branch)
-    target = registry.load_card(lake, commit, serving.champion).contract.target
+    contract = registry.load_card(lake, commit, serving.champion).contract
     journal = platform.journal(model, branch)
-    return compare(lake, commit, journal, serving.champion, serving.challenger.version, target)
+    return compare(lake, commit, journal, serving.champion, serving.challenger.version, contract)
 
 
 def _line(platform: Platform, lake: Lake, model: str, branch: str) -> Line | None:
@@ -146,7 +147,7 @@ def _line(platform: Platform, lake: Lake, model: str, branch: str) -> Line | Non
         trained_as_of=card.as_of,
         trained_on_commit=copying.known_as(lake, card.data.commit),
         trained_rows=card.data.rows_train,
-        test_error=card.metrics["mae"],
+        test_error=card.metrics[mean_loss(card.contract.target)],
         last_window_end=windows[-1].end if windows else None,
         last_window_error=windows[-1].mean_error if windows else None,
         last_alarm=f"{alarms[-1].at:%Y-%m-%d}: {alarms[-1].detail}" if alarms else None,

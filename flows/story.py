@@ -13,6 +13,7 @@ from infra.dataset import LABELS, PREDICTIONS, labelled_predictions
 from infra.errors import NotFound
 from infra.lake.protocol import Lake
 from infra.traffic import Counts
+from models.contract.answers import differences, losses, recorded
 from models.contract.table import to_columns
 from models.deciding.verdict import PromotionReport
 from models.inference import Predictor
@@ -28,8 +29,8 @@ class Month(msgspec.Struct, frozen=True, kw_only=True):
 
     month: str
     trips: int
-    mae_first_model: float
-    mae_served: float
+    error_first_model: float
+    error_served: float
     versions: tuple[str, ...]
 
 
@@ -57,9 +58,9 @@ class PromotionLine(msgspec.Struct, frozen=True, kw_only=True):
 
     at: datetime
     version: str
-    mae_next_month: float | None
+    error_next_month: float | None
     """None where no label came."""
-    mae_previous_champion: float | None
+    error_previous_champion: float | None
     """What the champion before it would have had on the same rows; None for the first, and where no label came."""
     seconds_to_first_answer: float | None
     """From the promotion's commit to the first answer of the running service; None for the first."""
@@ -174,29 +175,30 @@ class _Scorer:
     def __init__(self, definition: Model, lake: Lake, commit: str, rows: pd.DataFrame) -> None:
         self._lake, self._commit = lake, commit
         self._columns = to_columns(definition.contract, rows)
-        self._target_N = rows[definition.contract.target.name].to_numpy(np.float64)
+        self._target = definition.contract.target
+        self._truth = rows[self._target.name].tolist()
         self._known: dict[str, npt.NDArray[np.float64]] = {}
 
     def errors(self, version: str) -> npt.NDArray[np.float64]:
-        """Give absolute errors of all rows."""
+        """Give the losses of all rows."""
         if version not in self._known:
             bundle = registry.load_bundle(self._lake, self._commit, version)
-            answers_N = Predictor(bundle.onnx, bundle.card.contract).predict(self._columns)
-            self._known[version] = np.abs(answers_N.astype(np.float64) - self._target_N)
+            answers = Predictor(bundle.onnx, bundle.card.contract).predict(self._columns)
+            self._known[version] = losses(self._target, answers, self._truth)
         return self._known[version]
 
     def mean_error(self, version: str, chosen: npt.NDArray[np.bool_]) -> float | None:
-        """Give the mean absolute error of the chosen rows; None where none is chosen."""
+        """Give the mean loss of the chosen rows; None where none is chosen."""
         return float(self.errors(version)[chosen].mean()) if chosen.any() else None
 
 
 def _months(definition: Model, rows: pd.DataFrame, first_errors_N: npt.NDArray[np.float64]) -> tuple[Month, ...]:
-    target, time = definition.contract.target.name, definition.contract.time.name
+    target, time = definition.contract.target, definition.contract.time.name
     frame = pd.DataFrame(
         {
             "month": rows[time].dt.strftime("%Y-%m"),
             "first": first_errors_N,
-            "served": (rows["predicted"] - rows[target]).abs(),
+            "served": losses(target, recorded(target, rows["predicted"].tolist()), rows[target.name].tolist()),
             "version": rows["version"],
         }
     )
@@ -204,8 +206,8 @@ def _months(definition: Model, rows: pd.DataFrame, first_errors_N: npt.NDArray[n
         Month(
             month=str(month),
             trips=len(group),
-            mae_first_model=float(group["first"].mean()),
-            mae_served=float(group["served"].mean()),
+            error_first_model=float(group["first"].mean()),
+            error_served=float(group["served"].mean()),
             versions=tuple(group["version"].unique()),
         )
         for month, group in frame.groupby("month")
@@ -220,8 +222,8 @@ def _promotion(
     return PromotionLine(
         at=verdict.at,
         version=verdict.version,
-        mae_next_month=scorer.mean_error(verdict.version, after),
-        mae_previous_champion=scorer.mean_error(previous, after) if previous else None,
+        error_next_month=scorer.mean_error(verdict.version, after),
+        error_previous_champion=scorer.mean_error(previous, after) if previous else None,
         seconds_to_first_answer=round(seconds, 3) if seconds is not None else None,
     )
 
@@ -237,6 +239,8 @@ def _check_journal(definition: Model, lake: Lake, commit: str) -> JournalCheck:
     largest = 0.0
     for version, group in predictions.groupby("version"):
         bundle = registry.load_bundle(lake, commit, str(version))
-        scored_N = Predictor(bundle.onnx, bundle.card.contract).predict(to_columns(definition.contract, group))
-        largest = max(largest, float(np.abs(scored_N - group["predicted"].to_numpy(np.float64)).max()))
+        target, columns = bundle.card.contract.target, to_columns(definition.contract, group)
+        scored = Predictor(bundle.onnx, bundle.card.contract).predict(columns)
+        apart_N = differences(target, scored, recorded(target, group["predicted"].tolist()))
+        largest = max(largest, float(apart_N.max()))
     return JournalCheck(rows=len(predictions), largest_difference=largest)

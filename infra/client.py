@@ -42,10 +42,8 @@ from models.errors import ContractError, OkruhError, Violation
 if TYPE_CHECKING:
     import pandas as pd
 
-ANSWERED = pa.schema(
-    [("row", pa.int64()), ("id", pa.string()), ("value", pa.float32()), ("version", pa.string())],
-)
-"""Columns of an answer: the row's place in the caller's table, its id, the prediction, and the version that made it."""
+PROBABILITIES = "probabilities"
+"""The column of answers that has, of each value of the target, how probable it is."""
 
 Places = npt.NDArray[np.int64]
 """Where rows are in the caller's table."""
@@ -71,7 +69,7 @@ class Served(msgspec.Struct, frozen=True):
     digest: str
     """sha256 of the ONNX graph."""
     inputs: tuple[Time | Number | Category, ...]
-    target: Number
+    target: Number | Category
     metrics: dict[str, float]
 
     @property
@@ -88,7 +86,7 @@ class Label(NamedTuple):
     """What turned out to be true for one prediction."""
 
     id: str
-    value: float
+    value: float | int | str
     at: datetime | None = None
     """When it became known, aware; None: now."""
 
@@ -110,7 +108,7 @@ class Predictions:
     """Answers in the order of the rows."""
 
     table: pa.Table
-    """Columns of `ANSWERED`."""
+    """See `answered_columns`."""
     refused: tuple[Violation, ...] = ()
     """With `skip_refused`: each broken rule; their rows have no answer."""
 
@@ -124,10 +122,19 @@ class Predictions:
         return ids
 
     @property
-    def values(self) -> npt.NDArray[np.float32]:
-        """The predictions, in the target's unit."""
-        values: npt.NDArray[np.float32] = self.table["value"].to_numpy()
+    def values(self) -> npt.NDArray[Any]:
+        """The predictions: numbers (float32) in the target's unit, or the most likely of its values."""
+        values: npt.NDArray[Any] = self.table["value"].to_numpy()
         return values
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float32] | None:
+        """Of each value in the contract's order, [N, K]; None where the target is a number."""
+        if PROBABILITIES not in self.table.column_names:
+            return None
+        found = self.table[PROBABILITIES].combine_chunks()
+        flat: npt.NDArray[np.float32] = found.flatten().to_numpy()
+        return flat.reshape(len(found), found.type.list_size)
 
     @property
     def versions(self) -> dict[str, int]:
@@ -139,6 +146,16 @@ class Predictions:
         """Give the table to pandas."""
         frame: pd.DataFrame = self.table.to_pandas()
         return frame
+
+
+def answered_columns(target: Number | Category) -> pa.Schema:
+    """Give the columns of answers: the row's place in the caller's table, its id, what is predicted, and by whom."""
+    if isinstance(target, Number):
+        predicted = [("value", pa.float32())]
+    else:
+        probabilities = pa.list_(pa.float32(), len(target.values))
+        predicted = [("value", arrow.label_type(target)), (PROBABILITIES, probabilities)]
+    return pa.schema([("row", pa.int64()), ("id", pa.string()), *predicted, ("version", pa.string())])
 
 
 class _Part(NamedTuple):
@@ -202,7 +219,8 @@ class Client:
         """
         batches = [rows] if _is_table(rows) else _batched(rows)  # type: ignore[arg-type]
         found = list(self.predict_iter(batches, skip_refused=skip_refused))
-        table = pa.concat_tables([ANSWERED.empty_table(), *(one.table for one in found)])
+        tables = [one.table for one in found] or [answered_columns(self._decoder.contract.target).empty_table()]
+        table = pa.concat_tables(tables)
         return Predictions(table, tuple(violation for one in found for violation in one.refused))
 
     def predict_iter(
@@ -346,8 +364,9 @@ class Client:
     def _answer(self, part: _Part) -> Predictions:
         """Have a part answered, in two where its body is too large."""
         table, places, refused = part
+        schema = answered_columns(self._decoder.contract.target)
         if not len(table):
-            return Predictions(ANSWERED.empty_table(), refused)
+            return Predictions(schema.empty_table(), refused)
         body = _stream(table)
         if len(body) > MAXIMUM_BODY_BYTES and len(table) > 1:
             half = len(table) // 2
@@ -360,13 +379,9 @@ class Client:
         try:
             answered = pa.ipc.open_stream(reply.body).read_all()
             version = answered.schema.metadata[b"version"].decode()
-            columns = [
-                arrow.numbers(pa.int64(), places),
-                answered["id"],
-                answered["value"],
-                pa.repeat(version, len(table)),
-            ]
-            return Predictions(pa.Table.from_arrays(columns, schema=ANSWERED), refused)
+            own = {"row": arrow.numbers(pa.int64(), places), "version": pa.repeat(version, len(table))}
+            columns = [own[name] if name in own else answered[name] for name in schema.names]
+            return Predictions(pa.Table.from_arrays(columns, schema=schema), refused)
         except (pa.ArrowException, KeyError, TypeError) as error:
             raise InfraError(f"{self._connection.url} answers what is not understood: {error}") from error
 

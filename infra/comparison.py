@@ -15,47 +15,55 @@ from infra import tables
 from infra.dataset import LABELS, SHADOWS, archive_path
 from infra.journal.journal import Journal
 from infra.lake.protocol import Lake
-from models.contract.columns import Number
+from models.contract import arrow
+from models.contract.answers import allows, differences, losses, recorded
+from models.contract.columns import Category, Contract, Number
 from models.deciding.rollout import Compared
 
-_NUMBERS = {"served", "predicted", "value"}
 _COLUMNS = ("id", "version", "champion", "served", "predicted")
 
 
-def compare(lake: Lake, commit: str, journal: Journal, champion: str, challenger: str, target: Number) -> Compared:
+def compare(lake: Lake, commit: str, journal: Journal, champion: str, challenger: str, contract: Contract) -> Compared:
     """Compare two versions on what both have answered. Raises: `Unavailable`."""
+    target, unit = contract.target, contract.error_unit
     paths = {entry.path for entry in lake.list(commit, SHADOWS)}
     here = journal.shadows.batches(lambda one: archive_path(one.first, one.last, one.digest, SHADOWS) in paths)
-    shown = _table(_COLUMNS, _archived(lake, commit, SHADOWS, _COLUMNS), here)
+    shown = _table(_archived(lake, commit, SHADOWS, _COLUMNS), (batch.select(_COLUMNS) for batch in here))
+    if shown is None:
+        return Compared(unit=unit, rows=0, failed=0, labels=0)
     pair = pc.and_(pc.equal(shown["version"], challenger), pc.equal(shown["champion"], champion))
     shown = shown.filter(pair)
     answered = shown.filter(pc.is_valid(shown["predicted"]))
-    served, predicted = (answered[name].to_numpy() for name in ("served", "predicted"))
+    served, predicted = (recorded(target, answered[name].to_pylist()) for name in ("served", "predicted"))
     truth = _truth(lake, commit, journal, answered["id"], target)
-    known = np.isfinite(truth)
+    known = np.array([one is not None for one in truth], bool)
+    apart_N = differences(target, predicted, served)
+    there = [one for one in truth if one is not None]
     return Compared(
-        unit=target.unit,
+        unit=unit,
         rows=shown.num_rows,
         failed=shown.num_rows - answered.num_rows,
-        mean_difference=_mean(np.abs(predicted - served)),
-        largest_difference=float(np.abs(predicted - served).max()) if len(served) else None,
-        labels=int(known.sum()),
-        champion_error=_mean(np.abs(served - truth)[known]),
-        challenger_error=_mean(np.abs(predicted - truth)[known]),
+        mean_difference=_mean(apart_N),
+        largest_difference=float(apart_N.max()) if len(apart_N) else None,
+        labels=len(there),
+        champion_error=_mean(losses(target, served[known], there)),
+        challenger_error=_mean(losses(target, predicted[known], there)),
     )
 
 
-def _truth(lake: Lake, commit: str, journal: Journal, ids: pa.ChunkedArray, target: Number) -> npt.NDArray[np.float64]:
-    """Give the label of each row; NaN where there is none, or none within the target's range."""
-    there = [label for label in journal.labels() if target.minimum <= label.value <= target.maximum]
+def _truth(lake: Lake, commit: str, journal: Journal, ids: pa.ChunkedArray, target: Number | Category) -> list[object]:
+    """Give the label of each row; None where there is none, or none that the target can have."""
+    there = journal.labels()
+    kind = arrow.label_type(target)
     own = pa.record_batch(
-        [pa.array([one.id for one in there], pa.string()), pa.array([one.value for one in there], pa.float64())],
+        [pa.array([one.id for one in there], pa.string()), pa.array([one.value for one in there], kind)],
         ["id", "value"],
     )
-    labels = _table(("id", "value"), _archived(lake, commit, LABELS, ("id", "value")), iter([own]))
+    labels = _table(_archived(lake, commit, LABELS, ("id", "value")), iter([own]))
+    assert labels is not None
     places = pc.index_in(ids, labels["id"].combine_chunks())
-    truth: npt.NDArray[np.float64] = labels["value"].combine_chunks().take(places).to_numpy(zero_copy_only=False)
-    return np.where((truth >= target.minimum) & (truth <= target.maximum), truth, np.nan)
+    found = labels["value"].combine_chunks().take(places).to_pylist()
+    return [one if allowed else None for one, allowed in zip(found, allows(target, found), strict=True)]
 
 
 def _archived(lake: Lake, commit: str, folder: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -64,11 +72,10 @@ def _archived(lake: Lake, commit: str, folder: str, columns: Sequence[str]) -> I
             yield from table.read(list(columns)).to_batches()
 
 
-def _table(columns: Sequence[str], *parts: Iterator[pa.RecordBatch]) -> pa.Table:
-    batches = [batch.select(list(columns)) for part in parts for batch in part]
+def _table(*parts: Iterator[pa.RecordBatch]) -> pa.Table | None:
+    batches = [batch for part in parts for batch in part]
     found = [pa.Table.from_batches([batch]).replace_schema_metadata(None) for batch in batches]
-    empty = pa.table({name: pa.array([], pa.float64() if name in _NUMBERS else pa.string()) for name in columns})
-    return pa.concat_tables([empty, *found])
+    return pa.concat_tables(found) if found else None
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float | None:

@@ -17,6 +17,7 @@ import pandas as pd
 from infra import tables
 from infra.errors import NotFound
 from infra.lake.protocol import Lake
+from models.contract.answers import allows
 from models.contract.columns import Contract
 from models.contract.table import to_instants
 from models.model import Model
@@ -134,8 +135,7 @@ def labelled_predictions(contract: Contract, lake: Lake, commit: str) -> tuple[p
 
 
 def _within_range(contract: Contract, rows: pd.DataFrame) -> pd.DataFrame:
-    target = contract.target
-    return rows[rows[target.name].between(target.minimum, target.maximum)].reset_index(drop=True)
+    return rows[allows(contract.target, rows[contract.target.name].tolist())].reset_index(drop=True)
 
 
 def _with_moments(contract: Contract, table: pd.DataFrame) -> pd.DataFrame:

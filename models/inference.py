@@ -1,7 +1,8 @@
 """From a bundle and rows to predictions, by ONNX Runtime; no torch.
 
 The graph takes one named input a column, shape [N]: numbers float32 (NaN for null), integer categories int64
-(`MISSING_CODE` for null), text categories string (empty for null), times int64 seconds; it gives `value`, float32 [N].
+(`MISSING_CODE` for null), text categories string (empty for null), times int64 seconds; it gives `value`, float32 [N],
+or `probabilities`, float32 [N, K] (`models.contract.answers`).
 
 ONNX Runtime goes on with the CPU where a provider cannot be loaded, and says so to nobody. Here a provider that is
 wanted is used, or it is an error, or, where that is allowed, a reason that is kept beside what is used. Used means
@@ -22,6 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from models.contract.answers import output_name
 from models.contract.columns import Category, Contract, Number, Time
 from models.contract.examples import example_columns
 from models.errors import BundleError, ProviderUnavailable
@@ -31,8 +33,6 @@ import onnxruntime
 
 from models import replaying
 from models.replaying import Replaying
-
-OUTPUT = "value"
 
 GraphInputs = Mapping[str, npt.NDArray[np.generic]]
 """One array a column, all of length N."""
@@ -151,11 +151,13 @@ class Predictor:
         if found != wanted:
             raise BundleError(f"model.onnx takes {found}, its contract declares {wanted}")
         given = {node.name: node.type for node in session.get_outputs()}
-        if given != {OUTPUT: "tensor(float)"}:
-            raise BundleError(f"model.onnx gives {given}, it should give {OUTPUT!r}, a tensor(float)")
+        if given != {output_name(contract.target): "tensor(float)"}:
+            raise BundleError(
+                f"model.onnx gives {given}, it should give {output_name(contract.target)!r}, a tensor(float)"
+            )
 
     def predict(self, columns: GraphInputs) -> npt.NDArray[np.float32]:
-        """Predict N rows; the answer is float32 [N] in the target's unit."""
+        """Predict N rows; see `models.contract.answers`."""
         return self._run(columns)
 
 
@@ -233,8 +235,8 @@ def _runner(way: _Way, session: onnxruntime.InferenceSession, runtime: Runtime) 
         return Replaying(session, WARM_SIZES if way.replayed else ()).run
 
     def run(columns: GraphInputs) -> npt.NDArray[np.float32]:
-        (value,) = session.run([OUTPUT], dict(columns))
-        return value  # type: ignore[no-any-return]  # float32, as the graph says
+        (answers,) = session.run(None, dict(columns))
+        return answers  # type: ignore[no-any-return]  # float32, as the graph says
 
     return run
 

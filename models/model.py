@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from models.bundle import MODEL_NAME
-from models.contract.columns import Contract
+from models.contract.answers import shape
+from models.contract.columns import Category, Contract
 from models.deciding.promotion import GateSettings
 from models.deciding.retraining import RetrainingSettings
 from models.errors import DefinitionError
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
     from models.learning.examples import Examples
 
-RESERVED = frozenset({"id", "version", "predicted", "event_at", "answered_at", "known_at", "value", "named"})
+RESERVED = frozenset(
+    {"id", "version", "predicted", "event_at", "answered_at", "known_at", "value", "probabilities", "named"}
+)
 """What answered predictions carry beside the contract's columns, and the graph's output."""
 
 RawKind = Literal["time", "integer", "number", "text"]
@@ -69,15 +72,19 @@ class Model:
     """Makes an untrained network; may take scales and bins from the training rows.
 
     Its forward takes (numbers [N, F] float32 with NaN for null, categories [N, C] int64 with 0 for null and otherwise
-    the 1-based place in the contract, time_parts [N, P] int64) and gives the target [N].
+    the 1-based place in the contract, time_parts [N, P] int64) and gives the target [N], or, where it is a category of
+    K values, [N, K]: the logarithm of each one's probability, but for a constant a row.
     """
     naive: "Callable[[pd.DataFrame, pd.DataFrame], npt.NDArray[np.float32]]"
-    """Predicts the second table from the first without learning a network: what a first champion must beat."""
+    """Answers the second table from the first without learning a network: what a first champion must beat.
+
+    Its answers are those of `models.contract.answers`.
+    """
     slices: "Callable[[pd.DataFrame], Mapping[str, pd.Series]]"
-    """Groups for which errors are reported one by one."""
+    """Groups for which losses are reported one by one."""
     sample: Sample | None = None
     parity_tolerance: float = 1e-3
-    """Largest accepted difference between graph and network, in the target's unit."""
+    """Largest accepted difference between graph and network, in the target's unit, or of a probability."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
@@ -120,16 +127,24 @@ class Model:
         return table
 
     def naive_answers(self, train: "pd.DataFrame", rows: "pd.DataFrame") -> "npt.NDArray[np.float32]":
-        """Call `naive`. Raises: `DefinitionError` where it does not give one finite number a row."""
+        """Call `naive`. Raises: `DefinitionError` where it does not give finite answers."""
         import numpy as np
 
-        answers_N = self.naive(train, rows)
-        if np.shape(answers_N) != (len(rows),) or not np.isfinite(np.asarray(answers_N, dtype=np.float64)).all():
+        answers, wanted = self.naive(train, rows), shape(self.contract.target, len(rows))
+        if np.shape(answers) != wanted or not np.isfinite(np.asarray(answers, dtype=np.float64)).all():
             raise DefinitionError(
-                f"model {self.name}: `naive` must give one finite number for each of {len(rows):,} rows; it gave an "
-                f"array of shape {np.shape(answers_N)}, or some that are not finite"
+                f"model {self.name}: `naive` must give finite numbers of shape {wanted} for {len(rows):,} rows; it "
+                f"gave an array of shape {np.shape(answers)}, or some that are not finite"
             )
-        return answers_N
+        return answers
+
+    @property
+    def ceiling(self) -> float:
+        """Losses above this count as this where they are watched; in the target's unit."""
+        target = self.contract.target
+        if self.watch.ceiling is not None:
+            return self.watch.ceiling
+        return 1.0 if isinstance(target, Category) else (target.maximum - target.minimum) / 4
 
     def sliced(self, rows: "pd.DataFrame") -> "Mapping[str, pd.Series]":
         """Call `slices`. Raises: `DefinitionError` where a slice does not name a group for each row."""

@@ -33,14 +33,15 @@ class Replaying:
     """Runs a graph, some sizes of batch by replaying. Thread-safe: one at a time, of all that there are.
 
     Args:
-        session: with CUDA graphs switched on, where there are sizes; its first output is float32 [N].
+        session: with CUDA graphs switched on, where there are sizes; its one output is float32, [N] or [N, K].
         sizes: rows of a batch; others are run as without recording.
         device: where the buffers are.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, sizes: Collection[int], device: str = "cuda") -> None:
         self._session = session
-        self._output = session.get_outputs()[0].name
+        output = session.get_outputs()[0]
+        self._output, self._row_shape = output.name, output.shape[1:]
         self._sizes = frozenset(sizes)
         self._device = device
         self._buffers = dict[int, _Buffers]()
@@ -63,7 +64,7 @@ class Replaying:
             name: onnxruntime.OrtValue.ortvalue_from_numpy(np.array(values), self._device, 0)  # on the CPU no copy
             for name, values in columns.items()
         }
-        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type([rows], np.float32, self._device, 0)
+        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type([rows, *self._row_shape], np.float32, self._device, 0)
         binding = self._session.io_binding()
         for name, buffer in inputs.items():
             binding.bind_ortvalue_input(name, buffer)

@@ -77,7 +77,7 @@ class Batcher:
     """Predicts rows of one champion. For one event loop at a time.
 
     Args:
-        predict: gives columns, and one value a row.
+        predict: gives columns, and answers (`models.contract.answers`).
         seconds: how long it takes for so many rows.
     """
 

@@ -152,16 +152,32 @@ function howSure(value, answeredBy) {
   ];
 }
 
+function howLikely(probabilities) {
+  const ranked = probabilities.map((share, place) => [share, target.values[place]]).sort((a, b) => b[0] - a[0]);
+  const lines = ranked.slice(0, 5).map(([share, value]) => {
+    const drawn = make("div", "", "scale");
+    drawn.ariaHidden = "true";
+    const band = make("i", "");
+    band.style.width = `${100 * share}%`;
+    drawn.append(band);
+    return [make("p", `${value}: ${(100 * share).toFixed(1)} %`, "share"), drawn];
+  });
+  const rest = ranked.length - lines.length;
+  return [...lines.flat(), ...(rest > 0 ? [make("p", `${rest} other values are less likely.`, "hint")] : [])];
+}
+
 function showAnswer(body, told) {
-  const { id, value } = told.predictions[0];
-  const line = make("p", shown(value, error.size || Math.abs(value)), "value");
-  line.append(make("span", ` ${target.unit}`));
+  const { id, value, probabilities } = told.predictions[0];
+  const line = probabilities ? make("p", String(value), "value")
+    : make("p", shown(value, error.size || Math.abs(value)), "value");
+  if (!probabilities) line.append(make("span", ` ${target.unit}`));
   const details = document.createElement("details");
   details.append(make("summary", "What was sent and answered"), make("pre", `POST /v1/predict\n${body}\n\n`
     + JSON.stringify(told, null, 2)));
   const record = make("p", "Answered by ", "hint");
   record.append(make("code", told.version), " under the id ", make("code", id), ".");
-  answer.replaceChildren(line, ...howSure(value, told.version), record, details);
+  const more = probabilities ? howLikely(probabilities) : howSure(value, told.version);
+  answer.replaceChildren(line, ...more, record, details);
   answer.scrollIntoView({ block: "nearest" });
 }
 

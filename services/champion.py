@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.bundle import Bundle, Card, decode_card
+from models.contract.answers import shape
 from models.contract.rows import Array, Columns, RowDecoder, Rows, example_row, graph_inputs
 from models.errors import BundleError
 from models.inference import ON_THE_CPU, WARM_SIZES, Placement, Predictor, Runtime, batch_rows
@@ -119,7 +120,7 @@ def _warm(card: Card, decoder: RowDecoder, predictor: Predictor) -> Pace:
             except Exception as error:  # onnxruntime raises a dozen unrelated classes
                 raise BundleError(f"bundle {card.version} cannot predict {size} rows: {error}") from error
             seconds[size] = min(seconds[size], time.perf_counter() - began)
-        if values.shape != (size,) or not np.isfinite(values).all():
+        if values.shape != shape(card.contract.target, size) or not np.isfinite(values).all():
             raise BundleError(f"bundle {card.version} gives no finite number a row for {size} example rows")
     fills = not on_the_cpu or seconds[WARM_SIZES[0]] - seconds[1] <= _FILLING_S
     fewest, most = WARM_SIZES[0] if fills else 1, max(seconds)

@@ -12,6 +12,8 @@ from msgspec import UNSET
 
 from infra.journal.index import Label, LabelOutcome
 from infra.journal.journal import Journal
+from models.contract.answers import is_told
+from models.contract.columns import Category, Number
 from models.contract.rows import MAXIMUM_ROWS, NotJSON, TooManyRows, broken_contract, violation_of
 from models.deciding.rollout import weight_at
 from models.errors import Violation
@@ -98,7 +100,9 @@ class Endpoints:
     async def feedback(self, request: Request) -> Answer:
         """Keep labels; name those that cannot be. Raises: `ContractError`, `Unavailable`."""
         body = request.body
-        labels = _labels(body) if len(body) <= INLINE_BYTES else await asyncio.to_thread(_labels, body)
+        target = self._following.champion.card.contract.target
+        inline = len(body) <= INLINE_BYTES
+        labels = _labels(body, target) if inline else await asyncio.to_thread(_labels, body, target)
         outcomes = await asyncio.wrap_future(self._journal.append_labels(labels))
         for outcome in LabelOutcome:
             metrics.LABELS.labels(outcome.value).inc(outcomes.count(outcome))
@@ -177,12 +181,16 @@ class Endpoints:
         return Answer(200, page(card), HEADERS, CONTENT_TYPE)
 
 
-def _labels(body: bytes) -> list[Label]:
+def _labels(body: bytes, target: Number | Category) -> list[Label]:
     """Raises: `ContractError`."""
-    now = datetime.now(UTC)
+    now, labels = datetime.now(UTC), _decode_feedback(body).labels
+    kind = "a number" if isinstance(target, Number) else "text" if target.is_text else "a whole number"
+    rule = f"{target.name} is {kind}"
+    if wrong := [Violation("value", rule, place) for place, one in enumerate(labels) if not is_told(target, one.value)]:
+        raise broken_contract(wrong)
     return [
         Label(id=one.id, value=one.value, known_at=now if one.at is UNSET else _known_at(one.at, now, place))
-        for place, one in enumerate(_decode_feedback(body).labels)
+        for place, one in enumerate(labels)
     ]
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from models.contract import arrow
 from models.contract.rows import Rows
 from services.champion import Champion
-from services.messages import Answer, PredictAnswer, Predicted, Request, encode
+from services.messages import Answer, Classified, ClassifyAnswer, PredictAnswer, Predicted, Request, encode
 from services.predictions import INLINE_BYTES, Answered
 
 
@@ -37,8 +37,12 @@ def _from_json(champion: Champion, body: bytes) -> Rows:
 
 
 def _to_json(answered: Answered) -> Answer:
-    predictions, card = list(map(Predicted, answered.ids(), answered.values())), answered.model.card
-    return Answer(200, encode(PredictAnswer(card.model, card.version, predictions)))
+    card, probabilities = answered.model.card, answered.probabilities()
+    if probabilities is None:
+        predictions = list(map(Predicted, answered.ids(), answered.values()))
+        return Answer(200, encode(PredictAnswer(card.model, card.version, predictions)))
+    classified = list(map(Classified, answered.ids(), answered.values(), probabilities))
+    return Answer(200, encode(ClassifyAnswer(card.model, card.version, classified)))
 
 
 def _from_arrow(champion: Champion, body: bytes) -> Rows:
@@ -47,10 +51,10 @@ def _from_arrow(champion: Champion, body: bytes) -> Rows:
 
 def _to_arrow(answered: Answered) -> Answer:
     about = {"model": answered.model.card.model, "version": answered.model.card.version}
-    schema = pa.schema([("id", pa.string()), ("value", pa.float32())], about)
+    batch = answered.arrow().replace_schema_metadata(about)
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema) as stream:
-        stream.write_batch(pa.RecordBatch.from_arrays([*answered.arrow()], schema=schema))
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
     return Answer(200, sink.getvalue().to_pybytes(), content_type=_ARROW)
 
 

@@ -22,6 +22,17 @@ class Predicted(Struct, frozen=True):
     value: float
 
 
+class Classified(Struct, frozen=True):
+    """One row's answer, where the target is a category."""
+
+    id: str
+    """The caller's, or a new one; labels refer to it."""
+    value: int | str
+    """The most likely."""
+    probabilities: list[float]
+    """Of each value, in the order of the model's target."""
+
+
 class PredictAnswer(Struct, frozen=True):
     """Predictions in the order of the request's rows."""
 
@@ -30,11 +41,22 @@ class PredictAnswer(Struct, frozen=True):
     predictions: list[Predicted]
 
 
+class ClassifyAnswer(Struct, frozen=True):
+    """The same, where the target is a category."""
+
+    model: str
+    version: str
+    predictions: list[Classified]
+
+
 class TrueValue(Struct, frozen=True, forbid_unknown_fields=True):
     """What turned out to be true for one prediction."""
 
     id: Id
-    value: Annotated[float, Meta(description="In the unit of the model's target.")]
+    value: Annotated[
+        float | int | str,
+        Meta(description="In the unit of the model's target, or one of its values where those are named."),
+    ]
     at: Annotated[datetime, Meta(tz=True, description="When it became known; left out: now.")] | UnsetType = UNSET
 
 
@@ -117,7 +139,7 @@ class ModelAnswer(Struct, frozen=True):
     """sha256 of the ONNX graph."""
     signature: str
     inputs: tuple[Time | Number | Category, ...]
-    target: Number
+    target: Number | Category
     metrics: dict[str, float]
     runs_on: Placement
     following: bool

@@ -39,7 +39,7 @@ from services.observing import note, step
 from services.predictions import INLINE_BYTES, Answered, Predictions
 from services.trial import drawn
 
-VALUE = "value"
+VALUE, PROBABILITIES = "value", "probabilities"
 
 _LENGTH = b"inference-header-content-length"
 _TYPES = {
@@ -57,7 +57,6 @@ _TYPES = {
     "FP64": "<f8",
 }
 _TEXT = "BYTES"
-_OUTPUTS = {VALUE: "FP32", ID: _TEXT}
 
 
 class Tensor(Struct):
@@ -73,7 +72,7 @@ class Tensor(Struct):
 class Output(Struct):
     """One output that is wanted."""
 
-    name: Annotated[str, Meta(extra_json_schema={"enum": list(_OUTPUTS)})]
+    name: Annotated[str, Meta(extra_json_schema={"enum": [VALUE, PROBABILITIES, ID]})]
     parameters: dict[str, Any] = {}
 
 
@@ -94,7 +93,7 @@ class OutputTensor(Struct, omit_defaults=True):
     shape: list[int]
     parameters: dict[str, Any] = {}
     """`binary_data_size` where the values are in the binary part."""
-    data: Sequence[float | str] | UnsetType = UNSET
+    data: Sequence[float | int | str] | UnsetType = UNSET
 
 
 class InferenceAnswer(Struct, omit_defaults=True):
@@ -207,7 +206,7 @@ class OpenInference:
         serving = self._served(request)
         card, versions = serving.champion.card, [one.card.version for one in _ready_models(serving)]
         inputs = {column.name: _datatype(column) for column in card.contract.inputs} | {ID: _TEXT}
-        kinds = _described(inputs), _described(_OUTPUTS)
+        kinds = [TensorKind(name, kind, [-1]) for name, kind in inputs.items()], _outputs(card.contract)
         return Answer(200, encode(ModelMetadata(card.model, versions, "onnxruntime_onnx", *kinds)))
 
     async def _infer(self, request: Request) -> Answer:
@@ -254,8 +253,9 @@ def decode(request: Request, contract: Contract) -> tuple[InferenceRequest, dict
     names = [one.name for one in asked.inputs]
     if len(set(names)) < len(names):
         raise ContractError("an input is there twice")
-    if unknown := [one.name for one in asked.outputs if one.name not in _OUTPUTS]:
-        raise ContractError(f"there is no output {unknown[0]!r}: ask for {' or '.join(_OUTPUTS)}")
+    known = [one.name for one in _outputs(contract)]
+    if unknown := [one.name for one in asked.outputs if one.name not in known]:
+        raise ContractError(f"there is no output {unknown[0]!r}: ask for {' or '.join(known)}")
     named = {column.name: column for column in contract.inputs}
     columns, binary = dict[str, list[Any]](), request.body[end:]
     for tensor in asked.inputs:
@@ -319,18 +319,19 @@ def _broken(tensor: Tensor, rule: str) -> ContractError:
 
 def _answer(asked: InferenceRequest, answered: Answered) -> Answer:
     every = asked.parameters.get("binary_data_output") is True
-    wanted = asked.outputs or [Output(name) for name in _OUTPUTS]
+    card, rows = answered.model.card, len(answered)
+    kinds = {one.name: one for one in _outputs(card.contract)}
+    wanted = asked.outputs or [Output(name) for name in kinds]
     outputs, parts = [], list[bytes]()
     for one in wanted:
-        values: Sequence[Any] = answered.values() if one.name == VALUE else answered.ids()
-        output = OutputTensor(one.name, _OUTPUTS[one.name], [len(values)])
+        kind, values = kinds[one.name], _values_of(one.name, answered)
+        output = OutputTensor(one.name, kind.datatype, [rows, *kind.shape[1:]])
         if one.parameters.get("binary_data", every) is True:
-            parts.append(_binary(one.name, values))
+            parts.append(_binary(kind.datatype, values))
             output.parameters = {"binary_data_size": len(parts[-1])}
         else:
             output.data = values
         outputs.append(output)
-    card = answered.model.card
     head = encode(InferenceAnswer(card.model, card.version, outputs, asked.id))
     if not parts:
         return Answer(200, head)
@@ -338,9 +339,16 @@ def _answer(asked: InferenceRequest, answered: Answered) -> Answer:
     return Answer(200, b"".join((head, *parts)), length, b"application/octet-stream")
 
 
-def _binary(name: str, values: Sequence[Any]) -> bytes:
-    if name == VALUE:
-        return np.asarray(values, "<f4").tobytes()
+def _values_of(output: str, answered: Answered) -> Sequence[Any]:
+    """Give an output's values, those of several columns row by row."""
+    if output == PROBABILITIES:
+        return list(chain.from_iterable(answered.probabilities() or ()))
+    return answered.values() if output == VALUE else answered.ids()
+
+
+def _binary(datatype: str, values: Sequence[Any]) -> bytes:
+    if datatype != _TEXT:
+        return np.asarray(values, _TYPES[datatype]).tobytes()
     encoded = [text.encode() for text in values]
     return b"".join(part for text in encoded for part in (len(text).to_bytes(4, "little"), text))
 
@@ -351,8 +359,13 @@ def _datatype(column: Time | Number | Category) -> str:
     return _TEXT if isinstance(column, Category) and column.is_text else "INT64"
 
 
-def _described(tensors: dict[str, str]) -> list[TensorKind]:
-    return [TensorKind(name, datatype, [-1]) for name, datatype in tensors.items()]
+def _outputs(contract: Contract) -> list[TensorKind]:
+    """Say what is answered."""
+    target, ids = contract.target, TensorKind(ID, _TEXT, [-1])
+    value = TensorKind(VALUE, _datatype(target), [-1])
+    if isinstance(target, Number):
+        return [value, ids]
+    return [value, TensorKind(PROBABILITIES, "FP32", [-1, len(target.values)]), ids]
 
 
 def example_request(contract: Contract) -> dict[str, Any]:

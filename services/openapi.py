@@ -6,10 +6,12 @@ import msgspec
 
 from models.bundle import Card
 from models.contract import arrow
+from models.contract.columns import Number
 from models.contract.rows import RowDecoder, example_row
 from services import streaming
 from services.access import ANY_KEY, ANYBODY, DEADLINE, MOST_MS, wanted
 from services.messages import (
+    ClassifyAnswer,
     ErrorAnswer,
     FeedbackAnswer,
     FeedbackRequest,
@@ -52,7 +54,6 @@ _DEADLINE = {
     "schema": {"type": "integer", "minimum": 0, "maximum": MOST_MS},
 }
 _KINDS = (
-    PredictAnswer,
     FeedbackRequest,
     FeedbackAnswer,
     ModelAnswer,
@@ -78,7 +79,7 @@ _REFERENCE = "#/components/schemas/{name}"
 
 def document(card: Card, decoder: RowDecoder, asks_for_keys: bool) -> dict[str, Any]:
     """Describe the paths as OpenAPI 3.1."""
-    _, schemas = msgspec.json.schema_components((decoder.request, *_KINDS), ref_template=_REFERENCE)
+    _, schemas = msgspec.json.schema_components((decoder.request, _answer(decoder), *_KINDS), ref_template=_REFERENCE)
     paths = _own_paths(decoder) | _protocol_paths(card)
     components: dict[str, Any] = {"schemas": schemas}
     if asks_for_keys:
@@ -102,8 +103,10 @@ def _secure(operation: dict[str, Any], scope: str, error: type) -> None:
 
 def _own_paths(decoder: RowDecoder) -> dict[str, Any]:
     rows = {"rows": [example_row(decoder.contract)]}
-    labels = {"labels": [{"id": "trip-1", "value": decoder.contract.target.minimum}]}
-    predict = _operation("predict", "Predict rows.", PredictAnswer, _PREDICT) | {"parameters": [_DEADLINE]}
+    target = decoder.contract.target
+    truth = target.minimum if isinstance(target, Number) else target.values[0]
+    labels = {"labels": [{"id": "trip-1", "value": truth}]}
+    predict = _operation("predict", "Predict rows.", _answer(decoder), _PREDICT) | {"parameters": [_DEADLINE]}
     predict["requestBody"] = _body(decoder.request, rows)
     for content in (predict["requestBody"]["content"], predict["responses"]["200"]["content"]):
         content |= _OTHER_FORMATS
@@ -117,6 +120,10 @@ def _own_paths(decoder: RowDecoder) -> dict[str, Any]:
         "/metrics": {"get": _text_operation("metrics", "Prometheus metrics.", "text/plain")},
         "/": {"get": _text_operation("page", "A page on which a person tries the model.", "text/html")},
     }
+
+
+def _answer(decoder: RowDecoder) -> type:
+    return PredictAnswer if isinstance(decoder.contract.target, Number) else ClassifyAnswer
 
 
 def _protocol_paths(card: Card) -> dict[str, Any]:

@@ -5,7 +5,8 @@ what it was sent with: its policy names the digests of its one style and its one
 is escaped. What is predicted here is recorded like every other prediction. Where keys are asked for, who has none sees
 a field for it, and nothing of contract and card.
 
-The interval is what the card supports, and no more: the answer give or take the error that nine of ten test rows kept
+Of a category the answer is its most likely value, with the probabilities of the likeliest. Of a number, the interval is
+what the card supports, and no more: the answer give or take the error that nine of ten test rows kept
 to, the same for every row, cut off at the target's range. A card without that figure shows its mean error, as such.
 """
 
@@ -32,6 +33,10 @@ _METRICS = {
     "median_absolute_error": "median error",
     "absolute_error_90": "nine of ten errors are at most",
     "bias": "mean of predicted - true",
+    "brier": "Brier score",
+    "log_loss": "logarithmic loss, nats",
+    "accuracy": "share of right answers",
+    "roc_auc": "area under the ROC curve",
 }
 _COUNTS = {"rows": "rows judged"}
 
@@ -61,9 +66,10 @@ def page(card: Card) -> bytes:
         _field(f"c{place}", column, example[column.name]) for place, column in enumerate(card.contract.inputs)
     )
     about = f", {escape(target.description)}" if target.description else ""
+    unit = f", in {escape(target.unit)}" if isinstance(target, Number) else ""
     return _document(
         card.model,
-        f"""<p>Predicts <strong>{escape(target.name)}</strong>{about}, in {escape(target.unit)}. Version <code
+        f"""<p>Predicts <strong>{escape(target.name)}</strong>{about}{unit}. Version <code
 >{escape(card.version)}</code>.</p>
 </header>
 <main>
@@ -207,21 +213,25 @@ def _input(name: str, column: Time | Number | Category, example: str, *, optiona
 
 
 def _tables(card: Card) -> str:
-    unit = card.contract.target.unit
+    unit, what = card.contract.error_unit, card.contract.error_name.capitalize()
     metrics = {
-        _METRICS.get(name, _COUNTS.get(name, name)): f"{value:,.0f}" if name in _COUNTS else f"{value:#.3g} {unit}"
+        _METRICS.get(name, _COUNTS.get(name, name)): f"{value:,.0f}" if name in _COUNTS else _with_unit(value, unit)
         for name, value in card.metrics.items()
     }
     return "\n".join(
         (
             _table("On rows that the model had not seen", metrics),
             *(
-                _table(f"Mean error by {name}", {value: f"{error:#.3g} {unit}" for value, error in errors.items()})
+                _table(f"{what} by {name}", {value: _with_unit(error, unit) for value, error in errors.items()})
                 for name, errors in card.slices.items()
             ),
             _table("Where it comes from", _origin(card)),
         )
     )
+
+
+def _with_unit(value: float, unit: str) -> str:
+    return f"{value:#.3g} {unit}".rstrip()
 
 
 def _origin(card: Card) -> dict[str, str]:

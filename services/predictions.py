@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from prometheus_client import Counter
@@ -21,7 +21,9 @@ from infra.journal.ids import KEY_BYTES, Ids, Mint
 from infra.journal.journal import Journal, Recorded
 from models.bundle import Card
 from models.contract import arrow
-from models.contract.rows import Rows
+from models.contract.answers import told
+from models.contract.columns import Category, Number
+from models.contract.rows import Array, Rows
 from models.errors import OkruhError, Violation
 from services import metrics, trial
 from services.batching import MAXIMUM_BATCH_ROWS, Batch, Overloaded, Part
@@ -47,20 +49,39 @@ class Answered:
         self._ids = ids
         self._part = part
 
+    def __len__(self) -> int:
+        return self._part.stop - self._part.start
+
     def ids(self) -> list[str]:
         """Give the ids as text."""
         return self._ids.texts(self._part.start, self._part.stop)
 
-    def values(self) -> list[float]:
-        """Give the values as numbers."""
-        found: list[float] = self._part.batch.values[self._part.start : self._part.stop].tolist()
+    def values(self) -> list[Any]:
+        """Give the numbers, or of each row the most likely value."""
+        return told(self._target, self._answers())
+
+    def probabilities(self) -> list[list[float]] | None:
+        """Give those of each value; None where the target is a number."""
+        if isinstance(self._target, Number):
+            return None
+        found: list[list[float]] = self._answers().tolist()
         return found
 
-    def arrow(self) -> tuple[pa.Array, pa.Array]:
-        """Give ids (string) and values (float32) as Arrow."""
+    def arrow(self) -> pa.RecordBatch:
+        """Give `id` (string) and `value` (float32), or `value` (of its kind) and `probabilities`, as Arrow."""
         start, count = self._part.start, self._part.stop - self._part.start
-        values = arrow.numbers(pa.float32(), self._part.batch.values[start : start + count])
-        return self._ids.arrow().slice(start, count), values
+        ids, answers = self._ids.arrow().slice(start, count), self._answers()
+        if isinstance(self._target, Number):
+            return pa.RecordBatch.from_arrays([ids, arrow.numbers(pa.float32(), answers)], ["id", "value"])
+        values = arrow.labels(self._target, answers.argmax(axis=1))
+        return pa.RecordBatch.from_arrays([ids, values, arrow.answers(answers)], ["id", "value", "probabilities"])
+
+    @property
+    def _target(self) -> Number | Category:
+        return self.model.card.contract.target
+
+    def _answers(self) -> Array:
+        return self._part.batch.values[self._part.start : self._part.stop]
 
 
 class IdsTaken(OkruhError):

@@ -35,6 +35,17 @@ class AnsweredLine(Struct, frozen=True):
     version: str
 
 
+class ClassifiedLine(Struct, frozen=True):
+    """One row's answer, where the target is a category."""
+
+    id: str
+    value: int | str
+    probabilities: list[float]
+    version: str
+
+
+AnyLine = AnsweredLine | ClassifiedLine
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -79,7 +90,7 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
 
 async def _answer(
     lines: Sequence[bytes], first: int, champion: Champion, its: Drawn | None, predictions: Predictions
-) -> Sequence[AnsweredLine | ErrorAnswer]:
+) -> Sequence[AnyLine | ErrorAnswer]:
     try:
         return await _predict(lines, champion, its, predictions)
     except IdsTaken as error:  # the others are recorded
@@ -99,14 +110,19 @@ async def _answer(
 
 async def _predict(
     lines: Sequence[bytes], champion: Champion, its: Drawn | None, predictions: Predictions
-) -> Sequence[AnsweredLine]:
+) -> Sequence[AnyLine]:
     rows = champion.decoder.decode_lines(lines)
     return _told(await predictions.answer(champion, rows, sum(map(len, lines)), its))
 
 
-def _told(answered: Answered) -> list[AnsweredLine]:
-    version = answered.model.card.version
-    return [AnsweredLine(name, value, version) for name, value in zip(answered.ids(), answered.values(), strict=True)]
+def _told(answered: Answered) -> Sequence[AnyLine]:
+    version, probabilities = answered.model.card.version, answered.probabilities()
+    pairs = zip(answered.ids(), answered.values(), strict=True)
+    if probabilities is None:
+        return [AnsweredLine(name, value, version) for name, value in pairs]
+    return [
+        ClassifiedLine(name, value, shares, version) for (name, value), shares in zip(pairs, probabilities, strict=True)
+    ]
 
 
 def _refused(error: OkruhError, number: int) -> ErrorAnswer:

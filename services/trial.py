@@ -30,6 +30,7 @@ import pyarrow as pa
 from infra.journal.answers import Answers
 from infra.journal.journal import Recorded
 from infra.journal.shadows import Shadows, batch_of
+from models.contract.answers import are_finite, differences, largest_difference, shape
 from models.contract.rows import Columns, Rows
 from models.deciding.rollout import Challenger, is_drawn, weight_at
 from services import metrics
@@ -141,6 +142,7 @@ async def predict_instead(its: Drawn, rows: Rows, size: int) -> Part | None:
 
 
 Values = npt.NDArray[np.float32]
+"""See `models.contract.answers`."""
 
 
 class _Copy(NamedTuple):
@@ -212,7 +214,7 @@ class Shadow:
         try:
             columns = {name: np.concatenate([one.columns[name] for one in answers]) for name in answers[0].columns}
             served = np.concatenate([one.values for one in answers]).astype(np.float32)
-            predicted = np.concatenate([np.empty(0, np.float32), *_predicted(tried, columns, count, self._is_late)])
+            predicted = np.concatenate([served[:0], *_predicted(tried, columns, count, self._is_late)])
             why = "ended" if tried.tally.ended is not None else "closing"
             metrics.SHADOW_DROPPED.labels(why).inc(count - len(predicted))
             if len(predicted):
@@ -246,7 +248,7 @@ class Shadow:
 
 def _compare(tried: Tried, answers: Answers, served: Values, predicted: Values) -> None:
     target = answers.contract.target
-    share = np.abs(predicted - served) / (target.maximum - target.minimum)
+    share = differences(target, predicted, served) / largest_difference(target)
     series = metrics.SHADOW_DIFFERENCE.labels(answers.version, tried.terms.version)
     metrics.observe(series, share[np.isfinite(share)])
 
@@ -269,9 +271,9 @@ def _predicted(tried: Tried, columns: Columns, count: int, is_late: Callable[[],
             _, values = model.predict([part])
         except Exception as error:  # noqa: BLE001 (onnxruntime raises a dozen unrelated classes)
             logger.warning("shadow %s failed: %s", tried.terms.version, error)
-            values = np.full(rows, np.nan, np.float32)
+            values = np.full(shape(model.card.contract.target, rows), np.nan, np.float32)
         slow = clock() - began > rule.p99_ms / 1000
-        failed = rows - int(np.isfinite(values).sum())
+        failed = rows - int(are_finite(values).sum())
         for outcome, number in (("failed", failed), ("slow" if slow else "ok", rows - failed)):
             metrics.SHADOW_ROWS.labels(tried.terms.version, outcome).inc(number)
         tried.tally.add(rule, rows, failed, rows if slow else 0)

@@ -13,11 +13,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
 from infra.serving_process import Certificate
 from infra.settings import Settings
 from models.bundle import Bundle, Card, DataReference, Origin, Parity
+from models.contract.answers import mean_loss
 from models.contract.columns import Category, Contract, Number, Time, TimePart
 from tests.infra.lake.lakefs.document import Documented
 from tests.infra.lake.lakefs.server import LakeFSServer, running
@@ -52,6 +54,23 @@ def make_bundle(tiny_contract: Contract) -> BundleMaker:
     ) -> Bundle:
         content = _graph(factor, most)
         return Bundle(card=_card(version, contract, content), onnx=content, profile=b"{}", state=b"state")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def classifying_contract(tiny_contract: Contract) -> Contract:
+    """`tiny_contract` with three values to tell apart."""
+    return replace(tiny_contract, target=Category(name="pace", values=("slow", "fair", "fast")))
+
+
+@pytest.fixture(scope="session")
+def make_classifier(classifying_contract: Contract) -> BundleMaker:
+    """Make bundles of `classifying_contract`: with what `make_bundle`'s graph gives as x, softmax(0.1x, 0.05x, 0)."""
+
+    def make(version: str = "v1", factor: float = 2.0, most: float | None = None) -> Bundle:
+        content = _classifying(_graph(factor, most))
+        return Bundle(card=_card(version, classifying_contract, content), onnx=content, profile=b"{}", state=b"state")
 
     return make
 
@@ -147,6 +166,28 @@ def _graph(factor: float, most: float | None) -> bytes:
     return content
 
 
+def _classifying(content: bytes) -> bytes:
+    model = onnx.load_from_string(content)
+    graph = model.graph
+    graph.node.extend(
+        [
+            helper.make_node("Unsqueeze", ["value", "last"], ["column"]),
+            helper.make_node("Mul", ["column", "weights"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        ]
+    )
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array([1], dtype=np.int64), "last"),
+            numpy_helper.from_array(np.array([[0.1, 0.05, 0.0]], dtype=np.float32), "weights"),
+        ]
+    )
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 3]))
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
 def _card(version: str, contract: Contract, content: bytes) -> Card:
     at = datetime(2020, 1, 1, tzinfo=UTC)
     return Card(
@@ -169,7 +210,7 @@ def _card(version: str, contract: Contract, content: bytes) -> Card:
             test_from=at,
         ),
         origin=Origin(code_commit="unknown", source_digest="s", environment_digest="e", flow_run="f", tracker_run="t"),
-        metrics={"mae": 1.5},
+        metrics={mean_loss(contract.target): 1.5},
         slices={},
         parity=Parity(rows=1, batch_sizes=(1,), largest_difference=0.0, tolerance=1e-4),
         onnx_digest=hashlib.sha256(content).hexdigest(),

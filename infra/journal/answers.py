@@ -16,6 +16,7 @@ from infra.journal.ids import Ids, moment, put_together
 from infra.journal.index import Named
 from infra.journal.segments import ANSWERED_AT, runs
 from models.contract import arrow
+from models.contract.answers import shape
 from models.contract.clock import EPOCH, microseconds
 from models.contract.columns import MISSING_CODE, Contract
 from models.contract.rows import Array, Columns
@@ -39,6 +40,7 @@ class Answers(NamedTuple):
     ids: Ids
     columns: Columns
     values: Array
+    """See `models.contract.answers`."""
     answered_ms: npt.NDArray[np.int64]
     """[N], since 1970."""
 
@@ -59,7 +61,7 @@ class Sheet:
         self._version = version
         self._ids: list[Ids] = []
         self._columns: Columns = {}
-        self._values: Array = np.empty(0, np.float32)
+        self._values: Array = np.empty(shape(contract.target, 0), np.float32)
         self._answered_ms: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._rows = 0
 
@@ -125,7 +127,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     answered_at: datetime
     row: dict[str, Any]
     """Its columns."""
-    value: float
+    value: float | list[float]
+    """See `models.contract.answers`."""
 
 
 def batch_of(contract: Contract, kept: Sequence[Kept]) -> pa.RecordBatch:
@@ -134,7 +137,7 @@ def batch_of(contract: Contract, kept: Sequence[Kept]) -> pa.RecordBatch:
     columns = {column.name: _joined([one.columns[column.name] for one in answers]) for column in contract.inputs}
     own = {
         "id": put_together([one.ids for one in answers]).arrow(),
-        "predicted": arrow.numbers(pa.float64(), _joined([one.values for one in answers]).astype(np.float64)),
+        "predicted": arrow.answers(_joined([one.values for one in answers])),
         NAMED: _flags([one.ids for one in answers]),
     }
     names = [*(column.name for column in contract.inputs), *own]
@@ -188,7 +191,7 @@ def _joined(arrays: list[Array]) -> Array:
 
 
 def _with_room(array: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
-    larger = np.empty(_SHEET_ROWS, array.dtype)
+    larger = np.empty((_SHEET_ROWS, *array.shape[1:]), array.dtype)
     larger[: len(array)] = array
     return larger
 

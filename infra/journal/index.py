@@ -25,7 +25,7 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS names (id TEXT PRIMARY KEY, row BLOB NOT NULL, segment TEXT NOT NULL,"
     " answered_at TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS labels (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,"
-    " value REAL NOT NULL, known_at TEXT NOT NULL, answered_at TEXT NOT NULL)",
+    " value NOT NULL, known_at TEXT NOT NULL, answered_at TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS archived (digest TEXT PRIMARY KEY, rows INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS names_by_age ON names (answered_at)",
 )
@@ -35,7 +35,8 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     """What turned out to be true for one prediction."""
 
     id: str
-    value: float
+    value: float | int | str
+    """Of the target's kind."""
     known_at: datetime
     """When it became known, aware, UTC."""
 
@@ -126,7 +127,7 @@ class Index:
         """Record labels of predictions that were answered since a moment; give what became of each."""
         ids = [label.id for label in labels]
         answered = dict(self._of(ids, "SELECT id, answered_at FROM names WHERE id IN ({})"))
-        known: dict[str, float] = dict(self._of(ids, "SELECT id, value FROM labels WHERE id IN ({})"))
+        known: dict[str, float | int | str] = dict(self._of(ids, "SELECT id, value FROM labels WHERE id IN ({})"))
         outcomes = []
         for label in labels:
             own = None if label.id in answered else given_out_at(self._key, label.id)

@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from infra.errors import NotFound, Unavailable
@@ -20,44 +19,37 @@ from infra.journal.answers import Answers
 from infra.journal.ids import put_together
 from infra.journal.segments import ANSWERED_AT, SEGMENT_BYTES, SEGMENT_S, Sealed, Writer
 from models.contract import arrow
+from models.contract.answers import are_finite
+from models.contract.rows import Array
 
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("version", pa.string()),
-        ("champion", pa.string()),
-        ("served", pa.float64()),
-        ("predicted", pa.float64()),
-        (ANSWERED_AT, pa.timestamp("us", "UTC")),
-    ]
-)
+_COLUMNS = ("id", "version", "champion", "served", "predicted", ANSWERED_AT)
 """The versions of challenger and champion, and what the champion and the challenger answered."""
 
 
 def batch_of(
-    version: str, answers: Sequence[Answers], predicted: npt.NDArray[np.float32], repeated: Sequence[Collection[str]]
+    version: str, answers: Sequence[Answers], predicted: Array, repeated: Sequence[Collection[str]]
 ) -> pa.RecordBatch:
     """Make a batch of what a challenger answered as well as a champion.
 
     Args:
         version: the challenger's.
         answers: the champion's, of one version; more may be there than were answered.
-        predicted: the challenger's, of the first N rows; what is no finite number becomes null.
+        predicted: the challenger's, of the first N rows; what is not finite becomes null.
         repeated: of each answers, names that are left out, for they stand for earlier rows.
     """
     count = len(predicted)
-    served = np.concatenate([one.values for one in answers]).astype(np.float64)
+    served = np.concatenate([one.values for one in answers])
     answered_ms = np.concatenate([one.answered_ms for one in answers])
     batch = pa.RecordBatch.from_arrays(
         [
             put_together([one.ids for one in answers]).arrow().slice(0, count),
             arrow.repeated(version, count),
             arrow.repeated(answers[0].version, count),
-            arrow.numbers(pa.float64(), served[:count]),
-            arrow.numbers(pa.float64(), predicted.astype(np.float64), ~np.isfinite(predicted)),
+            arrow.answers(served[:count]),
+            arrow.answers(predicted, ~are_finite(predicted)),
             arrow.numbers(pa.timestamp("us", "UTC"), answered_ms[:count] * 1000),
         ],
-        schema=_SCHEMA,
+        _COLUMNS,
     )
     if not any(repeated):
         return batch
@@ -83,16 +75,16 @@ class Shadows:
 
     def append(self, batches: Sequence[pa.RecordBatch]) -> None:
         """Make batches durable, all or none. Raises: `Unavailable`, where too much waits to be archived as well."""
-        batch = pa.Table.from_batches(batches, _SCHEMA).combine_chunks().to_batches()
+        batch = pa.Table.from_batches(batches).combine_chunks().to_batches()
         try:
             make_folder(self._folder)
             used = segments.size_of(self._folder)
             if used > self._maximum_bytes:
                 raise Unavailable(f"{used >> 20} MiB of shadows wait to be archived: run `okruh monitor`")
             for one in batch:
-                self._writer.prepare(_SCHEMA)
+                self._writer.prepare(one.schema)
                 while not self._writer.append(one):
-                    self._writer.prepare(_SCHEMA)
+                    self._writer.prepare(one.schema)
             self._writer.keep()
         except OSError as error:
             with suppress(OSError):

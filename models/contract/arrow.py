@@ -88,6 +88,27 @@ def numbers(kind: pa.DataType, values: Array, null: Mask | None = None) -> pa.Ar
     return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(values)])
 
 
+def answers(values: Array, null: Mask | None = None) -> pa.Array:
+    """Give answers (`models.contract.answers`) as Arrow: numbers in 64 bits, or lists of K probabilities in 32."""
+    if values.ndim == 1:
+        return numbers(pa.float64(), values.astype(np.float64), null)
+    flat = numbers(pa.float32(), values.astype(np.float32).reshape(-1))
+    mask = None if null is None else flags(null)
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
+
+
+def labels(target: Category, places: Array) -> pa.Array:
+    """Give values of a category, by their places, as Arrow."""
+    if target.is_text:
+        return text(target.values).take(numbers(pa.int64(), places))  # type: ignore[arg-type]  # all are text
+    return numbers(pa.int64(), np.array(target.values, np.int64)[places])
+
+
+def label_type(target: Number | Category) -> pa.DataType:
+    """Give the type of what turns out to be true."""
+    return _type(target)
+
+
 def flags(values: Mask) -> pa.Array:
     """Give an array of truth values as Arrow."""
     packed = pa.py_buffer(np.packbits(values, bitorder="little"))

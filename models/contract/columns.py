@@ -76,8 +76,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """Orders rows, cuts partitions and windows."""
     features: tuple[Number | Category, ...]
     """What a request carries beside `time`, in the graph's input order."""
-    target: Number
-    """What is predicted; arrives later as a label."""
+    target: Number | Category
+    """What is predicted; arrives later as a label. A number is estimated, of a category each value's probability."""
     known: str | None = None
     """Table column with the moment at which the target became known, in `time`'s clock. None: at `time` itself."""
     checks: tuple[Number | Category, ...] = ()
@@ -103,6 +103,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
             raise DefinitionError(f"contract: unique names {sorted(unknown)}, which are no columns of it")
         if self.target.nullable:
             raise DefinitionError(f"contract: target {self.target.name!r} may not be nullable")
+        if isinstance(self.target, Category) and len(self.target.values) < 2:
+            raise DefinitionError(f"contract: target {self.target.name!r} has one value only: nothing to tell apart")
         for column in (*self.features, *self.checks, self.target):
             if isinstance(column, Category):
                 _check_values(column)
@@ -125,9 +127,20 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(column for column in self.features if isinstance(column, Category))
 
     @property
+    def error_name(self) -> str:
+        """What the mean loss of answers is called (`models.contract.answers`)."""
+        return "Brier score" if isinstance(self.target, Category) else "mean error"
+
+    @property
+    def error_unit(self) -> str:
+        """The unit of losses; empty for those of probabilities."""
+        return "" if isinstance(self.target, Category) else self.target.unit
+
+    @property
     def signature(self) -> str:
-        """Digest of what a request must carry; two bundles with one signature can serve for each other."""
-        return hashlib.sha256(msgspec.json.encode(self.inputs, order="deterministic")).hexdigest()
+        """Digest of what is asked and of the answers' form; two bundles with one signature can serve for each other."""
+        form = self.target.values if isinstance(self.target, Category) else ()
+        return hashlib.sha256(msgspec.json.encode((self.inputs, form), order="deterministic")).hexdigest()
 
 
 def _check_values(category: Category) -> None:

@@ -108,21 +108,21 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
-    """A challenger's answers in the shadow against the champion's on the same rows; in the target's unit."""
+    """A challenger's answers in the shadow against the champion's on the same rows; see `models.contract.answers`."""
 
     unit: str
     rows: int
     """Rows that it was shown."""
     failed: int
     """Those of which it gave no finite number; they are left out below."""
-    mean_difference: float | None
-    """Mean of the absolute difference; null without rows."""
-    largest_difference: float | None
+    mean_difference: float | None = None
+    """Null without rows."""
+    largest_difference: float | None = None
     labels: int
     """Rows whose label has come, and is within the target's range."""
-    champion_error: float | None
-    challenger_error: float | None
-    """Mean absolute error on these; null without any."""
+    champion_error: float | None = None
+    challenger_error: float | None = None
+    """Mean loss on these; null without any."""
 
 
 def encode(rollout: Rollout) -> bytes:

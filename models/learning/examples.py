@@ -32,8 +32,8 @@ class Examples:
     """Prepared rows with their targets."""
 
     inputs: Prepared
-    target_N: npt.NDArray[np.float32]
-    """In its unit."""
+    target_N: npt.NDArray[np.float32] | npt.NDArray[np.integer]
+    """In its unit; of a category its 0-based place in the contract."""
 
     def __len__(self) -> int:
         return len(self.target_N)

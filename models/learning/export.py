@@ -16,13 +16,17 @@ from onnx import compose, helper
 from torch import nn
 
 from models.bundle import Parity
+from models.contract.answers import output_name
 from models.contract.columns import Contract
 from models.errors import ParityFailed
-from models.inference import OUTPUT, GraphInputs, Predictor
+from models.inference import GraphInputs, Predictor
 from models.learning import preprocessing
 from models.learning.preprocessing import CATEGORIES, NUMBERS, PREFIX, TIME_PARTS, Prepared
 
 PARITY_BATCHES = (1, 2, 7, 64)
+
+_TOGETHER = 1 << 16
+"""Rows that are compared at once at most."""
 
 NETWORK = "network/"
 """How the names of the network's part begin, so that none of them is a column's."""
@@ -32,16 +36,18 @@ def export(network: nn.Module, contract: Contract, example: Prepared) -> bytes:
     """Write preprocessing and network as one ONNX graph.
 
     Args:
+        network: answers as `models.contract.answers` says.
         example: at least two rows to trace with; a single one would be taken for the only batch size.
 
     Raises: `ParityFailed` for a network that cannot be written as a graph for any number of rows.
     """
-    core = _export_core(network, example)
+    output = output_name(contract.target)
+    core = _export_core(network, example, output)
     front = preprocessing.build(contract)
     names = [name for name in (NUMBERS, CATEGORIES, TIME_PARTS) if name in {node.name for node in core.graph.input}]
     io_map = [(PREFIX + name, NETWORK + name) for name in names]
-    whole = compose.merge_models(front, compose.add_prefix(core, NETWORK), io_map=io_map, outputs=[NETWORK + OUTPUT])
-    _rename_output(whole.graph, NETWORK + OUTPUT, OUTPUT)
+    whole = compose.merge_models(front, compose.add_prefix(core, NETWORK), io_map=io_map, outputs=[NETWORK + output])
+    _rename_output(whole.graph, NETWORK + output, output)
     del whole.metadata_props[:]
     whole.producer_name, whole.producer_version, whole.doc_string = "okruh", "", ""
     whole.graph.name = "model"
@@ -62,7 +68,7 @@ def _rename_output(graph: onnx.GraphProto, name: str, wanted: str) -> None:
         node.input[:] = [wanted if found == name else found for found in node.input]
 
 
-def _export_core(network: nn.Module, example: Prepared) -> onnx.ModelProto:
+def _export_core(network: nn.Module, example: Prepared, output: str) -> onnx.ModelProto:
     rows = torch.export.Dim("N")
     dynamic = {name: {0: rows} for name in (NUMBERS, CATEGORIES, TIME_PARTS)}
     noisy = logging.getLogger("torch.onnx")
@@ -75,7 +81,7 @@ def _export_core(network: nn.Module, example: Prepared) -> onnx.ModelProto:
                 network,
                 as_tensors(example),
                 input_names=[NUMBERS, CATEGORIES, TIME_PARTS],
-                output_names=[OUTPUT],
+                output_names=[output],
                 opset_version=preprocessing.OPSET,
                 dynamo=True,
                 external_data=False,
@@ -114,7 +120,7 @@ def check_parity(
     onnx_bytes: bytes,
     contract: Contract,
     columns: GraphInputs,
-    expected_N: npt.NDArray[np.float32],
+    expected: npt.NDArray[np.float32],
     tolerance: float,
     batch_sizes: Sequence[int] = PARITY_BATCHES,
 ) -> Parity:
@@ -122,18 +128,18 @@ def check_parity(
 
     Args:
         columns: raw columns of N real rows.
-        expected_N: what the network answers for them.
+        expected: what the network answers for them.
         tolerance: largest accepted difference, in the target's unit.
 
     Raises: `ParityFailed`.
     """
     predictor = Predictor(onnx_bytes, contract)
-    rows = len(expected_N)
-    spans = [slice(0, rows)]
+    rows = len(expected)
+    spans = [slice(start, start + _TOGETHER) for start in range(0, rows, _TOGETHER)]
     spans += [slice(start, start + size) for size in batch_sizes for start in range(0, min(rows, 4 * size), size)]
     try:
         differences = [
-            _difference(predictor.predict({name: values[span] for name, values in columns.items()}), expected_N[span])
+            _difference(predictor.predict({name: values[span] for name, values in columns.items()}), expected[span])
             for span in spans
         ]
     except Exception as error:  # onnxruntime raises a dozen unrelated classes for a graph that does not run
@@ -147,7 +153,7 @@ def check_parity(
     return Parity(rows=rows, batch_sizes=tuple(batch_sizes), largest_difference=largest, tolerance=tolerance)
 
 
-def _difference(found_N: npt.NDArray[np.float32], expected_N: npt.NDArray[np.float32]) -> float:
-    if found_N.shape != expected_N.shape:
+def _difference(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+    if found.shape != expected.shape:
         return float("inf")
-    return float(np.abs(found_N.astype(np.float64) - expected_N).max(initial=0.0))
+    return float(np.abs(found.astype(np.float64) - expected).max(initial=0.0))

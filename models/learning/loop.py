@@ -21,11 +21,14 @@ from models.errors import DefinitionError, TrainingDiverged
 from models.learning.devices import random_state, set_random_state
 from models.learning.examples import HeldRows, Rows
 from models.learning.export import as_tensors
-from models.learning.objectives import objective
+from models.learning.objectives import Objective
 from models.learning.preprocessing import Prepared
 from models.learning.schedule import rate
 from models.learning.settings import TrainingSettings
 from models.learning.world import ALONE, World
+
+_TOGETHER = 1 << 16
+"""Rows that are answered at once, so that what is computed on the way takes little memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ def fit(
     network: nn.Module,
     train: Rows,
     validation: HeldRows | None,
+    objective: Objective,
     settings: TrainingSettings,
     device: torch.device,
     *,
@@ -121,13 +125,14 @@ def fit(
 
     Args:
         network: takes inputs as `Rows` give them.
+        objective: what is made small, on validation rows as well.
         report: takes how far it has come, after each window and at the end of each epoch.
         checkpoints: of this training and no other; of several processes those of the leading one count.
         world: who trains with this process.
 
     Raises: `TrainingDiverged`; `DefinitionError` where the settings cannot be met here.
     """
-    training = _Training(network.to(device).train(), train, validation, settings, device, world)
+    training = _Training(network.to(device).train(), train, validation, objective, settings, device, world)
     kept = checkpoints or NoCheckpoints()
     if (content := world.tell(kept.load())) is not None:
         training.go_on(content)
@@ -139,9 +144,9 @@ def fit(
 
 def predict(network: nn.Module, inputs: Prepared) -> npt.NDArray[np.float32]:
     """Answer N rows by the network itself, on the CPU."""
+    starts = range(0, max(1, len(inputs)), _TOGETHER)
     with torch.inference_mode():
-        answer: npt.NDArray[np.float32] = network(*as_tensors(inputs)).numpy()
-    return answer
+        return np.concatenate([network(*as_tensors(inputs[start : start + _TOGETHER])).numpy() for start in starts])
 
 
 class _Training:
@@ -152,6 +157,7 @@ class _Training:
         network: nn.Module,
         train: Rows,
         validation: HeldRows | None,
+        objective: Objective,
         settings: TrainingSettings,
         device: torch.device,
         world: World,
@@ -166,7 +172,7 @@ class _Training:
         self._share = world.share_of(self._batch)
         self._epoch_steps = len(train) // self._batch
         self._steps = self._epoch_steps * settings.epochs
-        self._objective = objective(settings)
+        self._objective = objective
         self._optimizer = _optimizer(network, settings)
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._learning = _compiled(world.wrap(network), settings, device)

@@ -1,18 +1,62 @@
-"""What a training makes small."""
+"""What a training makes small: of numbers an error, of categories the cross entropy of what the network answers."""
 
 from collections.abc import Callable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
+from models.contract.columns import Category, Number
+from models.errors import DefinitionError
 from models.learning.settings import TrainingSettings
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Takes a network's answers and the targets of some rows; gives the mean of their losses."""
 
 
-def objective(settings: TrainingSettings) -> Objective:
-    """Choose by the settings."""
-    return _absolute if settings.loss == "absolute" else _squared
+def objective(
+    settings: TrainingSettings, target: Number | Category, target_N: Tensor, device: torch.device
+) -> Objective:
+    """Choose by the settings and by what is predicted.
+
+    Args:
+        target_N: of all rows that are learned from; of a category its 0-based places.
+
+    Raises: `DefinitionError` for settings that do not fit the target.
+    """
+    if isinstance(target, Number):
+        if settings.loss == "cross_entropy" or settings.class_weights != "none":
+            raise DefinitionError(
+                f"training.loss=cross_entropy and training.class_weights are for categories; {target.name!r} is a "
+                "number: use absolute or squared, and no weights"
+            )
+        return _squared if settings.loss == "squared" else _absolute
+    if settings.loss not in (None, "cross_entropy"):
+        raise DefinitionError(f"training.loss={settings.loss} is for numbers; {target.name!r} is a category")
+    balanced = settings.class_weights == "balanced"
+    weight_K = _balanced(target_N, len(target.values)).to(device) if balanced else None
+
+    def cross_entropy(answer_NK: Tensor, place_N: Tensor) -> Tensor:
+        return functional.cross_entropy(answer_NK.float(), place_N, weight_K, reduction="sum") / len(place_N)
+
+    return cross_entropy
+
+
+class Probabilities(nn.Module):
+    """A network whose [N, K] answers are probabilities, of one that answers their logarithms but for a constant."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        """Give [N, K]; each row's sum is 1."""
+        return torch.softmax(self.network(numbers, categories, time_parts), dim=-1)
+
+
+def answering(network: nn.Module, target: Number | Category) -> nn.Module:
+    """Give a network that answers as `models.contract.answers` says, by one that was trained."""
+    return Probabilities(network).eval() if isinstance(target, Category) else network
 
 
 def _absolute(answer_N: Tensor, target_N: Tensor) -> Tensor:
@@ -21,3 +65,9 @@ def _absolute(answer_N: Tensor, target_N: Tensor) -> Tensor:
 
 def _squared(answer_N: Tensor, target_N: Tensor) -> Tensor:
     return (answer_N.float() - target_N).square().mean()
+
+
+def _balanced(place_N: Tensor, classes: int) -> Tensor:
+    """Weigh each value by how rare it is, so that all have the same weight together; the mean over rows is 1."""
+    count_K = torch.bincount(place_N.to(torch.int64), minlength=classes)
+    return len(place_N) / ((count_K > 0).sum() * count_K.clamp_min(1))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import NoneType
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -32,8 +32,12 @@ class TrainingSettings:
     """AdamW's decoupled decay."""
     clip_norm: float | None = None
     """Gradients that are longer together are shortened to this; None: they are taken as they are."""
-    loss: Literal["absolute", "squared"] = "absolute"
-    """What is made small; the first aims at the median of what may come, the second at its mean."""
+    loss: Literal["absolute", "squared", "cross_entropy"] | None = None
+    """What is made small: for numbers the first, which aims at the median of what may come, or the second, at its mean;
+    for categories the last. None: the first or the last."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Whether the values of a category weigh the same together, however rare each is; probabilities are then those of
+    a world where all are as frequent."""
     patience: int = 3
     """Epochs without a better validation error after which training stops; the best epoch is kept."""
     seed: int = 0
@@ -74,13 +78,23 @@ class TrainingSettings:
 _KINDS: dict[str, Any] = get_type_hints(TrainingSettings)
 
 
+def _choices(kind: Any) -> list[str]:
+    found: list[str] = []
+    for one in get_args(kind):
+        if get_origin(one) is Literal:
+            found += _choices(one)
+        elif one not in (float, NoneType):
+            found.append(str(one))
+    return found
+
+
 def _convert(name: str, kind: Any, value: object, *, strict: bool = True) -> Any:
     if not strict and value == "none" and NoneType in get_args(kind):
         return None
     try:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
-        choices = [str(choice) for choice in get_args(kind) if choice not in (float, NoneType)]
+        choices = _choices(kind)
         what = f"one of {', '.join(choices)}" if choices else "a whole number" if kind is int else "a number"
         what += " or none" if NoneType in get_args(kind) else ""
         raise DefinitionError(f"training.{name} must be {what}, not {value!r}") from error

@@ -12,7 +12,8 @@ from safetensors.torch import load, save
 from torch import nn
 
 from models.bundle import Parity
-from models.contract.columns import Contract
+from models.contract.answers import losses, places, shape
+from models.contract.columns import Contract, Number
 from models.contract.table import time_part, to_columns
 from models.errors import BundleError, DefinitionError, ParityFailed
 from models.learning import evaluation, loop
@@ -20,6 +21,7 @@ from models.learning.devices import choose_device, repeatable
 from models.learning.examples import Examples, HeldRows
 from models.learning.export import as_tensors, check_parity, export
 from models.learning.loop import Checkpoints, Fitted, Report
+from models.learning.objectives import answering, objective
 from models.learning.preprocessing import Prepared, prepare
 from models.learning.settings import TrainingSettings
 from models.learning.splits import Split
@@ -80,17 +82,18 @@ def train(
         columns = to_columns(contract, judged)
         prepared = prepare(contract, columns)
         _check_time_parts(contract, judged, prepared)
-        onnx = export(fitted.network, contract, prepared[:EXAMPLE_ROWS])
-        answered_N = loop.predict(fitted.network, prepared)
-        parity = check_parity(onnx, contract, columns, answered_N, model.parity_tolerance)
-    tested_N = answered_N[len(answered_N) - len(split.test) :]
-    target = split.test[contract.target.name]
+        network = answering(fitted.network, contract.target)
+        onnx = export(network, contract, prepared[:EXAMPLE_ROWS])
+        answered = loop.predict(network, prepared)
+        parity = check_parity(onnx, contract, columns, answered, model.parity_tolerance)
+    tested = answered[len(answered) - len(split.test) :]
+    truth = split.test[contract.target.name]
     return Trained(
         onnx=onnx,
-        profile=profile.encode(_profile(model, split.test, tested_N)),
+        profile=profile.encode(_profile(model, split.test, tested)),
         state=save({name: value.contiguous() for name, value in fitted.network.state_dict().items()}),
-        metrics=evaluation.measure(tested_N, target),
-        slices=evaluation.measure_slices(tested_N, target, slices),
+        metrics=evaluation.measure(contract.target, tested, truth),
+        slices=evaluation.measure_slices(contract.target, tested, truth, slices),
         parity=parity,
         fitted=fitted,
     )
@@ -122,13 +125,20 @@ def fit(
     if warm_start is not None:
         _load_state(network, warm_start)
     validation = HeldRows(to_examples(model.contract, split.validation), device) if len(split.validation) else None
+    aim = objective(settings, model.contract.target, torch.from_numpy(examples.target_N), device)
     rows, world = HeldRows(examples, device), current()
-    return loop.fit(network, rows, validation, settings, device, report=report, checkpoints=checkpoints, world=world)
+    return loop.fit(
+        network, rows, validation, aim, settings, device, report=report, checkpoints=checkpoints, world=world
+    )
 
 
 def to_examples(contract: Contract, table: pd.DataFrame) -> Examples:
     """Prepare accepted rows for the loop."""
-    return Examples(prepare(contract, to_columns(contract, table)), table[contract.target.name].to_numpy(np.float32))
+    target, truth = contract.target, table[contract.target.name]
+    inputs = prepare(contract, to_columns(contract, table))
+    if isinstance(target, Number):
+        return Examples(inputs, truth.to_numpy(np.float32))
+    return Examples(inputs, places(target, truth.tolist()).astype(np.int32))
 
 
 def _check_answer(model: "Model", network: object, first: Prepared) -> nn.Module:
@@ -147,11 +157,12 @@ def _check_answer(model: "Model", network: object, first: Prepared) -> nn.Module
                 f"model {model.name}: the network looks something up beyond its table: an embedding needs n + 1 rows "
                 f"for a category with n values ({_sizes(model.contract)}), and one for each value of a time part"
             ) from error
-    if tuple(answer.shape) != (len(probe),) or answer.dtype != torch.float32:
+    wanted, target = shape(model.contract.target, len(probe)), model.contract.target
+    if tuple(answer.shape) != wanted or answer.dtype != torch.float32:
+        last = "`.squeeze(-1)` of a last layer of one" if isinstance(target, Number) else "a last layer of one a value"
         raise DefinitionError(
             f"model {model.name}: the network answers {len(probe)} rows with {answer.dtype} of shape "
-            f"{tuple(answer.shape)}; its forward must give float32 of shape ({len(probe)},), such as `.squeeze(-1)` of "
-            "a last layer of one"
+            f"{tuple(answer.shape)}; its forward must give float32 of shape {wanted}, such as {last}"
         )
     if not torch.isfinite(answer).all():
         raise DefinitionError(
@@ -196,11 +207,11 @@ def _load_state(network: nn.Module, state: bytes) -> None:
         ) from error
 
 
-def _profile(model: "Model", test: pd.DataFrame, predicted_N: npt.NDArray[np.float32]) -> profile.Profile:
-    errors_N = evaluation.absolute_errors(predicted_N, test[model.contract.target.name])
+def _profile(model: "Model", test: pd.DataFrame, answered: npt.NDArray[np.float32]) -> profile.Profile:
+    target = model.contract.target
     return profile.Profile(
         columns=profile.describe_columns(model.contract, to_columns(model.contract, test)),
-        loss=profile.describe_loss(errors_N, model.watch.ceiling),
+        loss=profile.describe_loss(losses(target, answered, test[target.name].tolist()), model.ceiling),
     )
 
 

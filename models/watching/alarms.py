@@ -21,6 +21,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from models.contract.answers import shown
+from models.contract.columns import Contract
 from models.errors import DefinitionError
 from models.watching.profile import LossProfile
 
@@ -36,8 +38,9 @@ class WatchSettings:
 
     window_days: int = 7
     """Length of a judged window; windows begin on Mondays, 00:00 of the contract's zone, when it is 7."""
-    ceiling: float = 30.0
-    """Absolute errors above this, in the target's unit, count as this."""
+    ceiling: float | None = None
+    """Losses above this, in the target's unit, count as this; None: a quarter of a number's range, all of a Brier
+    score's."""
     tolerance: float = 0.15
     """Relative rise of the mean loss that is not worth an alarm."""
     labels_between_false_alarms: float = 400_000
@@ -50,7 +53,8 @@ class WatchSettings:
         if self.window_days < 1:
             raise DefinitionError(f"watch.window_days must be at least 1, not {self.window_days!r}")
         for name, above in (("ceiling", 0), ("labels_between_false_alarms", 1)):
-            if not getattr(self, name) > above:
+            value = getattr(self, name)
+            if value is not None and not value > above:
                 raise DefinitionError(f"watch.{name} must be greater than {above}, not {getattr(self, name)!r}")
         for name in ("tolerance", "standard_errors"):
             if not getattr(self, name) >= 0:
@@ -106,8 +110,8 @@ def start(loss: LossProfile, settings: WatchSettings) -> DetectorState:
     null_mean = max(float(upper * (1 + settings.tolerance)), _LEAST_NULL_MEAN)
     if null_mean >= 1:
         raise DefinitionError(
-            f"watch.ceiling {settings.ceiling:g} is too low: the mean error {loss.mean:.3g} is so near to it that no "
-            "rise beyond watch.tolerance would be seen"
+            f"watch.ceiling is too low: the mean loss, {loss.mean:.3g}, is so near to it that no rise beyond "
+            "watch.tolerance would be seen"
         )
     return DetectorState(null_mean=null_mean, log_m=(lowest,) * len(STAKES))
 
@@ -169,14 +173,15 @@ def describe(
     labels: int,
     mean_error: float,
     reference_error: float,
-    unit: str,
+    contract: Contract,
 ) -> Alarm:
     """Put an alarm in words: what was seen, against what, how sure, and since when."""
     start_at, end = span
     changed = changed_at(state.windows)
     rise = f" ({mean_error / reference_error - 1:+.0%})" if reference_error else ""
     detail = (
-        f"mean error {mean_error:.2f} {unit} over {labels} labels, {reference_error:.2f} when {version} was judged"
+        f"{contract.error_name} {shown(mean_error, contract.error_unit)} over {labels} labels, "
+        f"{shown(reference_error)} when {version} was judged"
         f"{rise}; such evidence comes falsely at most once in "
         f"{settings.labels_between_false_alarms:,.0f} labels; strongest since {changed:%Y-%m-%d}"
     )

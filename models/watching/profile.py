@@ -25,12 +25,12 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LossProfile(msgspec.Struct, frozen=True, kw_only=True):
-    """The absolute errors of a bundle on its test rows, in the target's unit."""
+    """The losses of a bundle on its test rows (`models.contract.answers`)."""
 
     rows: int
     mean: float
     scaled_mean: float
-    """Mean of min(error, ceiling) / ceiling, the loss that alarms watch."""
+    """Mean of min(loss, ceiling) / ceiling, which alarms watch."""
     scaled_deviation: float
     """Its standard deviation."""
 
@@ -65,22 +65,22 @@ def describe_columns(contract: Contract, columns: GraphInputs) -> dict[str, Colu
     return described
 
 
-def describe_loss(error_N: npt.NDArray[np.float64], ceiling: float) -> LossProfile:
-    """Summarise absolute errors; `ceiling` bounds the scaled loss, and stands for an error that is not finite."""
-    error_N = np.where(np.isfinite(error_N), error_N, ceiling)
-    scaled_N = scaled_loss(error_N, ceiling)
+def describe_loss(loss_N: npt.NDArray[np.float64], ceiling: float) -> LossProfile:
+    """Summarise losses; `ceiling` bounds the scaled ones, and stands for a loss that is not finite."""
+    loss_N = np.where(np.isfinite(loss_N), loss_N, ceiling)
+    scaled_N = scaled_loss(loss_N, ceiling)
     largest = 0.5  # of anything in 0..1: what one row alone leaves possible
     return LossProfile(
-        rows=len(error_N),
-        mean=float(error_N.mean()),
+        rows=len(loss_N),
+        mean=float(loss_N.mean()),
         scaled_mean=float(scaled_N.mean()),
-        scaled_deviation=float(scaled_N.std(ddof=1)) if len(error_N) > 1 else largest,
+        scaled_deviation=float(scaled_N.std(ddof=1)) if len(loss_N) > 1 else largest,
     )
 
 
-def scaled_loss(error_N: npt.NDArray[np.float64], ceiling: float) -> npt.NDArray[np.float64]:
-    """Give the losses in 0..1 that alarms watch."""
-    return np.minimum(error_N, ceiling) / ceiling
+def scaled_loss(loss_N: npt.NDArray[np.float64], ceiling: float) -> npt.NDArray[np.float64]:
+    """Give what alarms watch, in 0..1."""
+    return np.minimum(loss_N, ceiling) / ceiling
 
 
 def drift(contract: Contract, profile: Profile, columns: GraphInputs) -> dict[str, float]:

@@ -28,7 +28,7 @@ class WindowReport(msgspec.Struct, frozen=True, kw_only=True):
     labels: int
     """Labels within the target's range that became known in the window, of predictions by this version."""
     mean_error: float | None
-    """Mean absolute error; None without labels."""
+    """Mean loss; None without labels."""
     reference_error: float
     statistic: float | None
     """Highest log10 of the alarm statistic in the window; None without labels."""
@@ -48,6 +48,8 @@ class Watched:
     contract: Contract
     profile: Profile
     loss: LossProfile
+    ceiling: float
+    """See `Model.ceiling`."""
 
 
 def judge_window(
@@ -55,7 +57,7 @@ def judge_window(
     settings: WatchSettings,
     state: DetectorState,
     span: tuple[datetime, datetime],
-    error_N: npt.NDArray[np.float64],
+    loss_N: npt.NDArray[np.float64],
     columns: GraphInputs,
     *,
     quiet: bool,
@@ -64,13 +66,13 @@ def judge_window(
 
     Args:
         state: the detector after the window before.
-        error_N: absolute errors of the N answers whose labels became known, in `watching_order`.
+        loss_N: of the N answers whose labels became known, in `watching_order` (`models.contract.answers`).
         columns: what was asked, as the graph's inputs.
         quiet: an alarm about the same change was raised before; none is now.
     """
     start, end = span
-    labels = len(error_N)
-    following, reached = alarms.update(state, start, profile.scaled_loss(error_N, settings.ceiling))
+    labels = len(loss_N)
+    following, reached = alarms.update(state, start, profile.scaled_loss(loss_N, watched.ceiling))
     alarm = None
     if labels and not quiet and alarms.raised(reached, settings):
         alarm = alarms.describe(
@@ -80,16 +82,16 @@ def judge_window(
             watched.version,
             span,
             labels=labels,
-            mean_error=float(error_N.mean()),
+            mean_error=float(loss_N.mean()),
             reference_error=watched.loss.mean,
-            unit=watched.contract.target.unit,
+            contract=watched.contract,
         )
     report = WindowReport(
         start=start,
         end=end,
         version=watched.version,
         labels=labels,
-        mean_error=float(error_N.mean()) if labels else None,
+        mean_error=float(loss_N.mean()) if labels else None,
         reference_error=watched.loss.mean,
         statistic=reached / LOG_10 if labels else None,
         drift=profile.drift(watched.contract, watched.profile, columns) if labels else {},

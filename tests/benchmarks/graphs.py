@@ -20,7 +20,6 @@ from models.bundle import Bundle, Card, bundle_folder
 from models.contract.columns import Contract, Number, Time, TimePart
 from models.deciding import rollout
 from models.deciding.rollout import Rollout
-from models.inference import OUTPUT
 
 FEATURES = 16
 LARGEST = 1e6
@@ -121,11 +120,11 @@ def _graph(nodes: list[onnx.NodeProto], weights: Mapping[str, npt.NDArray[np.gen
         helper.make_node("Reshape", ["values", "columns"], ["by_column"]),
         helper.make_node("Transpose", ["by_column"], ["x"], perm=[1, 0]),
         *nodes,
-        helper.make_node("Reshape", ["out", "all"], [OUTPUT]),
+        helper.make_node("Reshape", ["out", "all"], ["value"]),
     ]
     inputs = [helper.make_tensor_value_info(CONTRACT.time.name, TensorProto.INT64, ["N"])]
     inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in names]
-    output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N"])
+    output = helper.make_tensor_value_info("value", TensorProto.FLOAT, ["N"])
     constants = [numpy_helper.from_array(values, name) for name, values in {**own, **weights}.items()]
     graph = helper.make_graph(nodes, "made", inputs, [output], constants)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingRegressor
 
@@ -20,7 +21,6 @@ from infra.settings import load_settings
 from models import definitions
 from models.contract.table import to_columns, to_instants, validate
 from models.inference import Predictor
-from models.learning.evaluation import absolute_errors
 from models.learning.splits import Split, split_in_time
 from models.learning.training import Trained, train
 from models.model import Model, Sample
@@ -55,9 +55,9 @@ def _loop_figures(home: Path) -> list[Figure]:
     story, seconds = _okruh_loop(home)
     again, seconds_again = _okruh_loop(home)
     months = [month for month in story["months"] if month["month"] >= "2020-04"]
-    left_alone = float(np.mean([month["mae_first_model"] for month in months]))
-    followed = [line for line in story["promotions"] if line["mae_previous_champion"] is not None]
-    worst = max(line["mae_next_month"] / line["mae_previous_champion"] for line in followed)
+    left_alone = float(np.mean([month["error_first_model"] for month in months]))
+    followed = [line for line in story["promotions"] if line["error_previous_champion"] is not None]
+    worst = max(line["error_next_month"] / line["error_previous_champion"] for line in followed)
     alarm = datetime.fromisoformat(story["alarms"][0]["at"])
     same = ("months", "alarms", "verdicts", "versions", "labels")
     differing = sum(story[key] != again[key] for key in same)
@@ -65,7 +65,7 @@ def _loop_figures(home: Path) -> list[Figure]:
     return [
         Figure(
             name="error served, mean of April to December 2020",
-            value=float(np.mean([m["mae_served"] for m in months])),
+            value=float(np.mean([m["error_served"] for m in months])),
             unit="minutes",
             bound="<= 3.30",
             compared_with={"first model left alone": left_alone},
@@ -116,7 +116,7 @@ def _loop_figures(home: Path) -> list[Figure]:
 
 def _quiet_year(home: Path) -> Figure:
     story, _ = _okruh_loop(home, "--history-from", "2018-01", "--play-from", "2019-01", "--play-to", "2019-12")
-    served = float(np.mean([month["mae_served"] for month in story["months"]]))
+    served = float(np.mean([month["error_served"] for month in story["months"]]))
     return Figure(
         name="alarms in 2019, trained on 2018",
         value=len(story["alarms"]),
@@ -141,7 +141,7 @@ def _learning_figures() -> list[Figure]:
     trained, seconds = _trained(definition, split)
     _, seconds_of_all = _trained(definition, _split(definition, "2018-01", "2020-01", "2020-02"))
     answered_N = Predictor(trained.onnx, definition.contract).predict(to_columns(definition.contract, split.test))
-    network = float(absolute_errors(answered_N, split.test["trip_minutes"]).mean())
+    network = _mean_error(answered_N, split.test)
     trees = _trees_error(split.train, split.test)
     return [
         Figure(
@@ -188,7 +188,11 @@ def _trees_error(train_rows: pd.DataFrame, test_rows: pd.DataFrame) -> float:
 
     trees = HistGradientBoostingRegressor(loss="absolute_error", max_iter=150, random_state=0)
     trees.fit(features(train_rows), train_rows["trip_minutes"])
-    return float(absolute_errors(trees.predict(features(test_rows)), test_rows["trip_minutes"]).mean())
+    return _mean_error(trees.predict(features(test_rows)), test_rows)
+
+
+def _mean_error(answered_N: npt.NDArray[np.floating], rows: pd.DataFrame) -> float:
+    return float(np.abs(answered_N - rows["trip_minutes"].to_numpy()).mean())
 
 
 def _ingest(home: Path) -> Figure:

@@ -63,7 +63,7 @@ def test_refuses_a_naive_prediction_that_is_none(
     withdraw_rollout()
     monkeypatch.setattr("models.catalog.taxi_eta.MODEL", replace(MODEL, naive=wrong))
 
-    with pytest.raises(DefinitionError, match="`naive` must give one finite number for each of"):
+    with pytest.raises(DefinitionError, match="`naive` must give finite numbers of shape"):
         promote("taxi_eta")
 
 

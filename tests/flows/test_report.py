@@ -59,17 +59,17 @@ def told(text: str = "plain") -> Told:
         data_commit="c",
         versions=("first", "second"),
         months=(
-            Month(month="2020-03", trips=1234, mae_first_model=5.0, mae_served=4.0, versions=("first", text)),
-            Month(month="2020-04", trips=7, mae_first_model=6.5, mae_served=2.25, versions=("second",)),
+            Month(month="2020-03", trips=1234, error_first_model=5.0, error_served=4.0, versions=("first", text)),
+            Month(month="2020-04", trips=7, error_first_model=6.5, error_served=2.25, versions=("second",)),
         ),
         alarms=(AlarmLine(at=AT, window=(AT, AT), statistic=7.5, detail=f"alarm {text}"),),
         verdicts=(VerdictLine(at=AT, version="second", allowed=False, reasons=(f"reason {text}",)),),
         promotions=(
             PromotionLine(
-                at=AT, version="first", mae_next_month=3.5, mae_previous_champion=None, seconds_to_first_answer=None
+                at=AT, version="first", error_next_month=3.5, error_previous_champion=None, seconds_to_first_answer=None
             ),
             PromotionLine(
-                at=AT, version=text, mae_next_month=None, mae_previous_champion=None, seconds_to_first_answer=0.25
+                at=AT, version=text, error_next_month=None, error_previous_champion=None, seconds_to_first_answer=0.25
             ),
         ),
         requests=Requests(sent=1300, refused=59, failed=0, during_swaps=0, refusals={f"refusal {text}": 59}),

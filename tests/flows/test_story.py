@@ -146,11 +146,11 @@ def test_every_number_is_what_the_journal_holds(model: Model, lake: Lake) -> Non
             Month(
                 month="2020-03",
                 trips=3,
-                mae_first_model=(2 + 4 + 13) / 3,
-                mae_served=(2 + 4 + 3) / 3,
+                error_first_model=(2 + 4 + 13) / 3,
+                error_served=(2 + 4 + 3) / 3,
                 versions=("first", "second"),
             ),
-            Month(month="2020-04", trips=2, mae_first_model=(5 + 11) / 2, mae_served=3.0, versions=("second",)),
+            Month(month="2020-04", trips=2, error_first_model=(5 + 11) / 2, error_served=3.0, versions=("second",)),
         ),
         alarms=(AlarmLine(at=REPLACED, window=(LOST, REPLACED), statistic=7.5, detail="the error rose"),),
         verdicts=tuple(
@@ -165,15 +165,15 @@ def test_every_number_is_what_the_journal_holds(model: Model, lake: Lake) -> Non
             PromotionLine(
                 at=PROMOTED,
                 version="first",
-                mae_next_month=(2 + 4 + 13) / 3,
-                mae_previous_champion=None,
+                error_next_month=(2 + 4 + 13) / 3,
+                error_previous_champion=None,
                 seconds_to_first_answer=None,
             ),
             PromotionLine(
                 at=REPLACED,
                 version="second",
-                mae_next_month=(3 + 5) / 2,
-                mae_previous_champion=(13 + 5) / 2,
+                error_next_month=(3 + 5) / 2,
+                error_previous_champion=(13 + 5) / 2,
                 seconds_to_first_answer=0.25,
             ),
         ),
@@ -191,7 +191,7 @@ def test_a_promotion_that_no_label_followed_has_no_error(model: Model, lake: Lak
 
     story = tell(model, lake, "main", COUNTS, {}).story
 
-    assert (story.promotions[-1].mae_next_month, story.promotions[-1].mae_previous_champion) == (None, None)
+    assert (story.promotions[-1].error_next_month, story.promotions[-1].error_previous_champion) == (None, None)
     assert msgspec.json.decode(msgspec.json.encode(story), type=Story) == story
 
 
@@ -221,4 +221,4 @@ def test_the_month_after_a_promotion_is_thirty_days(model: Model, lake: Lake) ->
 
         (*_, line) = tell(model, lake, "main", COUNTS, {}).story.promotions
 
-        assert line.mae_next_month == pytest.approx(error)
+        assert line.error_next_month == pytest.approx(error)

@@ -69,7 +69,7 @@ def archive(lake: Lake, journal: Journal) -> None:
 
 
 def compared(lake: Lake, journal: Journal) -> Compared:
-    return compare(lake, lake.resolve("main"), journal, "v1", "v2", CONTRACT.target)
+    return compare(lake, lake.resolve("main"), journal, "v1", "v2", CONTRACT)
 
 
 def test_nothing_is_said_of_nothing(lake: Lake, journal: Journal) -> None:

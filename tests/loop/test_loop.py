@@ -110,10 +110,10 @@ def test_sees_the_world_change_and_recovers(first: Run) -> None:
 
     (month,) = story["months"]
     assert "2020-03-16" <= story["alarms"][0]["at"][:10] <= "2020-03-31"
-    assert month["mae_served"] < month["mae_first_model"]
+    assert month["error_served"] < month["error_first_model"]
     after_alarm = [line for line in story["promotions"] if line["at"] >= story["alarms"][0]["at"]]
     assert after_alarm
-    assert all(line["mae_next_month"] < line["mae_previous_champion"] for line in after_alarm)
+    assert all(line["error_next_month"] < line["error_previous_champion"] for line in after_alarm)
     assert story["versions"] == [line["version"] for line in story["promotions"]]
     assert all(verdict["reasons"] for verdict in story["verdicts"])
 

@@ -140,6 +140,6 @@ MODEL = Model(
     ),
     training=TrainingSettings(),
     gate=GateSettings(),
-    watch=WatchSettings(),
+    watch=WatchSettings(ceiling=30),
     retraining=RetrainingSettings(),
 )

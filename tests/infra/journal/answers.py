@@ -31,13 +31,13 @@ def answers(
     *names: str | None, journal: Journal | None = None, contract: Contract = CONTRACT, **changes: object
 ) -> Answers:
     """Make one batch with a row a name; unnamed ones get ids of a journal's own."""
-    version, value = changes.pop("version", "v1"), changes.pop("value", 1.5)
+    version, value = changes.pop("version", "v1"), np.asarray(changes.pop("value", 1.5))
     decoder, rows = RowDecoder(contract), [ROW | changes] * len(names)
     decoded = decoder.decode(msgspec.json.encode({"rows": rows}))
     count = len(names)
     minted, at_ms = journal.mint().mint(count) if journal else (b"-" * 36 * count, round(AT.timestamp() * 1000))
     ids = Ids(minted, {place: name for place, name in enumerate(names) if name is not None})
-    values, answered_ms = np.full(count, value, np.float32), np.full(count, at_ms)
+    values, answered_ms = np.full((count, *np.shape(value)), value, np.float32), np.full(count, at_ms)
     return Answers(contract, str(version), ids, decoder.together([decoded]), values, answered_ms)
 
 

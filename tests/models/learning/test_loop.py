@@ -15,11 +15,12 @@ from models.errors import DefinitionError, TrainingDiverged
 from models.learning.devices import choose_device, repeatable
 from models.learning.examples import Examples, HeldRows
 from models.learning.loop import Checkpoints, Fitted, NoCheckpoints, Progress, fit, predict
+from models.learning.objectives import objective
 from models.learning.settings import Setting, TrainingSettings
 from models.learning.training import to_examples
 from models.model import Model
+from tests.models.learning.together import AIM, CPU, NUMBER
 
-CPU = torch.device("cpu")
 SETTINGS = TrainingSettings(epochs=2, batch_rows=32)
 
 
@@ -39,7 +40,7 @@ def train(
     settings = SETTINGS.with_changes(changes)
     held_out = HeldRows(validation, device) if validation else None
     with repeatable(settings.seed, threads=1):
-        return fit(model.network(examples), HeldRows(examples, device), held_out, settings, device)
+        return fit(model.network(examples), HeldRows(examples, device), held_out, AIM, settings, device)
 
 
 class WithDropout(nn.Module):
@@ -67,7 +68,9 @@ def test_twenty_steps_reach_the_golden_loss(ride_model: Model, examples: Example
             parameter.copy_(torch.from_numpy(draw.normal(0, 0.1, parameter.shape)))
 
     with repeatable(0, threads=1):
-        fitted = fit(network, HeldRows(examples, device), None, SETTINGS.with_changes({"learning_rate": 0.05}), device)
+        fitted = fit(
+            network, HeldRows(examples, device), None, AIM, SETTINGS.with_changes({"learning_rate": 0.05}), device
+        )
 
     assert [figures["epoch"] for figures in fitted.epochs] == [1.0, 2.0]
     assert [figures["train_loss"] for figures in fitted.epochs] == pytest.approx([73.87, 66.45], rel=2e-3)
@@ -160,7 +163,7 @@ def test_reports_windows_and_the_end_of_each_epoch(
     held_out = HeldRows(examples[:9], CPU)
     with repeatable(0, threads=1):
         fitted = fit(
-            ride_model.network(examples), HeldRows(examples, CPU), held_out, SETTINGS, CPU, report=heard.append
+            ride_model.network(examples), HeldRows(examples, CPU), held_out, AIM, SETTINGS, CPU, report=heard.append
         )
 
     ends = [progress for progress in heard if progress.validation_error is not None]
@@ -200,7 +203,7 @@ def test_trains_networks_without_embeddings(examples: Examples) -> None:
             return answer
 
     with repeatable(0, threads=1):
-        fitted = fit(Straight(), HeldRows(examples, CPU), None, SETTINGS, CPU)
+        fitted = fit(Straight(), HeldRows(examples, CPU), None, AIM, SETTINGS, CPU)
     assert fitted.epochs[-1]["train_loss"] < fitted.epochs[0]["train_loss"]
 
 
@@ -229,7 +232,8 @@ def test_without_a_wish_some_device_is_found() -> None:
         ({"epochs": "many"}, "training.epochs must be a whole number, not 'many'"),
         ({"epochs": True}, "training.epochs must be a whole number, not True"),
         ({"learning_rate": "none"}, "training.learning_rate must be a number, not 'none'"),
-        ({"loss": "none"}, "training.loss must be one of absolute, squared, not 'none'"),
+        ({"loss": "huge"}, "training.loss must be one of absolute, squared, cross_entropy or none, not 'huge'"),
+        ({"class_weights": None}, "training.class_weights must be one of none, balanced, not None"),
         ({"clip_norm": "much"}, "training.clip_norm must be a number or none, not 'much'"),
         ({"lr": 1.0, "seeds": 2}, "no training setting is called lr, seeds; there are epochs, "),
     ],
@@ -298,7 +302,7 @@ def test_goes_on_from_a_checkpoint_to_the_same_weights_bit_by_bit(
     def run(checkpoints: Checkpoints) -> Fitted:
         rows, held_out = HeldRows(examples, device), HeldRows(examples[:50], device)
         with repeatable(settings.seed, threads=1):
-            return fit(noisy.network(examples), rows, held_out, settings, device, checkpoints=checkpoints)
+            return fit(noisy.network(examples), rows, held_out, AIM, settings, device, checkpoints=checkpoints)
 
     undisturbed, kept = run(NoCheckpoints()), KilledAfter(windows)
     with pytest.raises(Killed):
@@ -336,7 +340,8 @@ def test_the_squared_loss_aims_at_the_mean_and_the_absolute_one_at_the_median(ex
     for loss in ("absolute", "squared"):
         settings = SETTINGS.with_changes({"loss": loss, "epochs": 40, "learning_rate": 2.0, "weight_decay": 0.0})
         with repeatable(0, threads=1):
-            network = fit(Constant(), HeldRows(skewed, CPU), None, settings, CPU).network
+            aim = objective(settings, NUMBER, torch.zeros(0), CPU)
+            network = fit(Constant(), HeldRows(skewed, CPU), None, aim, settings, CPU).network
         found[loss] = network.get_parameter("value").item()
 
     assert found["absolute"] == pytest.approx(0.0, abs=2.0)

@@ -50,7 +50,9 @@ def test_every_device_trains_the_same_network(
 def test_the_graph_alone_gives_the_metrics(ride_model: Model, split: Split, trained: Trained) -> None:
     answered_N = Predictor(trained.onnx, ride_model.contract).predict(to_columns(ride_model.contract, split.test))
 
-    assert trained.metrics == pytest.approx(measure(answered_N, split.test["minutes"]), rel=1e-4)
+    assert trained.metrics == pytest.approx(
+        measure(ride_model.contract.target, answered_N, split.test["minutes"]), rel=1e-4
+    )
     assert trained.metrics["rows"] == 200
     assert set(trained.slices["kind"]) == {"bike", "car"}
 
@@ -133,8 +135,14 @@ def test_a_network_without_mistakes_is_trained(ride_model: Model, split: Split) 
 @pytest.mark.parametrize(
     ("mistake", "said"),
     [
-        ({"naive": lambda _, rows: np.full(len(rows), np.nan)}, "`naive` must give one finite number for each of 200"),
-        ({"naive": lambda _, rows: np.zeros(len(rows) - 1)}, "`naive` must give one finite number for each of 200"),
+        (
+            {"naive": lambda _, rows: np.full(len(rows), np.nan)},
+            "`naive` must give finite numbers of shape .200,. for 200 rows",
+        ),
+        (
+            {"naive": lambda _, rows: np.zeros(len(rows) - 1)},
+            "`naive` must give finite numbers of shape .200,. for 200 rows",
+        ),
         ({"slices": lambda rows: {"kind": rows["kind"].iloc[1:]}}, "slice 'kind' must be a Series with the index of"),
         ({"slices": lambda rows: {"kind": list(rows["kind"])}}, "slice 'kind' must be a Series with the index of"),
     ],

@@ -13,7 +13,7 @@ from models.learning.devices import repeatable
 from models.learning.examples import HeldRows
 from models.learning.loop import fit
 from models.learning.world import World, life
-from tests.models.learning.together import CPU, SETTINGS, examples, network
+from tests.models.learning.together import AIM, CPU, SETTINGS, examples, network
 
 ROOT = Path(__file__).parents[3]
 TOLERANCE = 1e-4
@@ -28,7 +28,7 @@ def test_two_processes_of_which_one_is_killed_train_as_one_does(tmp_path: Path) 
 
     together = json.loads((tmp_path / "done.json").read_text())
     with repeatable(SETTINGS.seed, threads=1):
-        alone = fit(network(), HeldRows(examples(), CPU), HeldRows(examples()[:50], CPU), SETTINGS, CPU)
+        alone = fit(network(), HeldRows(examples(), CPU), HeldRows(examples()[:50], CPU), AIM, SETTINGS, CPU)
     assert (together["size"], together["resumed_at"]) == (2, 10)
     assert len(together["epochs"]) == len(alone.epochs)
     for theirs, ours in zip(together["epochs"], alone.epochs, strict=True):

@@ -4,12 +4,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.contract.columns import Number
 from models.learning.examples import Examples
+from models.learning.objectives import objective
 from models.learning.preprocessing import Prepared
 from models.learning.settings import TrainingSettings
 
 CPU = torch.device("cpu")
 SETTINGS = TrainingSettings(epochs=3, batch_rows=32, learning_rate=0.05)
+
+
+NUMBER = Number(name="answer", unit="", minimum=-9, maximum=9)
+AIM = objective(SETTINGS, NUMBER, torch.zeros(0), CPU)
 
 
 class Small(nn.Module):

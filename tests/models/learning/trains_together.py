@@ -15,7 +15,7 @@ from models.learning.devices import repeatable
 from models.learning.examples import HeldRows
 from models.learning.loop import NoCheckpoints, Progress, fit
 from models.learning.world import joined
-from tests.models.learning.together import CPU, SETTINGS, examples, network
+from tests.models.learning.together import AIM, CPU, SETTINGS, examples, network
 
 
 class InFolder(NoCheckpoints):
@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         checkpoints = InFolder(folder) if world.leads else NoCheckpoints()
-        fitted = fit(network(), rows, held_out, SETTINGS, CPU, report=report, checkpoints=checkpoints, world=world)
+        fitted = fit(network(), rows, held_out, AIM, SETTINGS, CPU, report=report, checkpoints=checkpoints, world=world)
         if world.leads:
             done = {"epochs": fitted.epochs, "resumed_at": fitted.resumed_at, "size": world.size}
             (folder / "done.json").write_text(json.dumps(done))

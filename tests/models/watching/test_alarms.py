@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.contract.columns import Contract, Number, Time
 from models.errors import DefinitionError
 from models.watching import alarms
 from models.watching.alarms import STAKES, DetectorState, WatchSettings, WindowEvidence
@@ -19,6 +20,12 @@ from models.watching.profile import LossProfile
 MONDAY = datetime(2020, 3, 2, tzinfo=UTC)
 EXACT = WatchSettings(tolerance=0, standard_errors=0)
 """Takes the measured mean loss for the largest that is no change."""
+
+CONTRACT = Contract(
+    time=Time(name="at", zone=None, parts=()),
+    features=(),
+    target=Number(name="waited", unit="minutes", minimum=0, maximum=90),
+)
 
 losses = st.lists(st.floats(0, 1), min_size=1, max_size=60)
 
@@ -236,7 +243,7 @@ def described(reference_error: float) -> alarms.Alarm:
         labels=1234,
         mean_error=6.0,
         reference_error=reference_error,
-        unit="minutes",
+        contract=CONTRACT,
     )
 
 
@@ -275,5 +282,5 @@ def test_refuses_settings_that_cannot_watch_by_name(option: str, value: float) -
 def test_refuses_a_ceiling_under_which_no_rise_can_be_seen() -> None:
     near = LossProfile(rows=400, mean=27.0, scaled_mean=0.9, scaled_deviation=0.1)
 
-    with pytest.raises(DefinitionError, match=r"watch\.ceiling 30 is too low"):
+    with pytest.raises(DefinitionError, match=r"watch\.ceiling is too low"):
         alarms.start(near, WatchSettings(ceiling=30.0))
