@@ -1,16 +1,18 @@
 """Ingest: raw files, validated against the contract, become commits of the lake."""
 
 import hashlib
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pandas as pd
 
 from flows.orchestration import as_json, cached_step, flow, run_cached, step_key
 from flows.sync import Ingested, Sync, contract_digest, quarantine_path, raw_files
 from infra import tables
 from infra.assembly import assemble
-from infra.dataset import partition_path
+from infra.dataset import INGESTED_AT, partition_path
 from infra.errors import NotFound, Unavailable
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
@@ -60,6 +62,21 @@ def _ingest_file(definition: Model, file: Path, branch: str, sync: Sync) -> Inge
     return ingested
 
 
+def _content(definition: Model, lake: Lake, commit: str, path: str, accepted: pd.DataFrame) -> bytes:
+    """Write accepted rows as they are kept; without a time, the same rows again keep the moment at which they came."""
+    if definition.contract.time is not None:
+        # In the order of time, so that who wants the newest rows leaves the others unread
+        return tables.encode(accepted.sort_values(definition.contract.time.name, kind="stable"))
+    if (kept := _digest(lake, commit, path)) is not None:
+        before = tables.read(lake, commit, path)
+        if INGESTED_AT in before and len(before):
+            again = tables.encode(accepted.assign(**{INGESTED_AT: before[INGESTED_AT].iloc[0]}))
+            if hashlib.sha256(again).hexdigest() == kept:
+                return again
+    now = pd.Timestamp.now(UTC).floor("s").as_unit("us")
+    return tables.encode(accepted.assign(**{INGESTED_AT: now}))
+
+
 def _digest(lake: Lake, ref: str, path: str) -> str | None:
     try:
         return lake.stat(ref, path).digest
@@ -88,9 +105,7 @@ def ingest_file(model: str, file: str, digest: str, branch: str, key: str) -> di
         "refused": str(len(checked.refused)),
     }
     with transaction(lake, branch, f"ingest {path.name}", note) as work:
-        # In the order of time, so that who wants the newest rows leaves the others unread
-        ordered = checked.accepted.sort_values(definition.contract.time.name, kind="stable")
-        stored = work.put(accepted, tables.encode(ordered))
+        stored = work.put(accepted, _content(definition, lake, work.base, accepted, checked.accepted))
         refused, quarantined = quarantine_path(definition, checked.partition), None
         if len(checked.refused):
             quarantined = work.put(refused, tables.encode(checked.refused)).digest

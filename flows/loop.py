@@ -152,7 +152,7 @@ def _play(
     progress: Progress,
 ) -> None:
     """Send the period's events week by week; at each week's end monitor, and retrain where the policy says so."""
-    zone, days = definition.contract.time.zone, definition.watch.window_days
+    zone, days = definition.contract.zone, definition.watch.window_days
     ends = [end for _, end in windows(period.starts_at, period.ends_at, days, zone)]
     if not ends or ends[-1] < period.ends_at:
         ends.append(period.ends_at)

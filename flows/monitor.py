@@ -112,7 +112,7 @@ def judge(model: str, branch: str, as_of: datetime) -> tuple[list[WindowReport],
     after = past[-1].end if past else since
     rows, _ = labelled_predictions(definition.contract, lake, commit)
     judged, raised = [], []
-    for span in windows(after, as_of, definition.watch.window_days, definition.contract.time.zone):
+    for span in windows(after, as_of, definition.watch.window_days, definition.contract.zone):
         loss_N, columns = _answers_of(watched, rows, span)
         report, alarm = judge_window(watched, definition.watch, state, span, loss_N, columns, quiet=quiet)
         judged.append(report)
@@ -125,7 +125,7 @@ def judge(model: str, branch: str, as_of: datetime) -> tuple[list[WindowReport],
 
 
 def _known_before(definition: Model, serving: Rollout, rows: "pd.DataFrame") -> int:
-    days, zone = definition.watch.window_days, definition.contract.time.zone
+    days, zone = definition.watch.window_days, definition.contract.zone
     first, _ = next(windows(serving.since, datetime.max.replace(tzinfo=UTC), days, zone))
     return 0 if rows.empty else int(((rows["version"] == serving.champion) & (rows["known_at"] < first)).sum())
 

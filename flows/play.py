@@ -61,7 +61,7 @@ def sample_files(definition: Model, first: str, last: str) -> dict[str, Path]:
 
 def month_start(contract: Contract, month: str) -> datetime:
     """Give the moment a month begins on the contract's clock, aware, UTC."""
-    zone = ZoneInfo(contract.time.zone) if contract.time.zone else UTC
+    zone = ZoneInfo(contract.time_column.zone) if contract.time_column.zone else UTC
     return pd.Period(month, "M").start_time.to_pydatetime().replace(tzinfo=zone).astimezone(UTC)
 
 
@@ -75,8 +75,8 @@ def load(definition: Model, first: str, last: str) -> Play:
     rows = pd.concat(frames, ignore_index=True)
     starts_at = month_start(contract, first)
     ends_at = month_start(contract, str(pd.Period(last, "M") + 1))
-    rows["starts"] = _seconds(contract, rows[contract.time.name])
-    rows["ends"] = np.maximum(_seconds(contract, rows[contract.known or contract.time.name]), rows["starts"])
+    rows["starts"] = _seconds(contract, rows[contract.time_column.name])
+    rows["ends"] = np.maximum(_seconds(contract, rows[contract.known or contract.time_column.name]), rows["starts"])
     within = rows["starts"].between(starts_at.timestamp(), ends_at.timestamp(), inclusive="left")
     rows = rows[within].reset_index(drop=True)
     events = sorted(

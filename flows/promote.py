@@ -24,6 +24,7 @@ from models.deciding.rollout import Rollout
 from models.deciding.verdict import PromotionReport
 from models.errors import BundleError
 from models.inference import Predictor
+from models.learning.splits import learned_from, unseen
 from models.model import Model
 from models.watching.profile import describe_loss
 
@@ -118,22 +119,29 @@ def judge(
 
 def _test_rows(definition: Model, lake: Lake, commit: str, judged: list[Card], at: datetime) -> "pd.DataFrame":
     """Read the newest rows that were known at a moment and that neither candidate nor champion was trained on."""
-    test_from = max(card.data.test_from for card in judged)
     rows = known_rows(definition, lake, commit, at, judged[0].data.learn_from).rows
-    rows = rows[rows["known_at"] >= test_from]
+    for card in judged:
+        rows = rows[unseen(card, rows)]
     if rows.empty:
         raise NotFound(
             f"no row to judge {judged[0].version} on was known at {at:%Y-%m-%d}; "
-            f"{' and '.join(card.version for card in judged)} may be judged on rows known from {test_from:%Y-%m-%d} on"
+            f"{' and '.join(card.version for card in judged)} may be judged on rows {_judged_on(judged)}"
         )
     return rows.tail(definition.gate.test_rows)
+
+
+def _judged_on(judged: list[Card]) -> str:
+    moments = [card.data.test_from for card in judged if card.data.test_from is not None]
+    since = f"known from {max(moments):%Y-%m-%d} on" if moments else ""
+    held_out = "" if len(moments) == len(judged) else "that were held out"
+    return " and ".join(filter(None, (since, held_out)))
 
 
 def _naive_answers(
     definition: Model, lake: Lake, commit: str, card: Card, test: "pd.DataFrame"
 ) -> "npt.NDArray[np.float32]":
     rows = known_rows(definition, lake, commit, card.as_of, card.data.learn_from).rows
-    return definition.naive_answers(rows[rows["known_at"] < card.data.validation_from], test)
+    return definition.naive_answers(rows[learned_from(card, rows)], test)
 
 
 def _answers(bundle: Bundle, test: "pd.DataFrame") -> "npt.NDArray[np.float32]":

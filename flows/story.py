@@ -193,7 +193,7 @@ class _Scorer:
 
 
 def _months(definition: Model, rows: pd.DataFrame, first_errors_N: npt.NDArray[np.float64]) -> tuple[Month, ...]:
-    target, time = definition.contract.target, definition.contract.time.name
+    target, time = definition.contract.target, definition.contract.time_column.name
     frame = pd.DataFrame(
         {
             "month": rows[time].dt.strftime("%Y-%m"),

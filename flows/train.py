@@ -20,7 +20,7 @@ from infra.settings import load_settings
 from infra.tracking import Run
 from models import definitions
 from models.bundle import Bundle, Card, DataReference, Origin, bundle_folder
-from models.errors import ContractError
+from models.errors import ContractError, DefinitionError
 from models.learning.settings import Setting, TrainingSettings
 from models.model import Model
 
@@ -47,9 +47,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Only what was known then is read."""
     learn_from: datetime | None = None
     """Rows about earlier moments are left out."""
-    validation_from: datetime
-    """Rows known before it are learned from."""
-    test_from: datetime
+    validation_from: datetime | None = None
+    """Rows known before it are learned from. None: rows are held out by what they hold."""
+    test_from: datetime | None = None
     """Rows known from it on judge; in between they stop the training."""
     settings: dict[str, Setting]
     warm_start: str | None = None
@@ -87,18 +87,28 @@ def train(
     definition = definitions.load(model)
     branch = branch or load_settings().branch
     settings = definition.training.with_changes(overrides or {})
+    _refuse_unheeded(definition, overrides or {})
     lake = assemble(load_settings()).lake(model)
     commit = lake.resolve(branch)
     as_of = as_of or _newest_moment(definition, lake, commit)
-    test_from = as_of - timedelta(days=settings.test_days)
-    recipe = Recipe(
-        as_of=as_of,
-        learn_from=learn_from,
-        validation_from=test_from - timedelta(days=settings.validation_days),
-        test_from=test_from,
-        settings=settings.flat(),
-    )
+    recipe = Recipe(as_of=as_of, learn_from=learn_from, settings=settings.flat())
+    if definition.contract.time is not None:
+        test_from = as_of - timedelta(days=settings.test_days)
+        validation_from = test_from - timedelta(days=settings.validation_days)
+        recipe = msgspec.structs.replace(recipe, validation_from=validation_from, test_from=test_from)
     return run_recipe(definition, recipe, branch)
+
+
+def _refuse_unheeded(definition: Model, overrides: Mapping[str, Setting]) -> None:
+    """Refuse to hold rows out in a way that the model does not. Raises: `DefinitionError`."""
+    ways = ("validation_share", "test_share"), ("validation_days", "test_days")
+    unheeded, heeded = ways if definition.contract.time is not None else reversed(ways)
+    if wrong := sorted(set(unheeded) & overrides.keys()):
+        has = "a" if definition.contract.time is not None else "no"
+        raise DefinitionError(
+            f"{definition.name} has {has} time column: training.{wrong[0]} means nothing to it; set "
+            f"{' and '.join(heeded)}"
+        )
 
 
 def run_recipe(definition: Model, recipe: Recipe, branch: str) -> Registered:
@@ -196,31 +206,50 @@ def take_part(task: dict[str, Any]) -> None:
 
 
 def _read(definition: Model, lake: Lake, commit: str, plan: Recipe) -> "tuple[Dataset, Split, bytes | None]":
-    """Read what a training learns from: rows, the three spans of them, and the weights that it starts from."""
+    """Read what a training learns from: rows, the three parts of them, and the weights that it starts from."""
     dataset = known_rows(definition, lake, commit, plan.as_of, plan.learn_from)
     warm = registry.load_bundle(lake, commit, plan.warm_start).state if plan.warm_start else None
-    return dataset, cut(dataset, plan), warm
+    return dataset, cut(definition, dataset, plan), warm
 
 
-def cut(dataset: Dataset, plan: Recipe) -> "Split":
-    """Cut what was known into the recipe's three spans. Raises: `ContractError` when one is empty."""
-    from models.learning.splits import split_in_time
+def cut(definition: Model, dataset: Dataset, plan: Recipe) -> "Split":
+    """Cut what was known into the recipe's three parts. Raises: `ContractError` where too little is in one."""
+    from models.learning.splits import split_by_content, split_in_time
 
-    rows = dataset.rows
-    split = split_in_time(rows, rows["known_at"], plan.validation_from, plan.test_from)
-    spans = {
-        "train": f"before {plan.validation_from:%Y-%m-%d %H:%M}",
-        "test": f"from {plan.test_from:%Y-%m-%d %H:%M} on",
-    }
-    for name, span in spans.items():
+    rows, shares = dataset.rows, msgspec.convert(plan.settings, TrainingSettings)
+    if plan.validation_from is not None and plan.test_from is not None:
+        split = split_in_time(rows, rows["known_at"], plan.validation_from, plan.test_from)
+        parts = {
+            "train": f"became known before {plan.validation_from:%Y-%m-%d %H:%M}",
+            "test": f"became known from {plan.test_from:%Y-%m-%d %H:%M} on",
+        }
+        way_out = "learn from an earlier moment, or shorten training.validation_days and training.test_days"
+    else:
+        split = split_by_content(definition.contract, rows, shares.validation_share, shares.test_share)
+        parts = {"train": "is among those to learn from", "test": "is among those that judge"}
+        way_out = "or change training.validation_share and training.test_share"
+    for name, part in parts.items():
         if getattr(split, name).empty:
             since = f" about moments from {plan.learn_from:%Y-%m-%d %H:%M} on" if plan.learn_from else ""
             raise ContractError(
                 f"no rows to {name} on: {len(rows)} rows{since} were known at {plan.as_of:%Y-%m-%d %H:%M}, and none "
-                f"became known {span}; ingest more, learn from an earlier moment, or shorten training.validation_days "
-                "and training.test_days"
+                f"{part}; ingest more, {way_out}"
             )
+    if plan.warm_start is None:  # what has come since an alarm may well be alike, and is judged all the same
+        _refuse_one_value(definition, split)
     return split
+
+
+def _refuse_one_value(definition: Model, split: "Split") -> None:
+    """Refuse a target that never changes: nothing can be learned, or judged. Raises: `ContractError`."""
+    target = definition.contract.target.name
+    for name in ("train", "test"):
+        values = getattr(split, name)[target]
+        if len(values) > 1 and values.nunique() == 1:
+            raise ContractError(
+                f"all {len(values)} rows to {name} on have the same {target}, {values.iloc[0]}: nothing can be told "
+                "apart; ingest rows with other values, or choose another target"
+            )
 
 
 def register(lake: Lake, branch: str, bundle: Bundle) -> str:

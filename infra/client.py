@@ -75,11 +75,9 @@ class Served(msgspec.Struct, frozen=True):
     @property
     def contract(self) -> Contract:
         """The part of the model's contract that requests keep."""
-        time, *features = self.inputs
-        assert isinstance(time, Time)
-        return Contract(
-            time=time, features=tuple(one for one in features if not isinstance(one, Time)), target=self.target
-        )
+        time = next((one for one in self.inputs if isinstance(one, Time)), None)
+        features = tuple(one for one in self.inputs if not isinstance(one, Time))
+        return Contract(time=time, features=features, target=self.target)
 
 
 class Label(NamedTuple):

@@ -1,5 +1,8 @@
 """What was known at a moment: accepted rows of a model's tables, and answered predictions whose label had arrived.
 
+Without a time column, a row of a table is about the moment of its ingestion, and known from then on; the same event in
+table and journal cannot be told, and counts twice.
+
 Both come as one frame of the contract's columns plus `event_at` and `known_at` (aware, UTC), ordered by `known_at` and
 then by the row's content, so that the same lake and `as_of` give the same frame. Rows whose target lies outside the
 contract are left out; an event that both tables and journal have is the journal's.
@@ -26,6 +29,9 @@ PREDICTIONS = "journal/predictions/"
 LABELS = "journal/labels/"
 SHADOWS = "journal/shadows/"
 """What challengers answered in the shadow; nothing is learned from it."""
+
+INGESTED_AT = "ingested_at"
+"""The column that tables have where the contract has no time: when a row came (aware, UTC)."""
 
 _MOMENT = "%Y%m%dT%H%M%S%f"
 
@@ -77,10 +83,11 @@ def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime, learn_fro
 
     Partitions of months that ended before `learn_from` are not read, nor are older rows that lie together in one.
     """
-    first = _month(model.contract, learn_from) if learn_from is not None else ""
-    since = (model.contract.time.name, _a_day_before(model.contract, learn_from)) if learn_from is not None else None
+    first, since, time = "", None, model.contract.time
+    if learn_from is not None and time is not None:
+        first, since = _month(model.contract, learn_from), (time.name, _a_day_before(model.contract, learn_from))
     asked = [*(column.name for column in model.contract.inputs), model.contract.target.name]
-    known = [model.contract.known] if model.contract.known else []
+    known = [INGESTED_AT] if time is None else [model.contract.known] if model.contract.known else []
     history, paths = tables.read_all(
         lake, commit, table_prefix(model), f"{table_prefix(model)}{first}", list(dict.fromkeys(asked + known)), since
     )
@@ -107,13 +114,13 @@ def _without(history: pd.DataFrame, answered: pd.DataFrame, key: list[str]) -> p
 
 
 def _month(contract: Contract, moment: datetime) -> str:
-    return f"{moment.astimezone(ZoneInfo(contract.time.zone or 'UTC')):%Y-%m}"
+    return f"{moment.astimezone(ZoneInfo(contract.zone or 'UTC')):%Y-%m}"
 
 
 def _a_day_before(contract: Contract, moment: datetime) -> datetime:
     """Give a time of the table's kind that is surely before a moment, whatever clocks were changed in between."""
     before = moment - timedelta(days=1)
-    return before.astimezone(ZoneInfo(contract.time.zone)).replace(tzinfo=None) if contract.time.zone else before
+    return before.astimezone(ZoneInfo(contract.zone)).replace(tzinfo=None) if contract.zone else before
 
 
 def labelled_predictions(contract: Contract, lake: Lake, commit: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -141,6 +148,8 @@ def _within_range(contract: Contract, rows: pd.DataFrame) -> pd.DataFrame:
 def _with_moments(contract: Contract, table: pd.DataFrame) -> pd.DataFrame:
     if table.empty:
         return table
+    if contract.time is None:
+        return table.assign(event_at=table[INGESTED_AT], known_at=table[INGESTED_AT])
     event_at = to_instants(contract, table[contract.time.name])
     known_at = to_instants(contract, table[contract.known]) if contract.known else event_at
     return table.assign(event_at=event_at, known_at=known_at)

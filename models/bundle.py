@@ -32,10 +32,10 @@ class DataReference(msgspec.Struct, frozen=True, kw_only=True):
     rows_test: int
     learn_from: datetime | None
     """Rows about earlier moments were left out."""
-    validation_from: datetime
-    """Rows known before it were learned from."""
-    test_from: datetime
-    """Rows known from it on, until the card's `as_of`, judged."""
+    validation_from: datetime | None
+    """Rows known before it were learned from. None: the card's settings say which shares were held out."""
+    test_from: datetime | None
+    """Rows known from it on, until the card's `as_of`, judged. None: see `validation_from`."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):

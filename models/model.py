@@ -26,7 +26,18 @@ if TYPE_CHECKING:
     from models.learning.examples import Examples
 
 RESERVED = frozenset(
-    {"id", "version", "predicted", "event_at", "answered_at", "known_at", "value", "probabilities", "named"}
+    {
+        "id",
+        "version",
+        "predicted",
+        "event_at",
+        "answered_at",
+        "known_at",
+        "ingested_at",
+        "value",
+        "probabilities",
+        "named",
+    }
 )
 """What answered predictions carry beside the contract's columns, and the graph's output."""
 

@@ -239,7 +239,7 @@ def _origin(card: Card) -> dict[str, str]:
     return {
         "trained as of": _moment(card.as_of),
         "made": _moment(card.created_at),
-        "judged from": _moment(data.test_from),
+        "judged on": "a share of the rows" if data.test_from is None else f"rows from {_moment(data.test_from)} on",
         "rows: learned, tuned by, judged": f"{data.rows_train:,}, {data.rows_validation:,}, {data.rows_test:,}",
         "data commit": data.commit,
         "code commit": card.origin.code_commit,

@@ -123,7 +123,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     version: str
     event_at: datetime
-    """What the row is about (the contract's time column), aware, UTC."""
+    """What the row is about (the contract's time column; without one, when it was answered), aware, UTC."""
     answered_at: datetime
     row: dict[str, Any]
     """Its columns."""
@@ -142,7 +142,8 @@ def batch_of(contract: Contract, kept: Sequence[Kept]) -> pa.RecordBatch:
     }
     names = [*(column.name for column in contract.inputs), *own]
     batch = pa.RecordBatch.from_arrays([*arrow.arrays(contract, columns), *own.values()], names)
-    batch = batch.replace_schema_metadata({_TIME: contract.time.name, _ZONE: contract.time.zone or ""})
+    if contract.time is not None:
+        batch = batch.replace_schema_metadata({_TIME: contract.time.name, _ZONE: contract.time.zone or ""})
     answered_ms = _joined([one.answered_ms for one in answers])
     counts = [len(one.ids) for one in answers]
     if any(one.mask is not None for one in kept):
@@ -160,10 +161,14 @@ def batch_of(contract: Contract, kept: Sequence[Kept]) -> pa.RecordBatch:
 def read(path: Path) -> Iterator[pa.RecordBatch]:
     """Read what is durable of a segment of answers, and when each row's event was. Raises: `OSError`.
 
-    That is said by the row already; to say it once more while a caller waits would cost a tenth of the record.
+    That is said by the row already, or it is when the row was answered; to say it once more while a caller waits would
+    cost a tenth of the record.
     """
     for batch in segments.read(path):
         known = batch.schema.metadata
+        if _TIME not in known:
+            yield batch.append_column("event_at", batch[ANSWERED_AT])
+            continue
         times, zone = batch[known[_TIME].decode()], known[_ZONE].decode()
         yield batch.append_column("event_at", arrow.event_at(zone or None, times.cast(pa.int64()).to_numpy()))
 

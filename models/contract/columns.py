@@ -72,8 +72,9 @@ class Time(msgspec.Struct, frozen=True, kw_only=True, tag="time"):
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """The columns of a model and what a table of them must keep."""
 
-    time: Time
-    """Orders rows, cuts partitions and windows."""
+    time: Time | None = None
+    """Orders rows, cuts partitions and windows. None: rows are about no moment but that of their ingestion or answer,
+    files are partitions by their names, and rows are held out by what they are."""
     features: tuple[Number | Category, ...]
     """What a request carries beside `time`, in the graph's input order."""
     target: Number | Category
@@ -101,10 +102,11 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
             raise DefinitionError(f"contract: columns {odd} need names, and names without a `/`")
         if unknown := set(self.unique) - set(names):
             raise DefinitionError(f"contract: unique names {sorted(unknown)}, which are no columns of it")
-        if self.target.nullable:
-            raise DefinitionError(f"contract: target {self.target.name!r} may not be nullable")
-        if isinstance(self.target, Category) and len(self.target.values) < 2:
-            raise DefinitionError(f"contract: target {self.target.name!r} has one value only: nothing to tell apart")
+        if self.time is None and (self.known or self.maximum_gap_days is not None):
+            raise DefinitionError("contract: known and maximum_gap_days need a time column")
+        if not self.inputs:
+            raise DefinitionError("contract: there is no feature to predict from")
+        _check_target(self.target)
         for column in (*self.features, *self.checks, self.target):
             if isinstance(column, Category):
                 _check_values(column)
@@ -114,7 +116,24 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def inputs(self) -> tuple[Time | Number | Category, ...]:
         """What a request carries, in the graph's input order."""
-        return (self.time, *self.features)
+        return (*([self.time] if self.time else []), *self.features)
+
+    @property
+    def time_column(self) -> Time:
+        """What orders rows. Raises: `DefinitionError` where nothing does."""
+        if self.time is None:
+            raise DefinitionError("contract: there is no time column, without which this cannot be done")
+        return self.time
+
+    @property
+    def zone(self) -> str | None:
+        """The zone of the wall clock that times are of; None for UTC."""
+        return self.time.zone if self.time else None
+
+    @property
+    def time_parts(self) -> tuple[TimePart, ...]:
+        """What a network is told of the time."""
+        return self.time.parts if self.time else ()
 
     @property
     def numbers(self) -> tuple[Number, ...]:
@@ -141,6 +160,13 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         """Digest of what is asked and of the answers' form; two bundles with one signature can serve for each other."""
         form = self.target.values if isinstance(self.target, Category) else ()
         return hashlib.sha256(msgspec.json.encode((self.inputs, form), order="deterministic")).hexdigest()
+
+
+def _check_target(target: Number | Category) -> None:
+    if target.nullable:
+        raise DefinitionError(f"contract: target {target.name!r} may not be nullable")
+    if isinstance(target, Category) and len(target.values) < 2:
+        raise DefinitionError(f"contract: target {target.name!r} has one value only: nothing to tell apart")
 
 
 def _check_values(category: Category) -> None:

@@ -86,8 +86,10 @@ class RowDecoder:
         self._fields = [
             (column.name, attrgetter(f"c{index}"), column_maker(column)) for index, column in enumerate(contract.inputs)
         ]
-        self._time = self._fields[0][1]
-        self._first, self._last = (_epoch(contract.time) + timedelta(microseconds=at) for at in (EARLIEST, LATEST))
+        self._time: Callable[[Any], datetime] | None = None
+        if contract.time is not None:
+            self._time, epoch = self._fields[0][1], _epoch(contract.time)
+            self._first, self._last = (epoch + timedelta(microseconds=at) for at in (EARLIEST, LATEST))
 
     def decode(self, body: bytes) -> Rows:
         """Decode a request body.
@@ -130,9 +132,10 @@ class RowDecoder:
         return self._kept(rows)
 
     def _kept(self, rows: list[Any]) -> Rows:
-        for time in map(self._time, rows):
-            if not self._first <= time <= self._last:
-                raise OverflowError
+        if self._time is not None:
+            for time in map(self._time, rows):
+                if not self._first <= time <= self._last:
+                    raise OverflowError
         return Rows(len(rows), _take_ids(rows), one_by_one=rows)
 
     def together(self, parts: Sequence[Rows], least: int = 0) -> Columns:

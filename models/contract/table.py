@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from models.contract import clock
-from models.contract.columns import MISSING_CODE, Category, Contract, Number
+from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
 from models.errors import ContractError, Violation
 
 os.environ.setdefault("DISABLE_PANDERA_IMPORT_WARNING", "True")
@@ -32,7 +33,7 @@ class Validated:
     """A table cut in two. `refused` has the raw values and the column `refused_because`."""
 
     partition: str
-    """Calendar month that most rows lie in, `YYYY-MM`."""
+    """Calendar month that most rows lie in, `YYYY-MM`; without a time column, the table's own name."""
     accepted: pd.DataFrame
     refused: pd.DataFrame
 
@@ -51,7 +52,7 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
 
     Args:
         table: the contract's inputs, target, checks and `known`; other columns are dropped.
-        name: what to call the table in messages.
+        name: what to call the table in messages; without a time column its partition, but for its ending.
 
     Raises: `ContractError` when the table as a whole is refused: no rows, missing columns, wrong types, too few
         accepted, too many refused, too old at its partition's end.
@@ -68,34 +69,44 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
     table = _as_kept(contract, table[wanted].reset_index(drop=True))
     _check_types(contract, name, table)
     reasons = _broken_rules(contract, table)
-    months = table[contract.time.name].dt.tz_localize(None).dt.to_period("M")
-    if months.isna().all():
-        raise ContractError(f"{name}: no row has a {contract.time.name}")
-    partition = months.mode().iloc[0]
-    _add(
-        reasons,
-        months.notna() & (months != partition),
-        f"{contract.time.name}: outside the partition {partition}",
-    )
-    if contract.known:
-        _add(
-            reasons, table[contract.known] < table[contract.time.name], f"{contract.known}: before {contract.time.name}"
-        )
+    time = contract.time
+    partition = PurePath(name).stem if time is None else _check_moments(contract, time, table, name, reasons)
     if contract.unique:
         _add(reasons, table.duplicated(list(contract.unique)), "duplicate of an earlier row")
     refused = table.index.isin(list(reasons))
-    accepted = table[~refused].sort_values(contract.time.name, kind="stable").reset_index(drop=True)
+    accepted = table[~refused].reset_index(drop=True)
+    if time is not None:
+        accepted = accepted.sort_values(time.name, kind="stable", ignore_index=True)
     texts = ["; ".join(dict.fromkeys(reasons[row])) for row in table.index[refused]]
     _check_whole(contract, name, texts, accepted, partition)
-    return Validated(str(partition), accepted, table[refused].assign(**{REASON: texts}).reset_index(drop=True))
+    return Validated(partition, accepted, table[refused].assign(**{REASON: texts}).reset_index(drop=True))
+
+
+def _check_moments(
+    contract: Contract, time: Time, table: pd.DataFrame, name: str, reasons: dict[int, list[str]]
+) -> str:
+    """Refuse rows of another month than most, and those known before they were; give the month."""
+    months = table[time.name].dt.tz_localize(None).dt.to_period("M")
+    if months.isna().all():
+        raise ContractError(f"{name}: no row has a {time.name}")
+    partition = months.mode().iloc[0]
+    _add(reasons, months.notna() & (months != partition), f"{time.name}: outside the partition {partition}")
+    if contract.known:
+        _add(reasons, table[contract.known] < table[time.name], f"{contract.known}: before {time.name}")
+    return str(partition)
+
+
+def _moments(contract: Contract) -> list[str]:
+    """Name the columns that are moments."""
+    return [name for name in (contract.time.name if contract.time else None, contract.known) if name]
 
 
 def _as_kept(contract: Contract, table: pd.DataFrame) -> pd.DataFrame:
     """Bring each spelling of one kind to the one that the lake keeps."""
-    for name in filter(None, (contract.time.name, contract.known)):
+    for name in _moments(contract):
         if pd.api.types.is_datetime64_any_dtype(table[name]):
             table[name] = table[name].dt.as_unit("us")
-        if contract.time.zone is None and isinstance(table[name].dtype, pd.DatetimeTZDtype):
+        if contract.zone is None and isinstance(table[name].dtype, pd.DatetimeTZDtype):
             table[name] = table[name].dt.tz_convert("UTC")
     for column in (*contract.features, contract.target, *contract.checks):
         values = table[column.name]
@@ -111,8 +122,8 @@ def _as_kept(contract: Contract, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_types(contract: Contract, name: str, table: pd.DataFrame) -> None:
-    moment = "datetime64[us]" if contract.time.zone else "datetime64[us, UTC]"
-    wanted = {column: moment for column in (contract.time.name, contract.known) if column}
+    moment = "datetime64[us]" if contract.zone else "datetime64[us, UTC]"
+    wanted = dict.fromkeys(_moments(contract), moment)
     for column in (*contract.features, contract.target, *contract.checks):
         wanted[column.name] = _stored_type(column)
     violations = [
@@ -162,7 +173,7 @@ def _rule(check: object) -> str:
 
 
 def _schema(contract: Contract) -> pa.DataFrameSchema:
-    columns = {name: pa.Column(nullable=False) for name in (contract.time.name, contract.known) if name}
+    columns = {name: pa.Column(nullable=False) for name in _moments(contract)}
     for column in (*contract.features, contract.target, *contract.checks):
         columns[column.name] = pa.Column(checks=_allowed(column), nullable=column.nullable)
     return pa.DataFrameSchema(columns)
@@ -175,9 +186,7 @@ def _allowed(column: Number | Category) -> pa.Check:
     return pa.Check.in_range(column.minimum, column.maximum, error=outside)
 
 
-def _check_whole(
-    contract: Contract, name: str, refusals: list[str], accepted: pd.DataFrame, partition: pd.Period
-) -> None:
+def _check_whole(contract: Contract, name: str, refusals: list[str], accepted: pd.DataFrame, partition: str) -> None:
     rows = len(accepted) + len(refusals)
     if len(refusals) / rows > contract.maximum_refused:
         often = ", ".join(f"{reason} ({count} rows)" for reason, count in list(_counted(refusals).items())[:3])
@@ -188,8 +197,8 @@ def _check_whole(
     if len(accepted) < contract.minimum_rows:
         raise ContractError(f"{name}: {len(accepted)} good rows, at least {contract.minimum_rows} are needed")
     if contract.maximum_gap_days is not None:
-        newest = accepted[contract.time.name].dt.tz_localize(None).max()
-        gap = (partition.end_time - newest) / pd.Timedelta(days=1)
+        newest = accepted[contract.time_column.name].dt.tz_localize(None).max()
+        gap = (pd.Period(partition, "M").end_time - newest) / pd.Timedelta(days=1)
         if gap > contract.maximum_gap_days:
             raise ContractError(
                 f"{name}: the newest row is of {newest:%Y-%m-%d}, {gap:.0f} days before the end of {partition}; "
@@ -199,7 +208,9 @@ def _check_whole(
 
 def to_columns(contract: Contract, table: pd.DataFrame) -> dict[str, npt.NDArray[np.generic]]:
     """Give the graph's inputs for a table (see `models.inference`)."""
-    columns: dict[str, npt.NDArray[np.generic]] = {contract.time.name: _seconds(table[contract.time.name])}
+    columns: dict[str, npt.NDArray[np.generic]] = {}
+    if contract.time is not None:
+        columns[contract.time.name] = _seconds(table[contract.time.name])
     for column in contract.features:
         values = table[column.name]
         if isinstance(column, Number):
@@ -225,7 +236,7 @@ def to_instants(contract: Contract, times: pd.Series) -> pd.Series:
         instants: pd.Series = times.dt.tz_convert("UTC")
         return instants
     wall_us = times.to_numpy("datetime64[us]").astype(np.int64)
-    found = clock.moments(contract.time.zone or "UTC", wall_us)
+    found = clock.moments(contract.zone or "UTC", wall_us)
     return pd.Series(pd.DatetimeIndex(found.view("datetime64[us]"), tz="UTC"), index=times.index, name=times.name)
 
 

@@ -54,7 +54,7 @@ def prepare(contract: Contract, columns: GraphInputs) -> Prepared:
     prepared = Prepared(
         np.empty((rows, len(contract.numbers)), np.float32),
         np.empty((rows, len(contract.categories)), np.int16 if most <= np.iinfo(np.int16).max else np.int32),
-        np.empty((rows, len(contract.time.parts)), np.int16),  # the largest is a minute of a day
+        np.empty((rows, len(contract.time_parts)), np.int16),  # the largest is a minute of a day
     )
     for start in range(0, rows, _PIECE_ROWS):
         piece = slice(start, start + _PIECE_ROWS)
@@ -69,11 +69,13 @@ def build(contract: Contract) -> onnx.ModelProto:
     graph.inputs = [
         helper.make_tensor_value_info(column.name, _element_type(column), ["N"]) for column in contract.inputs
     ]
-    graph.stack([column.name for column in contract.numbers], NUMBERS, TensorProto.FLOAT, contract.time.name)
+    first = contract.inputs[0].name
+    graph.stack([column.name for column in contract.numbers], NUMBERS, TensorProto.FLOAT, first)
     looked_up = [graph.look_up(column) for column in contract.categories]
-    graph.stack(looked_up, CATEGORIES, TensorProto.INT64, contract.time.name)
-    parts = _Calendar(graph, contract.time.name)
-    graph.stack([parts.of(part) for part in contract.time.parts], TIME_PARTS, TensorProto.INT64, contract.time.name)
+    graph.stack(looked_up, CATEGORIES, TensorProto.INT64, first)
+    parts = [_Calendar(graph, contract.time.name)] if contract.time else []
+    told = [calendar.of(part) for calendar in parts for part in contract.time_parts]
+    graph.stack(told, TIME_PARTS, TensorProto.INT64, first)
     return graph.model()
 
 

@@ -47,9 +47,13 @@ class TrainingSettings:
     compiled: Literal["no", "yes", "cuda_graphs"] = "no"
     """Whether `torch.compile` makes kernels of the network, and whether CUDA replays them as graphs."""
     validation_days: float = 31.0
-    """Span before the test span that stops the training."""
+    """Span before the test span that stops the training; of models with a time column."""
     test_days: float = 29.0
-    """Newest span; judges the network, never seen in training."""
+    """Newest span; judges the network, never seen in training; of models with a time column."""
+    validation_share: float = 0.1
+    """Share of the rows that stops the training; of models without a time column."""
+    test_share: float = 0.2
+    """Share of the rows that judges the network, never seen in training; of models without a time column."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train. Raises: `DefinitionError` naming the option."""
@@ -60,6 +64,10 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise DefinitionError(f"training.{name} must be greater than 0, not {value!r}")
+        if not (self.validation_share >= 0 and self.test_share > 0 and self.validation_share + self.test_share < 1):
+            raise DefinitionError(
+                "training.test_share must be greater than 0, and with training.validation_share together less than 1"
+            )
         if not 0 < self.warm_up < 1:
             raise DefinitionError(f"training.warm_up must lie between 0 and 1, not {self.warm_up!r}")
 

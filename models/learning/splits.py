@@ -1,14 +1,24 @@
-"""Splits in time: what is learned from, what stops the learning, and what judges it, in this order."""
+"""What is learned from, what stops the learning, and what judges it.
+
+Where rows have a time they are cut by when they became known, so that a model is judged on what came later. Without
+one they are cut by a digest of what they hold: the same row is always on the same side, in whatever file it comes
+again, so that a row which judged one version teaches no other.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+
+from models.bundle import Card
+from models.contract.columns import Category, Contract, Number
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Three spans of one table, each later than the one before."""
+    """Three parts of one table; where there is a time, each later than the one before."""
 
     train: pd.DataFrame
     validation: pd.DataFrame
@@ -20,3 +30,51 @@ def split_in_time(table: pd.DataFrame, at: pd.Series, validation_from: datetime,
     test = at >= test_from
     validation = ~test & (at >= validation_from)
     return Split(table[~test & ~validation], table[validation], table[test])
+
+
+def split_by_content(contract: Contract, table: pd.DataFrame, validation_share: float, test_share: float) -> Split:
+    """Cut a table by what its rows hold: about `test_share` of them judge, about `validation_share` stop."""
+    place_N = _places(contract, table)
+    test = place_N < test_share
+    validation = ~test & (place_N < test_share + validation_share)
+    return Split(table[~test & ~validation], table[validation], table[test])
+
+
+def learned_from(card: Card, rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Say of each row that was known then, [N], whether a bundle's training learned from it; see `unseen`."""
+    if card.data.validation_from is not None:
+        return np.asarray(rows["known_at"] < card.data.validation_from)
+    held_out = _setting(card, "validation_share") + _setting(card, "test_share")
+    return np.asarray(_places(card.contract, rows) >= held_out)
+
+
+def unseen(card: Card, rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Say of each row, [N], whether a bundle may be judged on it: its training neither learned from it nor was stopped.
+
+    Args:
+        rows: columns of the card's contract and `known_at` (aware, UTC).
+    """
+    if card.data.test_from is not None:
+        return np.asarray(rows["known_at"] >= card.data.test_from)
+    later = np.asarray(rows["known_at"] > card.as_of)
+    return np.asarray(later | (_places(card.contract, rows) < _setting(card, "test_share")))
+
+
+def _setting(card: Card, name: str) -> float:
+    value = card.settings[name]
+    assert isinstance(value, float)
+    return value
+
+
+def _places(contract: Contract, table: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Give each row a number in 0..1 that follows from what it holds alone."""
+    # In one type each, however the rows came
+    columns = {column.name: _alike(column, table[column.name]) for column in (*contract.features, contract.target)}
+    digests = pd.util.hash_pandas_object(pd.DataFrame(columns), index=False)
+    return np.asarray(digests.to_numpy(np.uint64) / 2.0**64, dtype=np.float64)
+
+
+def _alike(column: Number | Category, values: pd.Series) -> pd.Series:
+    if isinstance(column, Number):
+        return values.astype("float64")
+    return values.astype("object").fillna("") if column.is_text else values.astype("Int64")

@@ -216,6 +216,8 @@ def _profile(model: "Model", test: pd.DataFrame, answered: npt.NDArray[np.float3
 
 
 def _check_time_parts(contract: Contract, table: pd.DataFrame, prepared: Prepared) -> None:
+    if contract.time is None:
+        return
     times = table[contract.time.name]
     for place, part in enumerate(contract.time.parts):
         wrong = int((prepared.time_parts_NP[:, place] != time_part(times, part)).sum())

@@ -122,7 +122,7 @@ def _graph(nodes: list[onnx.NodeProto], weights: Mapping[str, npt.NDArray[np.gen
         *nodes,
         helper.make_node("Reshape", ["out", "all"], ["value"]),
     ]
-    inputs = [helper.make_tensor_value_info(CONTRACT.time.name, TensorProto.INT64, ["N"])]
+    inputs = [helper.make_tensor_value_info(CONTRACT.time_column.name, TensorProto.INT64, ["N"])]
     inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in names]
     output = helper.make_tensor_value_info("value", TensorProto.FLOAT, ["N"])
     constants = [numpy_helper.from_array(values, name) for name, values in {**own, **weights}.items()]

@@ -165,7 +165,7 @@ def _split(definition: Model, first: str, validation_from: str, test_from: str) 
     """Cut the accepted rows of a month until 2020-02 by the month of the pickup."""
     rows = _accepted(definition, first, "2020-02")
     at = to_instants(definition.contract, rows["pickup_at"])
-    zone = definition.contract.time.zone
+    zone = definition.contract.time_column.zone
     return split_in_time(rows, at, pd.Timestamp(validation_from, tz=zone), pd.Timestamp(test_from, tz=zone))
 
 

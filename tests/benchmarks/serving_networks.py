@@ -57,6 +57,6 @@ def _write_rows(arrays: Path, body: Path) -> None:
     """Write as many rows as the largest batch for the bare calls, and the first of them as a request."""
     drawn = np.random.default_rng(_SEED).standard_normal((graphs.FEATURES, max(_SIZES)), np.float32)
     names = [feature.name for feature in graphs.CONTRACT.features]
-    times = {graphs.CONTRACT.time.name: np.zeros(max(_SIZES), np.int64)}
+    times = {graphs.CONTRACT.time_column.name: np.zeros(max(_SIZES), np.int64)}
     save_file({**times, **dict(zip(names, drawn, strict=True))}, arrays)
     body.write_bytes(msgspec.json.encode({"rows": [graphs.row(drawn[:, 0].tolist())]}))

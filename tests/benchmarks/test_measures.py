@@ -86,4 +86,4 @@ def test_networks_are_the_same_each_time() -> None:
 def _columns(rows: list[list[float]]) -> dict[str, Array]:
     names = [feature.name for feature in graphs.CONTRACT.features]
     numbers = dict(zip(names, np.array(rows, np.float32).T, strict=True))
-    return {graphs.CONTRACT.time.name: np.zeros(len(rows), np.int64), **numbers}
+    return {graphs.CONTRACT.time_column.name: np.zeros(len(rows), np.int64), **numbers}

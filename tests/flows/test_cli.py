@@ -400,7 +400,9 @@ def test_exits_3_without_registering_when_training_diverges(ingested: tuple[Desk
 
 def test_exits_3_with_reasons_when_a_candidate_does_not_win(trained: tuple[Desk, dict[str, Any]]) -> None:
     desk, registered = trained
-    known_few = registry.load_card(lake_of(desk), "main", registered["version"]).data.test_from + timedelta(minutes=20)
+    test_from = registry.load_card(lake_of(desk), "main", registered["version"]).data.test_from
+    assert test_from is not None
+    known_few = test_from + timedelta(minutes=20)
 
     done = desk.okruh("promote", "taxi_eta", registered["version"], "--as-of", known_few.isoformat(), "--json")
 

@@ -123,6 +123,7 @@ def test_without_a_version_the_newest_bundle_is_judged(trained: Path) -> None:
 
 def test_judges_on_every_row_since_the_training_that_is_known(trained: Path) -> None:
     card = registry.load_card(lake(), "main", champion())
+    assert card.data.test_from is not None
     between = card.data.test_from + (AS_OF - card.data.test_from) / 2
     add_scaled("worse", 1.5)
 

@@ -83,7 +83,7 @@ def test_refuses_a_column_whose_name_is_taken(ride_model: Model, name: str) -> N
 
 def test_refuses_a_target_and_a_time_whose_names_are_taken(ride_model: Model) -> None:
     contract = ride_model.contract
-    time = msgspec.structs.replace(contract.time, name="event_at")
+    time = msgspec.structs.replace(contract.time_column, name="event_at")
     target = msgspec.structs.replace(contract.target, name="predicted")
 
     with pytest.raises(DefinitionError, match=r"columns \['event_at', 'predicted'\] are taken"):

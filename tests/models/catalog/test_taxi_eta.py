@@ -74,8 +74,8 @@ def test_validation_keeps_what_the_contract_allows_and_nothing_else(checked: Val
 def test_time_parts_of_the_graph_equal_those_of_pandas_on_every_row(checked: Validated, prepared: Prepared) -> None:
     times = checked.accepted["pickup_at"]
 
-    assert CONTRACT.time.parts == (TimePart.MINUTE_OF_DAY, TimePart.WEEKDAY, TimePart.MONTH)
-    for place, part in enumerate(CONTRACT.time.parts):
+    assert CONTRACT.time_column.parts == (TimePart.MINUTE_OF_DAY, TimePart.WEEKDAY, TimePart.MONTH)
+    for place, part in enumerate(CONTRACT.time_column.parts):
         np.testing.assert_array_equal(prepared.time_parts_NP[:, place], time_part(times, part), err_msg=part)
 
 

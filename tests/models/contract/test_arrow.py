@@ -172,7 +172,7 @@ def test_demands_a_zone_of_an_instant(tiny_contract: Contract) -> None:
     decoded = arrow.decode(contract, stream(aware))
 
     assert decoded.columns is not None
-    assert arrow.event_at(None, decoded.columns[contract.time.name]).to_pylist() == [AT.replace(tzinfo=UTC)]
+    assert arrow.event_at(None, decoded.columns[contract.time_column.name]).to_pylist() == [AT.replace(tzinfo=UTC)]
     with pytest.raises(ContractError, match="with its offset"):
         arrow.decode(contract, stream(found))
 

@@ -24,7 +24,7 @@ ROW = {"starts_at": "2020-03-01T08:15:00", "distance": 3.5, "weight": None, "kin
 
 
 def moments(contract: Contract, columns: Columns) -> pa.Array:
-    return arrow.event_at(contract.time.zone, columns[contract.time.name])
+    return arrow.event_at(contract.time_column.zone, columns[contract.time_column.name])
 
 
 def body(*rows: object) -> bytes:

@@ -224,7 +224,7 @@ def test_tables_and_requests_give_the_same_times(times: list[datetime]) -> None:
     contract = msgspec.structs.replace(CONTRACT, features=(), unique=())
 
     of_table = to_columns(contract, pd.DataFrame({"starts_at": pd.Series(times).astype("datetime64[us]")}))
-    of_request = graph_inputs(contract)({"starts_at": column_maker(CONTRACT.time)(times)})
+    of_request = graph_inputs(contract)({"starts_at": column_maker(CONTRACT.time_column)(times)})
 
     assert of_table["starts_at"].tolist() == of_request["starts_at"].tolist()
 
@@ -243,10 +243,10 @@ def test_clock_changes_are_read_alike_in_tables_and_requests(time: datetime) -> 
 
 def _assert_same_instant(time: datetime) -> None:
     (found,) = to_instants(CONTRACT, pd.Series([time]).astype("datetime64[us]"))
-    assert CONTRACT.time.zone
-    (of_request,) = moments(CONTRACT.time.zone, column_maker(CONTRACT.time)([time]).astype(np.int64))
+    assert CONTRACT.time_column.zone
+    (of_request,) = moments(CONTRACT.time_column.zone, column_maker(CONTRACT.time_column)([time]).astype(np.int64))
     assert of_request == microseconds(found.to_pydatetime() - EPOCH)
-    assert found == time.replace(tzinfo=ZoneInfo(CONTRACT.time.zone)).astimezone(UTC)
+    assert found == time.replace(tzinfo=ZoneInfo(CONTRACT.time_column.zone)).astimezone(UTC)
 
 
 def test_instants_stay_what_they_are() -> None:
