@@ -94,7 +94,7 @@ def ingest_file(model: str, file: str, digest: str, branch: str, key: str) -> di
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:
         raise Unavailable(f"{file} changed while it was read: ingest it again once it is whole")
-    raw = tables.read_raw(path.name, content, dict(definition.raw_columns))
+    raw = tables.read_raw(path.name, content, dict(definition.raw_kinds))
     checked = validate(definition.contract, definition.prepared(raw), path.name)
     lake = assemble(load_settings()).lake(model)
     accepted = partition_path(definition, checked.partition)

@@ -17,7 +17,7 @@ from infra.traffic import Event
 from models.contract.columns import Contract, Number, Time
 from models.contract.table import to_instants
 from models.errors import DefinitionError
-from models.model import Model, Sample
+from models.model import Model, MonthlySample
 
 _MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 
@@ -33,10 +33,12 @@ class Play:
     """Raw rows whose time lies outside the period; no one can send them in it."""
 
 
-def sample_of(definition: Model) -> Sample:
-    """Give the sample. Raises: `DefinitionError` when a model has none."""
-    if definition.sample is None:
-        raise DefinitionError(f"model {definition.name} has no sample to play; give its definition a `sample`")
+def sample_of(definition: Model) -> MonthlySample:
+    """Give the sample. Raises: `DefinitionError` when a model has none of months."""
+    if not isinstance(definition.sample, MonthlySample):
+        raise DefinitionError(
+            f"model {definition.name} has no months to play; give its definition a `sample` that is a MonthlySample"
+        )
     return definition.sample
 
 
@@ -86,7 +88,7 @@ def load(definition: Model, first: str, last: str) -> Play:
 
 
 def _read(definition: Model, month: str, file: Path) -> pd.DataFrame:
-    rows = definition.prepared(tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_columns)))
+    rows = definition.prepared(tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_kinds)))
     return rows.assign(id=[f"{month}-{place:06d}" for place in range(len(rows))])
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from models.bundle import MODEL_NAME
 from models.contract.answers import shape
-from models.contract.columns import Category, Contract
+from models.contract.columns import Category, Contract, Number
 from models.deciding.promotion import GateSettings
 from models.deciding.retraining import RetrainingSettings
 from models.errors import DefinitionError
@@ -41,14 +41,25 @@ RESERVED = frozenset(
 )
 """What answered predictions carry beside the contract's columns, and the graph's output."""
 
+_FEW = 20
+"""Values of a category that are reported one by one."""
+
 RawKind = Literal["time", "integer", "number", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Raw files that come with a definition, and the story that `okruh loop` tells with them."""
+    """Raw files that come with a definition."""
 
     folder: Path
+    caveat: str = ""
+    """What a reader of anything that is made of it must know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonthlySample(Sample):
+    """One with a file for each month, and the story that `okruh loop` tells with them."""
+
     file_name: str
     """Name of a month's file, with `{month}` for `YYYY-MM`."""
     history_from: str
@@ -57,8 +68,6 @@ class Sample:
     """First month that is played against the service; all before it are ingested."""
     play_to: str
     """Last month that is played."""
-    caveat: str = ""
-    """What a reader of the story must know about the sample."""
 
     def file(self, month: str) -> Path:
         """Give a month's file."""
@@ -73,12 +82,12 @@ class Model:
     """Lower-case words joined by `_`."""
     description: str
     contract: Contract
-    table: str
-    """Name of the table in the lake: `data/<table>/<YYYY-MM>.parquet`."""
-    raw_columns: Mapping[str, RawKind]
-    """Columns that a raw file must have, and of what kind; others are ignored."""
-    prepare: "Callable[[pd.DataFrame], pd.DataFrame]"
-    """Turns a raw table into the contract's columns; pure pandas, drops no row."""
+    table: str = "rows"
+    """Name of the table in the lake: `data/<table>/<partition>.parquet`."""
+    raw_columns: Mapping[str, RawKind] = field(default_factory=dict)
+    """Columns that a raw file must have, and of what kind; others are ignored. Without any, those of the contract."""
+    prepare: "Callable[[pd.DataFrame], pd.DataFrame] | None" = None
+    """Turns a raw table into the contract's columns; pure pandas, drops no row. None: it has them already."""
     network: "Callable[[Examples], nn.Module]"
     """Makes an untrained network; may take scales and bins from the training rows.
 
@@ -86,13 +95,13 @@ class Model:
     the 1-based place in the contract, time_parts [N, P] int64) and gives the target [N], or, where it is a category of
     K values, [N, K]: the logarithm of each one's probability, but for a constant a row.
     """
-    naive: "Callable[[pd.DataFrame, pd.DataFrame], npt.NDArray[np.float32]]"
+    naive: "Callable[[pd.DataFrame, pd.DataFrame], npt.NDArray[np.float32]] | None" = None
     """Answers the second table from the first without learning a network: what a first champion must beat.
 
-    Its answers are those of `models.contract.answers`.
+    Its answers are those of `models.contract.answers`. None: the median of all numbers, or how frequent each value is.
     """
-    slices: "Callable[[pd.DataFrame], Mapping[str, pd.Series]]"
-    """Groups for which losses are reported one by one."""
+    slices: "Callable[[pd.DataFrame], Mapping[str, pd.Series]] | None" = None
+    """Groups for which losses are reported one by one. None: the values of each category that has few."""
     sample: Sample | None = None
     parity_tolerance: float = 1e-3
     """Largest accepted difference between graph and network, in the target's unit, or of a probability."""
@@ -128,7 +137,7 @@ class Model:
         """Call `prepare`. Raises: `DefinitionError` where it does not give a table of as many rows."""
         import pandas as pd
 
-        table = self.prepare(raw)
+        table = self._as_it_is(raw) if self.prepare is None else self.prepare(raw)
         found = f"{len(table):,} rows" if isinstance(table, pd.DataFrame) else f"a {type(table).__name__}"
         if found != f"{len(raw):,} rows":
             raise DefinitionError(
@@ -137,17 +146,49 @@ class Model:
             )
         return table
 
+    def _as_it_is(self, raw: "pd.DataFrame") -> "pd.DataFrame":
+        """Have whole numbers be such, which gaps made floats."""
+        import pandas as pd
+
+        columns = (*self.contract.categories, self.contract.target, *self.contract.checks)
+        whole = [one.name for one in columns if isinstance(one, Category) and not one.is_text]
+        floats = [name for name in whole if pd.api.types.is_float_dtype(raw[name])]
+        return raw.assign(**{name: raw[name].where(raw[name] % 1 == 0).astype("Int64") for name in floats})
+
     def naive_answers(self, train: "pd.DataFrame", rows: "pd.DataFrame") -> "npt.NDArray[np.float32]":
         """Call `naive`. Raises: `DefinitionError` where it does not give finite answers."""
         import numpy as np
 
-        answers, wanted = self.naive(train, rows), shape(self.contract.target, len(rows))
+        answers = self._typical(train, rows) if self.naive is None else self.naive(train, rows)
+        wanted = shape(self.contract.target, len(rows))
         if np.shape(answers) != wanted or not np.isfinite(np.asarray(answers, dtype=np.float64)).all():
             raise DefinitionError(
                 f"model {self.name}: `naive` must give finite numbers of shape {wanted} for {len(rows):,} rows; it "
                 f"gave an array of shape {np.shape(answers)}, or some that are not finite"
             )
         return answers
+
+    def _typical(self, train: "pd.DataFrame", rows: "pd.DataFrame") -> "npt.NDArray[np.float32]":
+        """Answer each row alike, as well as can be."""
+        import numpy as np
+
+        target, truth = self.contract.target, train[self.contract.target.name]
+        if isinstance(target, Category):
+            shares = truth.value_counts(normalize=True).reindex(list(target.values), fill_value=0.0)
+            return np.tile(shares.to_numpy(np.float32), (len(rows), 1))
+        return np.full(len(rows), truth.median(), np.float32)
+
+    @property
+    def raw_kinds(self) -> Mapping[str, RawKind]:
+        """Say which columns a raw file must have, and of what kind."""
+        if self.raw_columns:
+            return self.raw_columns
+        contract = self.contract
+        kinds: dict[str, RawKind] = {contract.time.name: "time"} if contract.time else {}
+        kinds |= {contract.known: "time"} if contract.known else {}
+        for column in (*contract.features, contract.target, *contract.checks):
+            kinds[column.name] = "number" if isinstance(column, Number) else "text" if column.is_text else "integer"
+        return kinds
 
     @property
     def ceiling(self) -> float:
@@ -161,6 +202,9 @@ class Model:
         """Call `slices`. Raises: `DefinitionError` where a slice does not name a group for each row."""
         import pandas as pd
 
+        if self.slices is None:
+            few = [column.name for column in self.contract.categories if len(column.values) <= _FEW]
+            return {name: rows[name] for name in few}
         found = self.slices(rows)
         for name, groups in found.items():
             if not (isinstance(groups, pd.Series) and groups.index.equals(rows.index)):

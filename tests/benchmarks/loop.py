@@ -23,7 +23,7 @@ from models.contract.table import to_columns, to_instants, validate
 from models.inference import Predictor
 from models.learning.splits import Split, split_in_time
 from models.learning.training import Trained, train
-from models.model import Model, Sample
+from models.model import Model, MonthlySample
 from tests.benchmarks.figures import Figure, publish
 
 MODEL = "taxi_eta"
@@ -130,8 +130,8 @@ def _accepted(definition: Model, first: str, last: str) -> pd.DataFrame:
     sample, found = _sample(definition), []
     for month in pd.period_range(first, last, freq="M"):
         file = sample.file(str(month))
-        raw = tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_columns))
-        found.append(validate(definition.contract, definition.prepare(raw), file.name).accepted)
+        raw = tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_kinds))
+        found.append(validate(definition.contract, definition.prepared(raw), file.name).accepted)
     return pd.concat(found, ignore_index=True)
 
 
@@ -217,8 +217,8 @@ def _ingest(home: Path) -> Figure:
     )
 
 
-def _sample(definition: Model) -> Sample:
-    assert definition.sample is not None
+def _sample(definition: Model) -> MonthlySample:
+    assert isinstance(definition.sample, MonthlySample)
     return definition.sample
 
 

@@ -38,6 +38,7 @@ from models.catalog.taxi_eta import MODEL
 from models.contract.rows import RowDecoder
 from models.deciding import rollout
 from models.deciding.rollout import Rollout
+from models.model import MonthlySample
 from tests.infra.journal.answers import milliseconds
 
 _STATE = tempfile.mkdtemp(prefix="okruh-flows-")
@@ -78,7 +79,7 @@ def make_month(tmp_path_factory: pytest.TempPathFactory) -> MonthMaker:
     """Write a raw file of a real month; `change` may spoil its rows."""
 
     def make(month: str, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows) -> Path:
-        assert MODEL.sample is not None
+        assert isinstance(MODEL.sample, MonthlySample)
         source = MODEL.sample.file(month)
         path = tmp_path_factory.mktemp(month) / source.name
         change(pd.read_parquet(source).iloc[::EVERY].reset_index(drop=True)).to_parquet(path)

@@ -14,7 +14,7 @@ from flows.play import Play, month_start, months
 from infra.errors import Misconfigured, NotFound
 from models.catalog.taxi_eta import CONTRACT, MODEL
 from models.errors import DefinitionError
-from models.model import Model, Sample
+from models.model import Model, MonthlySample
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def small(folder: Path, trips: list[tuple[str, str]], **columns: float) -> Model
     }
     rows = pd.DataFrame({"pickup_datetime": pd.to_datetime(pickups), "dropoff_datetime": pd.to_datetime(dropoffs)})
     rows.assign(**raw | {"fare_amount": 9.0} | columns).to_parquet(folder / "2020-03.parquet")
-    sample = Sample(
+    sample = MonthlySample(
         folder=folder, file_name="{month}.parquet", history_from="2020-02", play_from="2020-03", play_to="2020-03"
     )
     return replace(MODEL, sample=sample)
@@ -131,7 +131,7 @@ def test_names_what_is_wrong_with_a_period(first: str, last: str, error: type[Ex
 
 
 def test_a_model_without_a_sample_has_nothing_to_play() -> None:
-    with pytest.raises(DefinitionError, match="model taxi_eta has no sample to play"):
+    with pytest.raises(DefinitionError, match="model taxi_eta has no months to play"):
         play.load(replace(MODEL, sample=None), "2020-03", "2020-03")
 
 

@@ -22,6 +22,7 @@ from flows.story import (
 )
 from infra.errors import Unavailable
 from models.catalog.taxi_eta import MODEL
+from models.model import MonthlySample
 from models.watching.alarms import DetectorState
 from models.watching.windows import WindowReport
 
@@ -122,7 +123,7 @@ def test_shows_the_figures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [EVIL, "<!--", "]]>", "'\"`${x}"])
 def test_shows_texts_as_they_are_and_runs_none(tmp_path: Path, text: str) -> None:
-    assert MODEL.sample is not None
+    assert isinstance(MODEL.sample, MonthlySample)
     target = msgspec.structs.replace(MODEL.contract.target, unit=text)
     model = replace(
         MODEL,

@@ -11,6 +11,7 @@ from flows.orchestration import on_a_laptop
 from flows.promote import promote
 from flows.train import train
 from models.catalog.taxi_eta import MODEL
+from models.model import MonthlySample
 
 MONTHS = ("2019-12", "2020-01", "2020-02")
 LEARN_FROM = datetime(2019, 12, 1, 5, tzinfo=UTC)
@@ -20,7 +21,7 @@ AS_OF = datetime(2020, 3, 1, 5, tzinfo=UTC)
 
 def main(step: str) -> None:
     """Do one step."""
-    assert MODEL.sample is not None
+    assert isinstance(MODEL.sample, MonthlySample)
     for month in MONTHS:
         ingest(MODEL.name, str(MODEL.sample.file(month)))
     if step == "promote":

@@ -13,7 +13,7 @@ import models.catalog
 from models import definitions
 from models.contract.columns import Contract, Number
 from models.errors import DefinitionError
-from models.model import RESERVED, Model, Sample
+from models.model import RESERVED, Model, MonthlySample
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_refuses_to_prepare_other_rows_than_it_was_given(
 
 
 def test_a_sample_has_one_file_a_month(tmp_path: Path) -> None:
-    sample = Sample(
+    sample = MonthlySample(
         folder=tmp_path,
         file_name="rides_{month}.parquet",
         history_from="2020-01",

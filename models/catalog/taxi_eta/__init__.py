@@ -12,7 +12,7 @@ from models.contract.columns import Category, Contract, Number, Time, TimePart
 from models.deciding.promotion import GateSettings
 from models.deciding.retraining import RetrainingSettings
 from models.learning.settings import TrainingSettings
-from models.model import Model, Sample
+from models.model import Model, MonthlySample
 from models.watching.alarms import WatchSettings
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ MODEL = Model(
     network=make_network,
     naive=naive,
     slices=slices,
-    sample=Sample(
+    sample=MonthlySample(
         folder=Path(__file__).parent / "trips",
         file_name="trips_{month}.parquet",
         history_from="2018-01",

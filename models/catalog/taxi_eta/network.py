@@ -31,7 +31,7 @@ class EtaNetwork(nn.Module):
         super().__init__()
         miles_log_N = self._log_miles(numbers_N2[:, 0])
         self.register_buffer("base", (minutes_N.log() - DISTANCE_POWER * miles_log_N).median())
-        self.distance = PiecewiseLinear(miles_log_N, bins)
+        self.distance = PiecewiseLinear(miles_log_N.unsqueeze(1), bins)
         self.pickup = nn.Embedding(ZONES + 1, zone_size)
         self.dropoff = nn.Embedding(ZONES + 1, zone_size)
         self.hour_of_week = HourOfWeek(hour_size)

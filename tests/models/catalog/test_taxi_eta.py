@@ -13,6 +13,7 @@ from models.learning.examples import Examples
 from models.learning.loop import predict
 from models.learning.preprocessing import Prepared
 from models.learning.preprocessing import prepare as run_graph
+from models.model import MonthlySample
 
 MONTH = "2020-04"
 
@@ -20,7 +21,7 @@ MONTH = "2020-04"
 @pytest.fixture(scope="module")
 def raw() -> pd.DataFrame:
     """The month as the commission published it."""
-    assert MODEL.sample is not None
+    assert isinstance(MODEL.sample, MonthlySample)
     return pd.read_parquet(MODEL.sample.file(MONTH))
 
 
@@ -151,7 +152,7 @@ def test_slices_cover_the_ends_of_the_contract() -> None:
 
 
 def test_a_missing_zone_sets_its_row_apart_and_not_the_file() -> None:
-    assert MODEL.sample is not None
+    assert isinstance(MODEL.sample, MonthlySample)
     raw = pd.read_parquet(MODEL.sample.file(MONTH)).astype({"pickup_location_id": "float64"})
     raw.loc[5, "pickup_location_id"] = np.nan
 

@@ -1,0 +1,48 @@
+"""`digits`: which digit an image of 8 x 8 pixels shows.
+
+Data: "Optical recognition of handwritten digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 1998, CC BY
+4.0), the 1,797 images of its test set as scikit-learn 1.7 bundles them. A pixel says how many of 4 x 4 dots are inked.
+Images have no moment: rows are held out by what they hold.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.contract.columns import Category, Contract, Number
+from models.learning.settings import TrainingSettings
+from models.model import Model, Sample
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from models.learning.examples import Examples
+
+SIZE = 8
+
+CONTRACT = Contract(
+    features=tuple(
+        Number(name=f"pixel_{row}_{column}", unit="dots", minimum=0, maximum=16)
+        for row in range(SIZE)
+        for column in range(SIZE)
+    ),
+    target=Category(name="digit", values=tuple(range(10)), description="the digit that was written"),
+    minimum_rows=100,
+)
+
+
+def make_network(train: "Examples") -> "nn.Module":
+    """Make a small convolutional network."""
+    from models.learning.networks import ImageNetwork
+
+    return ImageNetwork(CONTRACT, train, height=SIZE, width=SIZE)
+
+
+MODEL = Model(
+    name="digits",
+    description="Which digit a small image shows.",
+    contract=CONTRACT,
+    table="images",
+    network=make_network,
+    sample=Sample(folder=Path(__file__).parent / "images"),
+    training=TrainingSettings(epochs=30, batch_rows=64, learning_rate=2e-3, patience=5),
+)
