@@ -1,12 +1,18 @@
-"""Splits in time: three spans, each later than the one before, that lose nothing."""
+"""Splits: three spans, each later than the one before, or three shares by what rows hold; none loses a row."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.learning.splits import Split, split_in_time
+from models.bundle import Bundle, Card
+from models.contract.columns import Category, Contract, Number
+from models.learning.splits import Split, learned_from, split_by_content, split_in_time, unseen
 
 START = pd.Timestamp("2020-01-01", tz=UTC)
 
@@ -51,3 +57,78 @@ def test_takes_plain_moments() -> None:
     cut = pd.Timestamp(datetime(2020, 1, 15, tzinfo=UTC))
 
     assert len(split_in_time(at.to_frame(), at, cut, cut).test) == 1
+
+
+PARCELS = Contract(
+    features=(
+        Number(name="weight", unit="kg", minimum=0, maximum=100, nullable=True),
+        Category(name="kind", values=("box", "tube"), nullable=True),
+        Category(name="zone", values=(1, 2, 3), nullable=True),
+    ),
+    target=Category(name="late", values=(0, 1)),
+)
+
+
+def parcels(rows: int = 4000) -> pd.DataFrame:
+    draw = np.random.default_rng(0)
+    weight = draw.uniform(0, 100, rows)
+    weight[::7] = np.nan
+    return pd.DataFrame(
+        {
+            "weight": weight,
+            "kind": pd.Series(draw.choice(["box", "tube", ""], rows)).astype("object").replace("", None),
+            "zone": pd.array(draw.choice([1, 2, 3], rows), dtype="Int64"),
+            "late": draw.integers(0, 2, rows),
+            "known_at": pd.Timestamp("2020-01-01", tz=UTC),
+        }
+    )
+
+
+def test_without_a_time_the_shares_that_are_asked_for_are_held_out_and_nothing_is_lost() -> None:
+    parts = split_by_content(PARCELS, parcels(), validation_share=0.1, test_share=0.3)
+
+    shares = [len(part) / 4000 for part in (parts.train, parts.validation, parts.test)]
+    assert shares == pytest.approx([0.6, 0.1, 0.3], abs=0.03)
+    assert sorted(row for part in (parts.train, parts.validation, parts.test) for row in part.index) == list(
+        range(4000)
+    )
+
+
+def test_a_row_is_on_the_same_side_wherever_and_in_whatever_types_it_comes_again() -> None:
+    table = parcels()
+    before = split_by_content(PARCELS, table, 0.1, 0.3).test
+
+    moved = table.sample(frac=0.5, random_state=1)
+    moved["zone"] = moved["zone"].astype("int64")
+    moved["late"] = moved["late"].astype("Int64")
+    moved["kind"] = moved["kind"].astype("str")
+    after = split_by_content(PARCELS, moved, 0.1, 0.3).test
+
+    assert set(after.index) == set(before.index) & set(moved.index)
+
+
+def card_of(make_bundle: Callable[..., Bundle], **data: datetime | None) -> Card:
+    card = make_bundle().card
+    settings: dict[str, float | int | str | bool | None] = {"validation_share": 0.1, "test_share": 0.3}
+    about = msgspec.structs.replace(card.data, **data)
+    return msgspec.structs.replace(
+        card, contract=PARCELS, settings=settings, data=about, as_of=START + timedelta(days=9)
+    )
+
+
+def test_a_bundle_may_be_judged_on_what_was_held_out_and_on_what_came_since(make_bundle: Callable[..., Bundle]) -> None:
+    card, table = card_of(make_bundle, validation_from=None, test_from=None), parcels()
+    parts = split_by_content(PARCELS, table, 0.1, 0.3)
+    table.loc[parts.train.index[:5], "known_at"] = START + timedelta(days=10)
+
+    assert set(table.index[unseen(card, table)]) == {*parts.test.index, *parts.train.index[:5]}
+    assert set(table.index[learned_from(card, table)]) == set(parts.train.index)
+
+
+def test_a_bundle_that_was_cut_in_time_is_judged_on_what_came_later(make_bundle: Callable[..., Bundle]) -> None:
+    cut = START + timedelta(days=1)
+    card, table = card_of(make_bundle, validation_from=START, test_from=cut), parcels(4)
+    table["known_at"] = [START - timedelta(days=1), START, cut, cut + timedelta(days=1)]
+
+    assert unseen(card, table).tolist() == [False, False, True, True]
+    assert learned_from(card, table).tolist() == [True, False, False, False]

@@ -1,0 +1,127 @@
+"""The circuit of a model without a time column whose target is a category: from a file to alarms and a retraining."""
+
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+
+from flows.ingest import ingest
+from flows.lineage import lineage
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.status import status
+from flows.train import train
+from infra import registry
+from infra.assembly import assemble
+from infra.dataset import known_rows
+from infra.journal.answers import Answers
+from infra.journal.ids import Ids
+from infra.journal.index import Label
+from infra.lake.protocol import Lake
+from infra.settings import load_settings
+from models.catalog.digits import CONTRACT, MODEL
+from models.contract.rows import RowDecoder
+from models.contract.table import to_columns
+from models.errors import DefinitionError
+from models.inference import Predictor
+
+FEW = {"epochs": 3}
+
+
+@pytest.fixture
+def champion(home: Path) -> str:
+    """A version of `digits` that serves."""
+    ingest("digits")
+    version = train("digits", overrides=FEW).version
+    assert promote("digits", version).allowed
+    return version
+
+
+def digits_lake() -> Lake:
+    return assemble(load_settings()).lake("digits")
+
+
+def test_the_same_file_again_changes_nothing(home: Path, tmp_path: Path) -> None:
+    (first,) = ingest("digits")
+    assert MODEL.sample is not None
+    (copied,) = [tmp_path / file.name for file in MODEL.sample.folder.iterdir()]
+    rows = pd.read_parquet(MODEL.sample.folder / copied.name)
+    rows.to_parquet(copied, compression="gzip")  # other bytes, the same rows
+
+    (again,) = ingest("digits", str(copied))
+
+    assert (again.partition, again.rows, again.commit, again.digest) == ("digits", 1797, first.commit, first.digest)
+
+
+def test_trains_on_the_same_rows_each_time_and_judges_on_the_others(champion: str) -> None:
+    lake = digits_lake()
+    data = registry.load_card(lake, "main", champion).data
+
+    assert (data.test_from, data.rows_train + data.rows_validation + data.rows_test) == (None, 1797)
+    assert train("digits", overrides=FEW).version == champion
+    report = registry.promotion_of(lake, "main", champion)
+    assert report is not None
+    assert report.test_rows == data.rows_test
+    assert report.candidate_loss.mean < 0.1 < report.incumbent_loss.mean
+
+
+def test_settings_of_the_other_way_to_hold_rows_out_are_refused(home: Path) -> None:
+    with pytest.raises(DefinitionError, match=r"digits has no time column: training.test_days means"):
+        train("digits", overrides={"test_days": 3.0})
+    with pytest.raises(DefinitionError, match=r"taxi_eta has a time column: training.test_share means"):
+        train("taxi_eta", overrides={"test_share": 0.3})
+
+
+def journal(version: str, truth: npt.NDArray[np.int64], rows: pd.DataFrame, at: datetime) -> None:
+    """Record answers of a version, and what was true."""
+    bundle = registry.load_bundle(digits_lake(), "main", version)
+    records = [{name: float(row[name]) for name in rows.columns if name != "digit"} for _, row in rows.iterrows()]
+    columns = RowDecoder(CONTRACT).together([RowDecoder(CONTRACT).convert(records)])
+    values = Predictor(bundle.onnx, CONTRACT).predict(to_columns(CONTRACT, rows))
+    names = [f"{at:%d}-{place}" for place in range(len(rows))]
+    answered_ms = np.full(len(rows), round(at.timestamp() * 1000))
+    ids = Ids(b"-" * 36 * len(rows), dict(enumerate(names)))
+    with closing(assemble(load_settings()).journal("digits", "main")) as written:
+        written.append([Answers(CONTRACT, version, ids, columns, values, answered_ms)]).result()
+        known_at = [at + timedelta(seconds=place) for place in range(len(rows))]
+        labels = [
+            Label(id=name, value=int(one), known_at=then)
+            for name, one, then in zip(names, truth, known_at, strict=True)
+        ]
+        written.append_labels(labels).result()
+
+
+@pytest.fixture
+def rows(champion: str) -> pd.DataFrame:
+    """Rows that were ingested."""
+    known = known_rows(MODEL, digits_lake(), "main", datetime.now(UTC) + timedelta(days=1)).rows
+    return known[[*(column.name for column in CONTRACT.features), "digit"]].head(1000)
+
+
+def test_a_world_whose_digits_mean_something_else_raises_an_alarm_and_is_learned(
+    champion: str, rows: pd.DataFrame
+) -> None:
+    truth = rows["digit"].to_numpy(np.int64)
+    monday = datetime.now(UTC).replace(hour=12) + timedelta(days=7 - datetime.now(UTC).weekday())
+    journal(champion, truth, rows, monday)
+    calm = monitor("digits", as_of=monday + timedelta(days=8), announce=False)
+    journal(champion, (truth + 1) % 10, rows, monday + timedelta(days=8))
+    changed = monitor("digits", as_of=monday + timedelta(days=15), announce=False)
+
+    assert [window.labels for window in calm.windows if window.labels] == [1000]
+    assert calm.alarms == []
+    (alarm,) = changed.alarms
+    assert "Brier score 0." in alarm.detail
+    assert changed.retraining_due
+    again = retrain("digits", as_of=monday + timedelta(days=15))
+    assert again.trained is not None
+    assert again.verdict is not None
+    assert again.verdict.allowed, again.verdict.reasons
+    (line,) = status("digits").lines
+    assert line.champion == again.trained.version
+    assert lineage("digits", f"{monday:%d}-7").prediction is not None
