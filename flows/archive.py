@@ -5,6 +5,7 @@ from collections.abc import Callable
 import msgspec
 import pyarrow as pa
 
+from flows import catalog
 from flows.orchestration import task
 from infra import tables
 from infra.assembly import assemble
@@ -16,7 +17,6 @@ from infra.journal.segments import Sealed
 from infra.lake.protocol import Lake
 from infra.lake.transaction import Transaction, transaction
 from infra.settings import load_settings
-from models import definitions
 from models.contract import arrow
 from models.contract.columns import Category, Number
 
@@ -42,7 +42,7 @@ def archive(model: str, branch: str) -> Counts:
 
     Raises: `Conflict` when another archive came first.
     """
-    target = definitions.load(model).contract.target
+    target = catalog.load(model).contract.target
     platform = assemble(load_settings())
     lake, journal = platform.lake(model), platform.journal(model, branch)
     commit = lake.resolve(branch)

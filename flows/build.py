@@ -1,10 +1,10 @@
 """Build: a Bento that contains the champion."""
 
+from flows import catalog
 from flows.orchestration import flow
 from infra import bentos
 from infra.bentos import Built
 from infra.settings import load_settings
-from models import definitions
 
 
 @flow("build")
@@ -16,6 +16,6 @@ def build(model: str, branch: str | None = None, gpu: bool = False) -> Built:
         branch: lake branch; without it, OKRUH_BRANCH.
         gpu: for an image with CUDA, whose service runs on an NVIDIA GPU.
     """
-    definitions.load(model)
+    catalog.load(model)
     settings = load_settings(**({"branch": branch} if branch else {}))
     return bentos.build(settings, model, gpu)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 import typer
@@ -28,6 +28,9 @@ from models.errors import DefinitionError, OkruhError, Refused
 if TYPE_CHECKING:
     from models.deciding.rollout import Act
     from models.learning.settings import Setting
+
+Task = Literal["regression", "binary", "multiclass"]
+"""As `models.contract.draft` has it, which imports pandas."""
 
 DONE, FAILED, WRONG_USE, REFUSED = 0, 1, 2, 3
 _TRAINING = "training."
@@ -46,9 +49,9 @@ class _Verbs(typer.core.TyperGroup):
 
 def _known(model: str) -> str:
     """Refuse a model that the catalog lacks before anything is started."""
-    from models import definitions
+    from flows import catalog
 
-    return definitions.load(model).name
+    return catalog.load(model).name
 
 
 app = typer.Typer(
@@ -67,10 +70,27 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 
 
 @app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the model shall be called.")],
+    table: Annotated[str, typer.Argument(help="CSV or Parquet: a path, or an address that fsspec reads.")],
+    target: Annotated[str, typer.Option(metavar="COLUMN", help="What to predict.")],
+    time: Annotated[str | None, typer.Option(metavar="COLUMN", help="What moment a row is about.")] = None,
+    task: Annotated[Task | None, typer.Option(help="What is asked; without it, what the target suggests.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a definition for a table: its columns, ranges and categories, to be read and edited."""
+    from flows.new import new as run
+
+    with waiting(f"looking at {table}"):
+        done = run(name, table, target, time, task)
+    _show(done, screens.drafted, as_json)
+
+
+@app.command()
 def ingest(
     model: ModelName,
     source: Annotated[
-        str | None, typer.Argument(help="Parquet file or folder; without it, the model's sample.")
+        str | None, typer.Argument(help="Parquet or CSV file, or folder; without it, the model's sample.")
     ] = None,
     branch: Branch = None,
     as_json: Json = False,
@@ -551,7 +571,7 @@ def _check_rollout(acts: "list[Act]", version: str | None, terms: dict[str, Any]
 
 def _training_settings(model: str, changes: list[str]) -> "dict[str, Setting]":
     """Read `training.name=value` pairs, and refuse what could not train. Raises: `Misconfigured`, `DefinitionError`."""
-    from models import definitions
+    from flows import catalog
 
     texts: dict[str, str] = {}
     for change in changes:
@@ -559,7 +579,7 @@ def _training_settings(model: str, changes: list[str]) -> "dict[str, Setting]":
         if not (is_pair and name.startswith(_TRAINING)):
             raise Misconfigured(f"--set {change}: write it as {_TRAINING}NAME=VALUE, such as {_TRAINING}epochs=2")
         texts[name.removeprefix(_TRAINING)] = text
-    meant = definitions.load(model).training.with_changes(texts).flat()
+    meant = catalog.load(model).training.with_changes(texts).flat()
     return {name: meant[name] for name in texts}
 
 

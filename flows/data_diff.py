@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from flows import catalog
 from infra import tables
 from infra.assembly import assemble
 from infra.dataset import table_prefix
 from infra.lake.protocol import Change
 from infra.settings import load_settings
-from models import definitions
 from models.contract.difference import ColumnDifference, ColumnState, RowDifference, compare_columns, compare_rows
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def data_diff(model: str, before: str, after: str, page: Path | None = None) -> 
 
     Raises: `NotFound`, `Unavailable` where the page cannot be written.
     """
-    definition, lake = definitions.load(model), assemble(load_settings()).existing_lake(model)
+    definition, lake = catalog.load(model), assemble(load_settings()).existing_lake(model)
     prefix, commits = table_prefix(definition), (lake.resolve(before), lake.resolve(after))
     changes = lake.diff(*commits, prefix)
     parts = [{one.path: tables.read(lake, commit, one.path) for one in lake.list(commit, prefix)} for commit in commits]

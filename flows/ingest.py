@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pandas as pd
 
+from flows import catalog
 from flows.orchestration import as_json, cached_step, flow, run_cached, step_key
 from flows.sync import Ingested, Sync, contract_digest, quarantine_path, raw_files
 from infra import tables
@@ -18,7 +19,6 @@ from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.seen_files import look_at
 from infra.settings import load_settings
-from models import definitions
 from models.model import Model
 
 
@@ -35,7 +35,7 @@ def ingest(model: str, source: str | None = None, branch: str | None = None) -> 
         source: a file or a folder of files; without it, the sample that comes with the model.
         branch: lake branch; without it, OKRUH_BRANCH.
     """
-    definition = definitions.load(model)
+    definition = catalog.load(model)
     branch = branch or load_settings().branch
     files = raw_files(definition, source)
     with Sync(definition, branch) as sync:
@@ -89,7 +89,7 @@ def ingest_file(model: str, file: str, digest: str, branch: str, key: str) -> di
     """Validate one raw file of a digest and commit the accepted and the refused rows."""
     from models.contract.table import validate
 
-    definition = definitions.load(model)
+    definition = catalog.load(model)
     path = Path(file)
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:

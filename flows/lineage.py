@@ -4,6 +4,7 @@ from datetime import datetime
 
 import msgspec
 
+from flows import catalog
 from infra import registry
 from infra.assembly import assemble
 from infra.dataset import archived_label, archived_prediction
@@ -14,7 +15,6 @@ from infra.journal.journal import Journal
 from infra.lake import copying
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
-from models import definitions
 from models.bundle import bundle_folder
 from models.contract.answers import recorded, told
 
@@ -60,7 +60,7 @@ def lineage(model: str, subject: str, branch: str | None = None) -> Lineage:
 
     Raises: `NotFound`.
     """
-    definitions.load(model)
+    catalog.load(model)
     settings = load_settings()
     platform = assemble(settings)
     unknown = NotFound(f"{subject!r} is neither a version nor a prediction of {model}; see `okruh status {model}`")

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import msgspec
 
-from flows import play
+from flows import catalog, play
 from flows.build import build
 from flows.ingest import ingest
 from flows.monitor import monitor
@@ -30,7 +30,6 @@ from infra.lake.transaction import transaction
 from infra.serving_process import ServiceProcess
 from infra.settings import Settings, load_settings
 from infra.traffic import Traffic, traffic_to
-from models import definitions
 from models.deciding import rollout
 from models.errors import Refused
 from models.model import Model
@@ -55,7 +54,7 @@ def loop(
         show_progress: draw a progress display on standard error.
     """
     began = time.monotonic()
-    definition, settings = definitions.load(model), load_settings()
+    definition, settings = catalog.load(model), load_settings()
     sample = play.sample_of(definition)
     history_from, play_from = history_from or sample.history_from, play_from or sample.play_from
     play_to = play_to or sample.play_to

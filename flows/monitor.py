@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from flows import catalog
 from flows.archive import archive
 from flows.orchestration import emit, flow, task
 from flows.retrain import retraining_verdict
@@ -16,7 +17,6 @@ from infra.errors import NotFound
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
-from models import definitions
 from models.contract.answers import losses, recorded
 from models.contract.table import to_columns
 from models.deciding.rollout import Rollout
@@ -65,7 +65,7 @@ def monitor(model: str, as_of: datetime | None = None, branch: str | None = None
         branch: lake branch; without it, OKRUH_BRANCH.
         announce: send the event; `okruh loop`, which retrains by itself, keeps it to itself.
     """
-    definition, settings = definitions.load(model), load_settings()
+    definition, settings = catalog.load(model), load_settings()
     branch, as_of = branch or settings.branch, as_of or datetime.now(UTC)
     platform = assemble(settings)
     lake = platform.lake(model)
@@ -100,7 +100,7 @@ def judge(model: str, branch: str, as_of: datetime) -> tuple[list[WindowReport],
     Returns:
         Reports, alarms, and how many labels became known before the window of the champion's promotion.
     """
-    definition, lake = definitions.load(model), assemble(load_settings()).lake(model)
+    definition, lake = catalog.load(model), assemble(load_settings()).lake(model)
     commit = lake.resolve(branch)
     serving = registry.read_rollout(lake, commit)
     assert serving is not None

@@ -22,9 +22,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
+from flows import catalog
 from infra.errors import Unavailable
 from infra.guard import Guard
-from infra.provenance import source_digest
 from infra.settings import Settings, load_settings
 
 
@@ -103,7 +103,7 @@ def _key_of(_: object, parameters: dict[str, Any]) -> str:
 
 def step_key(step: str, *parts: str) -> str:
     """Name a step's result by everything it depends on, the package's sources included."""
-    digest = hashlib.sha256("\0".join((*parts, source_digest())).encode()).hexdigest()
+    digest = hashlib.sha256("\0".join((*parts, catalog.sources())).encode()).hexdigest()
     return f"{step}-{digest}"
 
 

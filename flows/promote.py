@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from flows import catalog
 from flows.orchestration import flow
 from infra import registry
 from infra.assembly import assemble
@@ -15,7 +16,6 @@ from infra.errors import Conflict, NotFound
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
-from models import definitions
 from models.bundle import Bundle, Card
 from models.contract.answers import losses
 from models.contract.table import to_columns
@@ -59,7 +59,7 @@ def promote(
         alarm: the alarm that asked for the candidate.
         labels_since_change: labels known since that alarm's change.
     """
-    definition, settings = definitions.load(model), load_settings()
+    definition, settings = catalog.load(model), load_settings()
     branch = branch or settings.branch
     lake = assemble(settings).lake(model)
     commit = lake.resolve(branch)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from flows import catalog
 from flows.orchestration import flow
 from flows.promote import promote
 from flows.train import Recipe, Registered, run_recipe
@@ -14,7 +15,6 @@ from infra.dataset import known_rows
 from infra.errors import NotFound
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
-from models import definitions
 from models.deciding import retraining
 from models.deciding.retraining import Episode, RetrainingSettings
 from models.deciding.rollout import Rollout
@@ -47,7 +47,7 @@ def retrain(model: str, as_of: datetime | None = None, branch: str | None = None
         as_of: only labels that had arrived by this moment are read; without it, now.
         branch: lake branch; without it, OKRUH_BRANCH.
     """
-    definition = definitions.load(model)
+    definition = catalog.load(model)
     branch, as_of = branch or load_settings().branch, as_of or datetime.now(UTC)
     lake = assemble(load_settings()).lake(model)
     commit = lake.resolve(branch)

@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from flows import catalog
 from flows.orchestration import flow
 from infra import registry
 from infra.assembly import assemble
 from infra.errors import NotFound
 from infra.settings import load_settings
-from models import definitions
 from models.deciding.rollout import Rollout
 
 
@@ -37,7 +37,7 @@ def rollback(
         as_of: moment of the rollback; without it, now.
         branch: lake branch; without it, OKRUH_BRANCH.
     """
-    definitions.load(model)
+    catalog.load(model)
     branch = branch or load_settings().branch
     lake = assemble(load_settings()).lake(model)
     present = registry.read_rollout(lake, branch)

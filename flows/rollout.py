@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from flows import catalog
 from flows.orchestration import flow
 from flows.promote import judge, record
 from flows.status import Standing, standing_of
@@ -19,7 +20,6 @@ from infra.assembly import assemble
 from infra.errors import Conflict, Misconfigured, NotFound
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
-from models import definitions
 from models.deciding.rollout import Act, Challenger, Rollout, challenge
 from models.errors import BundleError
 from models.model import Model
@@ -55,7 +55,7 @@ def rollout(
         as_of: moment of the change; without it, now.
         branch: lake branch; without it, OKRUH_BRANCH.
     """
-    definition = definitions.load(model)
+    definition = catalog.load(model)
     branch, at = branch or load_settings().branch, as_of or datetime.now(UTC)
     lake = assemble(load_settings()).lake(model)
     serving = registry.read_rollout(lake, branch)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flows.keys import Listed, Made, Revoked
     from flows.lineage import Lineage
     from flows.monitor import Monitored
+    from flows.new import Drafted
     from flows.predict import Predicted
     from flows.retrain import Retrained
     from flows.rollback import RolledBack
@@ -51,6 +52,18 @@ class _Screen(Console):
 
 
 _console = _Screen(highlight=False, markup=False, emoji=False)
+
+
+def drafted(result: "Drafted") -> None:
+    """Show what a drafted definition holds, and what is next."""
+    table = _table("column", "in the table")
+    for name, seen in result.columns.items():
+        table.add_row(name, seen)
+    for name, why in result.left_out.items():
+        table.add_row(Text(name, style="dim"), Text(f"left out: {why}", style="bold red" if "LEAK" in why else "dim"))
+    _print_table(table)
+    _print(f"{result.file} written: {result.task} on {result.rows:,} rows. Read it, fill in units, then")
+    _print(f"`okruh ingest {result.model} FILE`, `okruh train {result.model}`, `okruh promote {result.model}`")
 
 
 def ingested(results: "list[Ingested]") -> None:

@@ -4,13 +4,13 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from flows import catalog
 from infra import registry
 from infra.assembly import Platform, assemble
 from infra.errors import NotFound
 from infra.lake import copying
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
-from models import definitions
 from models.contract.answers import mean_loss
 from models.deciding.rollout import Challenger, Compared, Rollout, weight_at
 from models.deciding.verdict import PromotionReport
@@ -73,7 +73,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 def status(model: str, branch: str | None = None) -> Status:
     """Read a model's state; of every branch with a champion, or of one."""
-    definition, settings = definitions.load(model), load_settings()
+    definition, settings = catalog.load(model), load_settings()
     platform = assemble(settings)
     unit = definition.contract.error_unit
     if not platform.has_lake(model):
@@ -87,7 +87,7 @@ def status(model: str, branch: str | None = None) -> Status:
 
 def standing(model: str, branch: str | None = None) -> Standing:
     """Read who serves and who is tried. Raises: `NotFound` without a champion."""
-    definitions.load(model)
+    catalog.load(model)
     settings = load_settings()
     branch, platform = branch or settings.branch, assemble(settings)
     lake = platform.lake(model) if platform.has_lake(model) else None

@@ -11,15 +11,16 @@ from typing import Self
 
 import msgspec
 
+from flows import catalog
 from infra.assembly import assemble
 from infra.dataset import partition_path, table_prefix
 from infra.errors import NotFound
-from infra.provenance import source_digest
 from infra.seen_files import Look, look_at
 from infra.settings import load_settings
-from models import definitions
 from models.errors import DefinitionError
 from models.model import Model
+
+RAW_SUFFIXES = (".parquet", ".csv")
 
 
 class Ingested(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +45,7 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
 
 def found_again(model: str, source: str | None = None, branch: str | None = None) -> list[Ingested] | None:
     """Give what `ingest` would where it has nothing to read and nothing to do; otherwise None."""
-    definition, settings = definitions.load(model), load_settings()
+    definition, settings = catalog.load(model), load_settings()
     files = raw_files(definition, source)
     if not assemble(settings).has_lake(model):
         return None
@@ -75,10 +76,11 @@ def raw_files(definition: Model, source: str | None) -> list[Path]:
     if place.is_file():
         return [place]
     if not place.exists():
-        raise NotFound(f"{place} does not exist; name a Parquet file or a folder of them")
-    files = sorted(place.glob("*.parquet"), key=lambda file: file.name)  # paths themselves compare slowly
+        raise NotFound(f"{place} does not exist; name a Parquet or CSV file or a folder of them")
+    found = (file for file in place.iterdir() if file.suffix.lower() in RAW_SUFFIXES)
+    files = sorted(found, key=lambda file: file.name)  # paths themselves compare slowly
     if not files:
-        raise NotFound(f"{place} holds no .parquet file")
+        raise NotFound(f"{place} holds no {' or '.join(RAW_SUFFIXES)} file")
     return files
 
 
@@ -98,7 +100,7 @@ class Sync:
     def __init__(self, definition: Model, branch: str) -> None:
         settings = load_settings()
         platform = assemble(settings)
-        basis = f"{settings.lake} {contract_digest(definition)} {source_digest()}"
+        basis = f"{settings.lake} {contract_digest(definition)} {catalog.sources()}"
         self._definition = definition
         self._branch = branch
         self._lake = platform.lake(definition.name)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from flows import catalog
 from flows.orchestration import as_json, cached_step, flow, flow_run_name, run_cached, step_key
 from flows.progress import trainings_shown
 from infra import registry
@@ -15,10 +16,9 @@ from infra.dataset import LABELS, PREDICTIONS, Dataset, known_rows, table_prefix
 from infra.errors import NotFound
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
-from infra.provenance import code_commit, environment_digest, source_digest
+from infra.provenance import code_commit, environment_digest
 from infra.settings import load_settings
 from infra.tracking import Run
-from models import definitions
 from models.bundle import Bundle, Card, DataReference, Origin, bundle_folder
 from models.errors import ContractError, DefinitionError
 from models.learning.settings import Setting, TrainingSettings
@@ -84,7 +84,7 @@ def train(
         learn_from: rows about earlier moments are left out; without it, none are.
         overrides: training settings to change, by name.
     """
-    definition = definitions.load(model)
+    definition = catalog.load(model)
     branch = branch or load_settings().branch
     settings = definition.training.with_changes(overrides or {})
     _refuse_unheeded(definition, overrides or {})
@@ -152,7 +152,7 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     from models.learning import training
     from models.learning.world import current
 
-    settings, definition = load_settings(), definitions.load(model)
+    settings, definition = load_settings(), catalog.load(model)
     platform = assemble(settings)
     lake = platform.lake(model)
     plan = msgspec.convert(recipe, Recipe)
@@ -193,7 +193,7 @@ def take_part(task: dict[str, Any]) -> None:
     from models.learning import training
 
     settings, one = load_settings(), msgspec.convert(task, Task)
-    definition = definitions.load(one.model)
+    definition = catalog.load(one.model)
     _, split, warm = _read(definition, assemble(settings).lake(one.model), one.commit, one.recipe)
     training.take_part(
         definition,
@@ -295,7 +295,7 @@ def _bundle(
         ),
         origin=Origin(
             code_commit=code_commit(),
-            source_digest=source_digest(),
+            source_digest=catalog.sources(),
             environment_digest=environment_digest(),
             flow_run=flow_run_name(),
             tracker_run=tracked.reference,

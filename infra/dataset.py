@@ -85,7 +85,8 @@ def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime, learn_fro
     """
     first, since, time = "", None, model.contract.time
     if learn_from is not None and time is not None:
-        first, since = _month(model.contract, learn_from), (time.name, _a_day_before(model.contract, learn_from))
+        first = _month(model.contract, learn_from) if model.contract.is_monthly else ""
+        since = (time.name, _a_day_before(model.contract, learn_from))
     asked = [*(column.name for column in model.contract.inputs), model.contract.target.name]
     known = [INGESTED_AT] if time is None else [model.contract.known] if model.contract.known else []
     history, paths = tables.read_all(

@@ -11,12 +11,13 @@ _PACKAGES = ("models", "infra", "flows")
 
 
 @cache
-def source_digest(root: Path = ROOT) -> str:
-    """Digest of the Python sources that decide a step's result (16 hexadecimal digits)."""
+def source_digest(catalog: Path | None = None, root: Path = ROOT) -> str:
+    """Digest of the Python sources that decide a step's result, a catalog beside them too (16 hexadecimal digits)."""
     digest = hashlib.sha256()
-    for package in _PACKAGES:
-        for file in sorted((root / package).rglob("*.py")):
-            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    folders = [(root, root / package) for package in _PACKAGES] + ([(catalog, catalog)] if catalog else [])
+    for base, folder in folders:
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(file.relative_to(base).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 

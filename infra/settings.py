@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     model: str | None = None
     """The model that `bentoml build` builds a service for."""
 
+    catalog: Path | None = None
+    """A folder of definitions beside those in `models/catalog`, one folder a model."""
+
     tracking: Literal["offline", "online", "disabled"] = "offline"
     """W&B mode. `online` needs WANDB_API_KEY."""
 
@@ -130,14 +133,14 @@ class Settings(BaseSettings):
             )
         return value if parts.path.strip("/") else urlunsplit(parts._replace(path="/v1/traces"))
 
-    @field_validator("home", "branch", "model", "keys", mode="before")
+    @field_validator("home", "branch", "model", "keys", "catalog", mode="before")
     @classmethod
     def _given(cls, value: object) -> object:
         if value == "":
             raise ValueError("it is empty; give a value, or leave it out")
         return value
 
-    @field_validator("home", "keys")
+    @field_validator("home", "keys", "catalog")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         try:

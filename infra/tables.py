@@ -5,14 +5,16 @@ new enough; nothing else is read, verified or, from a server, fetched.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from infra.lake.protocol import Lake
@@ -141,20 +143,67 @@ def read(
 
 
 def read_raw(name: str, content: bytes, wanted: dict[str, str]) -> pd.DataFrame:
-    """Read a raw Parquet file's wanted columns.
+    """Read a raw file's wanted columns: CSV where it is called so, and Parquet otherwise.
 
     Args:
         name: what to call the file in messages.
         wanted: kind by column: `time`, `integer`, `number` or `text`.
 
-    Raises: `ContractError` naming the file when it is no Parquet, is damaged, lacks a column, has one of another kind
-        or has it twice.
+    Raises: `ContractError` naming the file when it is neither, is damaged, lacks a column, has one of another kind or
+        has it twice.
     """
+    source = pa.BufferReader(content)
+    found = read_csv(name, source, wanted) if name.lower().endswith(".csv") else _read_parquet(name, source, wanted)
+    for place, field in enumerate(found.schema):
+        if pa.types.is_date(field.type):
+            found = found.set_column(place, field.name, found.column(place).cast(pa.timestamp("us")))
+    # Without the note that pandas writes beside the columns: it would turn one of them into an index
+    table: pd.DataFrame = found.replace_schema_metadata(None).to_pandas()
+    return table
+
+
+def read_csv(name: str, source: Any, wanted: Mapping[str, str] = MappingProxyType({})) -> pa.Table:
+    """Read a CSV file with a header: the wanted columns in their kinds, or all as they seem to be; empty is null.
+
+    Raises: `ContractError` naming the file and what is wrong.
+    """
+    types = {column: _OF_CSV[kind] for column, kind in wanted.items() if kind in _OF_CSV}
+    convert = arrow_csv.ConvertOptions(
+        column_types=types, include_columns=list(wanted), null_values=[""], strings_can_be_null=True
+    )
     try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-        schema, names = file.schema_arrow, file.schema_arrow.names
+        table = arrow_csv.read_csv(
+            source,
+            arrow_csv.ReadOptions(use_threads=False),
+            arrow_csv.ParseOptions(newlines_in_values=True),
+            convert,
+        )
+    except KeyError as error:
+        raise ContractError(f"{name}: a column is missing: {error.args[0]}") from error
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise ContractError(f"{name}: it cannot be read as CSV ({' '.join(str(error).split())})") from error
+    # Gaps make whole numbers floats, or a column of nothing; what is none of them is set apart with its row
+    gaps = {field.name for field in table.schema if pa.types.is_floating(field.type) or pa.types.is_null(field.type)}
+    whole = {column for column, kind in wanted.items() if kind == "integer"}
+    _check_kinds(name, table.schema, {column: kind for column, kind in wanted.items() if column not in whole & gaps})
+    return table
+
+
+def _read_parquet(name: str, source: Any, wanted: Mapping[str, str]) -> pa.Table:
+    try:
+        file = pq.ParquetFile(source)
+        schema = file.schema_arrow
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ContractError(f"{name}: not a Parquet file ({str(error).splitlines()[0]})") from error
+    _check_kinds(name, schema, wanted)
+    try:
+        return file.read(columns=list(wanted)).select(list(wanted))
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ContractError(f"{name}: the file is damaged ({str(error).splitlines()[0]})") from error
+
+
+def _check_kinds(name: str, schema: pa.Schema, wanted: Mapping[str, str]) -> None:
+    names = schema.names
     if missing := [column for column in wanted if column not in names]:
         raise ContractError(f"{name}: columns {missing} are missing; the file has {names}")
     if repeated := [column for column in wanted if names.count(column) > 1]:
@@ -162,13 +211,6 @@ def read_raw(name: str, content: bytes, wanted: dict[str, str]) -> pd.DataFrame:
     for column, kind in wanted.items():
         if not _IS[kind](schema.field(column).type):
             raise ContractError(f"{name}: column {column!r} should be {kind}, it is {schema.field(column).type}")
-    try:
-        found = file.read(columns=list(wanted)).select(list(wanted))
-        # Without the note that pandas writes beside the columns: it would turn one of them into an index
-        table: pd.DataFrame = found.replace_schema_metadata(None).to_pandas()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ContractError(f"{name}: the file is damaged ({str(error).splitlines()[0]})") from error
-    return table
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -181,9 +223,19 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+def _is_moment(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+def _is_whole(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+
+
 _IS = {
-    "time": pa.types.is_timestamp,
-    "integer": pa.types.is_integer,
+    "time": _is_moment,
+    "integer": _is_whole,
     "number": _is_number,
     "text": _is_text,
 }
+_OF_CSV = {"number": pa.float64(), "text": pa.string()}
+"""The types of others follow from how they are written."""

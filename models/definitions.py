@@ -2,10 +2,25 @@
 
 import importlib
 import pkgutil
+import sys
+from pathlib import Path
 
 import models.catalog
-from models.errors import DefinitionError
+from models.errors import DefinitionError, OkruhError
 from models.model import Model
+
+CATALOG = Path(models.catalog.__path__[0])
+
+
+def look_in(folder: Path | None) -> None:
+    """Have the catalog hold a folder's definitions as well; None: nothing but its own."""
+    wanted = [str(CATALOG), *([str(folder)] if folder is not None else [])]
+    if wanted == list(models.catalog.__path__):
+        return
+    models.catalog.__path__[:] = wanted
+    for name in [name for name in sys.modules if name.startswith("models.catalog.")]:
+        del sys.modules[name]  # one of that name may be another's now
+    importlib.invalidate_caches()
 
 
 def names() -> list[str]:
@@ -17,7 +32,12 @@ def load(name: str) -> Model:
     """Import a definition from the catalog. Raises: `DefinitionError`."""
     if name not in names():
         raise DefinitionError(f"no model {name!r}; the catalog has {', '.join(names())}")
-    definition = getattr(importlib.import_module(f"models.catalog.{name}"), "MODEL", None)
+    try:
+        definition = getattr(importlib.import_module(f"models.catalog.{name}"), "MODEL", None)
+    except OkruhError:
+        raise
+    except Exception as error:  # whatever a definition's code raises
+        raise DefinitionError(f"the definition of {name} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(definition, Model):
         raise DefinitionError(f"models/catalog/{name}/__init__.py must define MODEL, a models.model.Model")
     if definition.name != name:

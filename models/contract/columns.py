@@ -7,6 +7,7 @@ service needs no other definition.
 
 import hashlib
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -73,8 +74,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """The columns of a model and what a table of them must keep."""
 
     time: Time | None = None
-    """Orders rows, cuts partitions and windows. None: rows are about no moment but that of their ingestion or answer,
-    files are partitions by their names, and rows are held out by what they are."""
+    """Orders rows and cuts windows. None: rows are about no moment but that of their ingestion or answer, and are held
+    out by what they hold."""
     features: tuple[Number | Category, ...]
     """What a request carries beside `time`, in the graph's input order."""
     target: Number | Category
@@ -85,6 +86,9 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """Columns that only tables have: validated at ingest, never asked of a request, not learned from."""
     unique: tuple[str, ...] = ()
     """Columns whose joint value may stand in a table once."""
+    partition: Literal["month", "file"] = "month"
+    """What a partition of a table is: the rows of a calendar month, which is all that a raw file may hold, or those of
+    a raw file, by whose name it is called. Without a time always the latter."""
     minimum_rows: int = 1
     """Fewer accepted rows than this refuse a table."""
     maximum_refused: float = 0.2
@@ -102,8 +106,10 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
             raise DefinitionError(f"contract: columns {odd} need names, and names without a `/`")
         if unknown := set(self.unique) - set(names):
             raise DefinitionError(f"contract: unique names {sorted(unknown)}, which are no columns of it")
-        if self.time is None and (self.known or self.maximum_gap_days is not None):
-            raise DefinitionError("contract: known and maximum_gap_days need a time column")
+        if self.time is None and self.known:
+            raise DefinitionError("contract: `known` needs a time column")
+        if not self.is_monthly and self.maximum_gap_days is not None:
+            raise DefinitionError("contract: maximum_gap_days needs partitions of months, and a time column")
         if not self.inputs:
             raise DefinitionError("contract: there is no feature to predict from")
         _check_target(self.target)
@@ -124,6 +130,11 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         if self.time is None:
             raise DefinitionError("contract: there is no time column, without which this cannot be done")
         return self.time
+
+    @property
+    def is_monthly(self) -> bool:
+        """Whether partitions are calendar months."""
+        return self.time is not None and self.partition == "month"
 
     @property
     def zone(self) -> str | None:

@@ -33,7 +33,7 @@ class Validated:
     """A table cut in two. `refused` has the raw values and the column `refused_because`."""
 
     partition: str
-    """Calendar month that most rows lie in, `YYYY-MM`; without a time column, the table's own name."""
+    """Calendar month that most rows lie in, `YYYY-MM`; where partitions are files, the table's own name."""
     accepted: pd.DataFrame
     refused: pd.DataFrame
 
@@ -52,7 +52,7 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
 
     Args:
         table: the contract's inputs, target, checks and `known`; other columns are dropped.
-        name: what to call the table in messages; without a time column its partition, but for its ending.
+        name: what to call the table in messages; where partitions are files its partition, but for its ending.
 
     Raises: `ContractError` when the table as a whole is refused: no rows, missing columns, wrong types, too few
         accepted, too many refused, too old at its partition's end.
@@ -70,7 +70,9 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
     _check_types(contract, name, table)
     reasons = _broken_rules(contract, table)
     time = contract.time
-    partition = PurePath(name).stem if time is None else _check_moments(contract, time, table, name, reasons)
+    partition = _check_month(time, table, name, reasons) if time and contract.is_monthly else PurePath(name).stem
+    if time and contract.known:
+        _add(reasons, table[contract.known] < table[time.name], f"{contract.known}: before {time.name}")
     if contract.unique:
         _add(reasons, table.duplicated(list(contract.unique)), "duplicate of an earlier row")
     refused = table.index.isin(list(reasons))
@@ -82,17 +84,13 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
     return Validated(partition, accepted, table[refused].assign(**{REASON: texts}).reset_index(drop=True))
 
 
-def _check_moments(
-    contract: Contract, time: Time, table: pd.DataFrame, name: str, reasons: dict[int, list[str]]
-) -> str:
-    """Refuse rows of another month than most, and those known before they were; give the month."""
+def _check_month(time: Time, table: pd.DataFrame, name: str, reasons: dict[int, list[str]]) -> str:
+    """Refuse rows of another month than most; give the month."""
     months = table[time.name].dt.tz_localize(None).dt.to_period("M")
     if months.isna().all():
         raise ContractError(f"{name}: no row has a {time.name}")
     partition = months.mode().iloc[0]
     _add(reasons, months.notna() & (months != partition), f"{time.name}: outside the partition {partition}")
-    if contract.known:
-        _add(reasons, table[contract.known] < table[time.name], f"{contract.known}: before {time.name}")
     return str(partition)
 
 

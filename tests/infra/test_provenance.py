@@ -98,13 +98,13 @@ def test_without_git_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_sources_digest_follows_names_and_contents(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path)
-    digests = [provenance.source_digest(checkout)]
+    digests = [provenance.source_digest(root=checkout)]
     (checkout / "models" / "a.py").write_text("a = 2\n")
     provenance.source_digest.cache_clear()
-    digests.append(provenance.source_digest(checkout))
+    digests.append(provenance.source_digest(root=checkout))
     (checkout / "models" / "a.py").rename(checkout / "models" / "b.py")
     provenance.source_digest.cache_clear()
-    digests.append(provenance.source_digest(checkout))
+    digests.append(provenance.source_digest(root=checkout))
 
     assert len(set(digests)) == 3
     assert all(len(digest) == 16 for digest in digests)
@@ -113,12 +113,12 @@ def test_the_sources_digest_follows_names_and_contents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["services/a.py", "tests/a.py", "models/trips/a.parquet", "models/__pycache__/a.pyc"])
 def test_the_sources_digest_leaves_out_what_decides_no_steps_result(tmp_path: Path, file: str) -> None:
     checkout = make_checkout(tmp_path)
-    before = provenance.source_digest(checkout)
+    before = provenance.source_digest(root=checkout)
     (checkout / file).parent.mkdir(parents=True, exist_ok=True)
     (checkout / file).write_text("a = 1\n")
     provenance.source_digest.cache_clear()
 
-    assert provenance.source_digest(checkout) == before
+    assert provenance.source_digest(root=checkout) == before
 
 
 def digest_with(folder: Path, installed: str, version: str | None, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -1,0 +1,286 @@
+"""A first contract for a table that nobody has described yet: kinds, ranges, categories, and what looks wrong.
+
+It is a draft: ranges are those of the rows that were seen, with a tenth of their span on either side, and units are for
+people to fill in. Columns from which nothing can be learned (one value only, another one in each row) or too much (they
+say the target) are left out, and said so. Cost: a few passes over each column.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.contract.columns import Category, Contract, Number, Time, TimePart
+from models.errors import ContractError
+
+Task = Literal["regression", "binary", "multiclass"]
+
+UNIT = ""
+"""What a draft says of a unit that nobody has told."""
+
+_MOST_CATEGORIES = 1000
+_SHOWN_VALUES = 3
+_MOST_CLASSES = 100
+_FEW_CLASSES = 10
+"""Whole numbers with at most so many values are taken for classes."""
+_CODED_AS = ("id", "code", "zone", "type", "class", "category", "kind")
+"""How names of whole numbers end that count nothing."""
+_TOLD_ROWS = 100_000
+"""Rows on which it is looked whether a column says the target."""
+_ALIKE = 0.9999
+_A_YEAR_S, _TWO_DAYS_S, _TWO_MONTHS_S = 365 * 86_400, 2 * 86_400, 61 * 86_400
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A contract, and what was seen on the way to it."""
+
+    contract: Contract
+    task: Task
+    rows: int
+    span_days: float | None
+    """From the first moment to the last; None without a time."""
+    seen: dict[str, str] = field(default_factory=dict)
+    """What each column holds, by name."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Columns that the contract does not have, and why."""
+
+
+def draft(
+    table: pa.Table,
+    target: str,
+    time: str | None = None,
+    task: Task | None = None,
+    taken: Collection[str] = (),
+) -> Draft:
+    """Look at a table and write a contract for it.
+
+    Args:
+        table: rows as they were read; text, numbers, truth values, moments.
+        target: the column to predict.
+        time: the column that says what moment a row is about; None where there is none.
+        task: what is asked of the target; None: what its kind suggests.
+        taken: names that no column may have.
+
+    Raises: `ContractError` for a target or a time that cannot be one.
+    """
+    names = _check(table, target, time, taken)
+    label, task = _target(target, table[target], task)
+    columns, seen, left_out = list[Number | Category](), {target: _seen(label, table[target])}, dict[str, str]()
+    moment = None if time is None else _time(time, table[time])
+    for name in names:
+        if name in (target, time):
+            continue
+        why = "no column may be called so; rename it" if name in taken or "/" in name or not name else ""
+        why = why or _useless(table[name], table[target])
+        found = why or _feature(name, table[name])
+        if isinstance(found, str):
+            left_out[name] = found
+        else:
+            columns.append(found)
+            seen[name] = _seen(found, table[name])
+    if not columns and not (moment and moment.parts):
+        raise ContractError("no column is left to predict from: " + "; ".join(f"{k}: {v}" for k, v in left_out.items()))
+    contract = Contract(time=moment, features=tuple(columns), target=label, partition="file" if moment else "month")
+    span_days = None if time is None else _span_s(table[time]) / 86_400
+    return Draft(contract, task, table.num_rows, span_days, seen, left_out)
+
+
+def _check(table: pa.Table, target: str, time: str | None, taken: Collection[str]) -> list[str]:
+    """Refuse a table, a target or a time that cannot be one; give the columns' names."""
+    names: list[str] = table.column_names
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ContractError(f"columns {repeated} are there more than once; rename them")
+    for name in filter(None, (target, time)):
+        if name not in names:
+            raise ContractError(f"there is no column {name!r}; the table has {', '.join(names)}")
+        if name in taken or "/" in name:
+            raise ContractError(f"no column may be called {name!r}; rename it")
+    if target == time:
+        raise ContractError(f"{target!r} is named as target and as time; they are two columns")
+    if table.num_rows < 2:
+        raise ContractError(f"the table has {table.num_rows} rows; there is nothing to learn from")
+    return names
+
+
+def _target(name: str, values: pa.ChunkedArray, task: Task | None) -> tuple[Number | Category, Task]:
+    if values.null_count == len(values) or (_is_number(values.type) and not len(_finite(values))):
+        raise ContractError(f"target {name!r} is empty in each row; choose another")
+    distinct = _distinct(values)
+    if len(distinct) < 2:
+        raise ContractError(f"target {name!r} is {distinct[0]!r} in each row: nothing can be learned; choose another")
+    kind = values.type
+    can_be_number = _is_number(kind)
+    can_be_class = len(distinct) <= _MOST_CLASSES and not (pa.types.is_temporal(kind) or _has_fractions(values))
+    few = len(distinct) == 2 or (len(distinct) <= _FEW_CLASSES and not pa.types.is_floating(kind))
+    suggested: Task = "binary" if len(distinct) == 2 else "multiclass"
+    if can_be_number and not (can_be_class and few):
+        suggested = "regression"
+    task = task or suggested
+    if task == "regression":
+        if not can_be_number:
+            raise ContractError(f"target {name!r} is {kind}, no number: use --task binary or multiclass")
+        return _number(name, values, nullable=False), task
+    if not can_be_class:
+        raise ContractError(
+            f"target {name!r} has {len(distinct):,} values, of {kind}: a category has at most {_MOST_CLASSES}, whole "
+            "numbers or text; use --task regression, or choose another target"
+        )
+    if task == "binary" and len(distinct) != 2:
+        raise ContractError(f"target {name!r} has {len(distinct)} values; --task binary wants two: use multiclass")
+    return Category(name=name, values=tuple(distinct)), task
+
+
+def _feature(name: str, values: pa.ChunkedArray) -> Number | Category | str:
+    """Describe a column, or say why it is none to learn from."""
+    kind, nullable = values.type, values.null_count > 0 or _has_nan(values)
+    if pa.types.is_boolean(kind):
+        return Category(name=name, values=(0, 1), nullable=nullable)
+    if _is_text(kind):
+        distinct = _distinct(values)
+        if len(distinct) > _MOST_CATEGORIES:
+            return f"text with {len(distinct):,} values; a category has at most {_MOST_CATEGORIES:,}"
+        return Category(name=name, values=tuple(distinct), nullable=nullable)
+    if pa.types.is_integer(kind) and name.lower().endswith(_CODED_AS):
+        distinct = _distinct(values)
+        if len(distinct) <= _MOST_CATEGORIES:
+            return Category(name=name, values=tuple(distinct), nullable=nullable)
+    return _number(name, values, nullable=nullable)
+
+
+def _number(name: str, values: pa.ChunkedArray, *, nullable: bool) -> Number:
+    numbers = _finite(values)
+    least, most = float(numbers.min()), float(numbers.max())
+    margin = (most - least) / 10 or max(1.0, abs(most)) / 10
+    low, high = _rounded(least - margin, np.floor), _rounded(most + margin, np.ceil)
+    if pa.types.is_integer(values.type):
+        low, high = float(np.floor(low)), float(np.ceil(high))
+    return Number(name=name, unit=UNIT, minimum=max(low, 0.0) if least >= 0 else low, maximum=high, nullable=nullable)
+
+
+def _time(name: str, values: pa.ChunkedArray) -> Time:
+    if pa.types.is_date(values.type):
+        values = values.cast(pa.timestamp("s"))
+    if not pa.types.is_timestamp(values.type):
+        raise ContractError(
+            f"time {name!r} is {values.type}, not a moment; write it as 2020-03-01T08:15:00, or let `prepare` read it"
+        )
+    if values.null_count == len(values):
+        raise ContractError(f"time {name!r} is empty in each row; choose another")
+    seconds, span_s = _seconds(values), _span_s(values)
+    parts = [TimePart.HOUR] if (seconds % 86_400).any() else []
+    parts += [TimePart.WEEKDAY] if span_s > _TWO_DAYS_S else []
+    parts += [TimePart.MONTH] if span_s > _TWO_MONTHS_S else []
+    return Time(name=name, zone=None if values.type.tz else "UTC", parts=tuple(parts))
+
+
+def _seconds(values: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    moments = pc.drop_null(values)
+    return np.asarray(moments.cast(pa.timestamp("s", getattr(moments.type, "tz", None)), safe=False).cast(pa.int64()))
+
+
+def _span_s(values: pa.ChunkedArray) -> int:
+    seconds = _seconds(values)
+    return int(seconds.max() - seconds.min())
+
+
+def _useless(values: pa.ChunkedArray, target: pa.ChunkedArray) -> str:
+    """Say why nothing is to be learned from a column; nothing where something may be."""
+    present = len(values) - values.null_count
+    if present == 0:
+        return "empty in each row"
+    if not (_is_number(values.type) or _is_text(values.type) or pa.types.is_boolean(values.type)):
+        moment = pa.types.is_temporal(values.type)
+        what = "a moment, which no feature is" if moment else f"{values.type}, which is neither number nor text"
+        return f"{what}: let `prepare` make numbers of it"
+    if _is_number(values.type) and not len(_finite(values)):
+        return "no finite number in any row"
+    distinct = pc.count_distinct(values).as_py()
+    if distinct == 1 and present == len(values):
+        return f"{values[0].as_py()!r} in each row"
+    is_name = pa.types.is_integer(values.type) or _is_text(values.type)
+    if is_name and distinct == present and present > 20 and not _says(values, target):
+        return "another value in each row, as an id has"
+    return "LEAK: says the target" if _says(values, target) else ""
+
+
+def _says(values: pa.ChunkedArray, target: pa.ChunkedArray) -> bool:
+    """Say whether the target can be read off a column: the same order of numbers, or one value for one."""
+    some = pd.DataFrame({"one": values[:_TOLD_ROWS].to_pandas(), "other": target[:_TOLD_ROWS].to_pandas()}).dropna()
+    if len(some) < 3 or some["one"].nunique() < 2 or some["other"].nunique() < 2:
+        return False
+    if all(pd.api.types.is_numeric_dtype(some[name]) and not pd.api.types.is_bool_dtype(some[name]) for name in some):
+        return bool(abs(some["one"].astype("float64").corr(some["other"].astype("float64"))) > _ALIKE)
+    if some["one"].nunique() > len(some) / 2:
+        return False  # each row its own value: it names rows
+    return bool(
+        (some.groupby("one")["other"].nunique() == 1).all() and some["one"].nunique() <= some["other"].nunique()
+    )
+
+
+def _seen(column: Number | Category, values: pa.ChunkedArray) -> str:
+    """Describe what a column holds, in one line."""
+    missing = (values.null_count + (_count_nan(values) if _has_nan(values) else 0)) / len(values)
+    gaps = f", {missing:.1%} missing" if missing else ""
+    if isinstance(column, Number):
+        numbers = _finite(values)
+        infinite = int(np.isinf(_numbers(values)).sum())
+        odd = f", {infinite:,} infinite" if infinite else ""
+        return f"{numbers.min():g} to {numbers.max():g}, {np.median(numbers):g} in the middle{gaps}{odd}"
+    counted = sorted(pc.value_counts(pc.drop_null(values)).to_pylist(), key=lambda one: -one["counts"])
+    often = ", ".join(f"{one['values']} {one['counts'] / len(values):.1%}" for one in counted[:_SHOWN_VALUES])
+    more = ", ..." if len(counted) > _SHOWN_VALUES else ""
+    return f"{len(counted):,} values: {often}{more}{gaps}"
+
+
+def _distinct(values: pa.ChunkedArray) -> list[int | str]:
+    """Give the values that occur in order, truth values as 0 and 1, whole floats as integers."""
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    found = [value for value in pc.unique(values).to_pylist() if value is not None and value == value and value != ""]
+    return sorted(int(value) if isinstance(value, bool | float) and value == int(value) else value for value in found)
+
+
+def _has_fractions(values: pa.ChunkedArray) -> bool:
+    if not (pa.types.is_floating(values.type) or pa.types.is_decimal(values.type)):
+        return False
+    numbers = _finite(values)
+    return bool((numbers % 1 != 0).any() or len(numbers) == 0)
+
+
+def _numbers(values: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    return np.asarray(pc.drop_null(values).cast(pa.float64()).to_numpy())
+
+
+def _finite(values: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    numbers = _numbers(values)
+    return numbers[np.isfinite(numbers)]
+
+
+def _has_nan(values: pa.ChunkedArray) -> bool:
+    return pa.types.is_floating(values.type) and _count_nan(values) > 0
+
+
+def _count_nan(values: pa.ChunkedArray) -> int:
+    return int(np.isnan(_numbers(values)).sum())
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain))
+
+
+def _rounded(value: float, towards: np.ufunc) -> float:
+    """Keep two digits, away from what was seen."""
+    if value == 0:
+        return 0.0
+    step = 10.0 ** (np.floor(np.log10(abs(value))) - 1)
+    return float(f"{towards(value / step) * step:.12g}")

@@ -1,0 +1,127 @@
+"""New: a table becomes a definition that trains as it is, in a catalog of one's own."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flows import catalog
+from flows.ingest import ingest
+from flows.new import new
+from flows.promote import promote
+from flows.train import train
+from infra import registry
+from infra.assembly import assemble
+from infra.errors import Conflict, Misconfigured, NotFound
+from infra.provenance import source_digest
+from infra.settings import load_settings
+from models import definitions
+from models.contract.columns import Category
+from models.errors import ContractError, DefinitionError
+
+ROWS = 1500
+
+
+@pytest.fixture
+def own(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A catalog of one's own, where nothing is yet."""
+    folder = tmp_path / "catalog"
+    monkeypatch.setenv("OKRUH_CATALOG", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half a year of orders in one file, as CSV, with gaps: whether one comes back depends on its price and country."""
+    draw = np.random.default_rng(0)
+    price, country = draw.gamma(2, 30, ROWS).round(2), draw.choice(["CZ", "DE", "AT"], ROWS)
+    odds = 0.08 * (price - 60) + 3 * (country == "DE")
+    table = pd.DataFrame(
+        {
+            "order_id": np.arange(ROWS),
+            "ordered": pd.date_range("2024-01-01", periods=ROWS, freq="3h"),
+            "price": np.where(np.arange(ROWS) % 50 == 0, np.nan, price),
+            "items": draw.integers(1, 9, ROWS),
+            "country": country,
+            "express": draw.random(ROWS) < 0.3,
+            "returned": (draw.random(ROWS) < 1 / (1 + np.exp(-odds))).astype(int),
+        }
+    )
+    file = tmp_path_factory.mktemp("orders") / "orders.csv"
+    table.to_csv(file, index=False)
+    return file
+
+
+@pytest.mark.parametrize("time", ["ordered", None])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_drafted_model_goes_through_the_circuit_as_it_is(
+    own: Path, orders: Path, tmp_path: Path, time: str | None, suffix: str
+) -> None:
+    file = orders
+    if suffix == ".parquet":
+        file = tmp_path / "orders.parquet"
+        pd.read_csv(orders, parse_dates=["ordered"]).to_parquet(file)
+
+    drafted = new("orders", str(file), "returned", time)
+
+    assert drafted.file == str(own / "orders" / "__init__.py")
+    assert (drafted.task, drafted.rows) == ("binary", ROWS)
+    assert drafted.left_out["order_id"] == "another value in each row, as an id has"
+    definition = catalog.load("orders")
+    assert definition.contract.target == Category(name="returned", values=(0, 1))
+    (ingested,) = ingest("orders", str(file))
+    assert (ingested.partition, ingested.rows, ingested.refused) == ("orders", ROWS, 0)
+    version = train("orders", overrides={"epochs": 8}).version
+    assert promote("orders", version).allowed
+    card = registry.load_card(assemble(load_settings()).lake("orders"), "main", version)
+    assert card.metrics["roc_auc"] > 0.8
+
+
+def test_the_sources_that_decide_a_result_hold_the_definition(own: Path, orders: Path) -> None:
+    file = Path(new("orders", str(orders), "returned").file)
+    digests = [source_digest.__wrapped__(own)]
+
+    file.write_text(file.read_text().replace("(CONTRACT, train)", "(CONTRACT, train, width=8)"))
+    digests.append(source_digest.__wrapped__(own))
+
+    assert len({*digests, source_digest()}) == 3
+    assert catalog.sources() in digests
+
+
+def test_a_table_by_an_address_that_fsspec_reads_is_drafted(own: Path, orders: Path) -> None:
+    assert new("orders", orders.as_uri(), "price").task == "regression"
+
+
+def test_refuses_what_is_no_table_and_what_is_there_already(own: Path, orders: Path, tmp_path: Path) -> None:
+    (tmp_path / "no.parquet").write_text("nothing")
+
+    with pytest.raises(NotFound, match=r"gone\.csv does not exist; name a CSV or Parquet file"):
+        new("orders", str(tmp_path / "gone.csv"), "returned")
+    with pytest.raises(Misconfigured, match=r"orders\.xlsx: a \.csv or \.parquet file is read"):
+        new("orders", "orders.xlsx", "returned")
+    with pytest.raises(ContractError, match=r"no\.parquet: not a Parquet file"):
+        new("orders", str(tmp_path / "no.parquet"), "returned")
+    with pytest.raises(DefinitionError, match="model name 'Orders'"):
+        new("Orders", str(orders), "returned")
+    with pytest.raises(Conflict, match="there is a model taxi_eta already"):
+        new("taxi_eta", str(orders), "returned")
+    assert not own.exists()
+
+
+def test_a_definition_that_cannot_be_read_is_named(own: Path, orders: Path) -> None:
+    file = Path(new("orders", str(orders), "returned").file)
+    file.write_text(file.read_text().replace("CONTRACT = ", "CONTRACT == "))
+    definitions.look_in(None)  # so that it is read again
+
+    with pytest.raises(DefinitionError, match="the definition of orders cannot be read: NameError"):
+        catalog.load("orders")
+
+
+def test_without_its_catalog_a_model_is_not_known(own: Path, orders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new("orders", str(orders), "returned")
+    monkeypatch.delenv("OKRUH_CATALOG")
+
+    assert catalog.names() == ["digits", "taxi_eta"]
+    with pytest.raises(DefinitionError, match="no model 'orders'; the catalog has digits, taxi_eta"):
+        catalog.load("orders")

@@ -1,0 +1,150 @@
+"""A first contract: kinds, ranges and categories of a table, and what looks wrong in it."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from models.contract.columns import Category, Number, TimePart
+from models.contract.draft import Task, draft
+from models.errors import ContractError
+
+ROWS = 400
+DRAW = np.random.default_rng(0)
+COUNT, KIND = DRAW.integers(1, 9, ROWS), DRAW.choice(["car", "bike"], ROWS)
+PRICE = 5 * COUNT + DRAW.gamma(2, 30, ROWS)
+
+
+def table(**changes: Any) -> pa.Table:
+    columns = {
+        "at": pa.array(np.arange("2020-01-01", "2021-02-04", dtype="M8[D]")[:ROWS].astype("M8[s]") + 3600),
+        "price": PRICE,
+        "count": COUNT,
+        "kind": KIND,
+        "new": DRAW.random(ROWS) < 0.5,
+    }
+    return pa.table({name: values for name, values in (columns | changes).items() if values is not None})
+
+
+def test_describes_each_kind_of_column() -> None:
+    found = draft(table(), "price", "at")
+
+    contract = found.contract
+    assert (found.task, found.rows, contract.partition) == ("regression", ROWS, "file")
+    assert contract.time is not None
+    assert (contract.time.zone, contract.time.parts) == ("UTC", (TimePart.HOUR, TimePart.WEEKDAY, TimePart.MONTH))
+    count, kind, new = contract.features
+    assert count == Number(name="count", unit="", minimum=0, maximum=9)
+    assert (kind, new) == (Category(name="kind", values=("bike", "car")), Category(name="new", values=(0, 1)))
+    assert isinstance(contract.target, Number)
+    assert contract.target.minimum <= PRICE.min() < PRICE.max() < contract.target.maximum
+    assert found.seen["count"] == "1 to 8, 5 in the middle"
+    assert found.left_out == {}
+
+
+def test_without_a_time_there_is_none() -> None:
+    found = draft(table(at=None), "price")
+
+    assert (found.contract.time, found.span_days) == (None, None)
+
+
+def test_gaps_make_a_column_nullable_and_are_told() -> None:
+    gaps = [None if place % 4 == 0 else value for place, value in enumerate(KIND.tolist())]
+    numbers = np.where(np.arange(ROWS) % 8 == 0, np.nan, DRAW.normal(-5, 1, ROWS))
+
+    found = draft(table(kind=gaps, depth=numbers), "price", "at")
+
+    by_name = {column.name: column for column in found.contract.features}
+    assert by_name["kind"].nullable
+    assert by_name["depth"].nullable
+    assert isinstance(depth := by_name["depth"], Number)
+    assert depth.minimum < np.nanmin(numbers) < np.nanmax(numbers) < depth.maximum
+    assert found.seen["kind"].endswith("25.0% missing")
+    assert found.seen["depth"].endswith("12.5% missing")
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (["x"] * ROWS, "'x' in each row"),
+        ([None] * ROWS, "empty in each row"),
+        ([float("nan")] * ROWS, "no finite number in any row"),
+        (list(range(ROWS)), "another value in each row, as an id has"),
+        ([f"name {place}" for place in range(ROWS)], "another value in each row, as an id has"),
+        ((PRICE * 1.21).tolist(), "LEAK: says the target"),
+        (np.arange("2020-01-01", "2021-02-04", dtype="M8[D]")[:ROWS], "a moment, which no feature is: let `prepare`"),
+        ([[1]] * ROWS, "list<"),
+    ],
+)
+def test_leaves_out_what_nothing_or_too_much_is_learned_from(values: Any, why: str) -> None:
+    odd = values if isinstance(values, np.ndarray) else pa.array(values)
+
+    found = draft(table(odd=odd), "price", "at")
+
+    assert found.left_out["odd"].startswith(why)
+    assert "odd" not in {column.name for column in found.contract.features}
+
+
+def test_a_column_that_says_a_category_is_a_leak() -> None:
+    found = draft(table(code=np.where(KIND == "car", "C", "B")), "kind")
+
+    assert found.left_out["code"] == "LEAK: says the target"
+
+
+def test_names_that_are_taken_are_left_out() -> None:
+    assert draft(table(value=COUNT * 2 + KIND.astype("S1").view("u1")), "price", taken={"value"}).left_out["value"] == (
+        "no column may be called so; rename it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "values", "task"),
+    [
+        ("flag", DRAW.random(ROWS) < 0.5, "binary"),
+        ("flag", DRAW.integers(0, 2, ROWS), "binary"),
+        ("flag", DRAW.choice([0.0, 1.0], ROWS), "binary"),
+        ("flag", DRAW.choice(["no", "yes"], ROWS), "binary"),
+        ("digit", DRAW.integers(0, 10, ROWS), "multiclass"),
+        ("word", DRAW.choice(["a", "b", "c"], ROWS), "multiclass"),
+        ("many", DRAW.integers(0, 90, ROWS), "regression"),
+        ("some", DRAW.choice([0.0, 1.0, 2.0], ROWS), "regression"),
+        ("real", DRAW.normal(0, 1, ROWS), "regression"),
+    ],
+)
+def test_a_target_suggests_what_is_asked_of_it(target: str, values: Any, task: Task) -> None:
+    found = draft(table(**{target: values}), target)
+
+    assert found.task == task
+    assert isinstance(found.contract.target, Number) == (task == "regression")
+
+
+def test_what_is_asked_may_be_said() -> None:
+    stars = DRAW.integers(1, 6, ROWS)
+
+    assert isinstance(draft(table(stars=stars), "stars", task="regression").contract.target, Number)
+    assert draft(table(stars=stars), "stars", task="multiclass").contract.target == Category(
+        name="stars", values=(1, 2, 3, 4, 5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "target", "time", "task", "reason"),
+    [
+        ({}, "cost", None, None, "there is no column 'cost'; the table has at, price, count, kind, new"),
+        ({}, "price", "then", None, "there is no column 'then'"),
+        ({}, "price", "price", None, "is named as target and as time"),
+        ({}, "price", "kind", None, "time 'kind' is string, not a moment"),
+        ({}, "kind", None, "regression", "target 'kind' is string, no number: use --task binary or multiclass"),
+        ({}, "price", None, "binary", "target 'price' has 400 values, of double: a category has at most 100"),
+        ({}, "count", None, "binary", "target 'count' has 8 values; --task binary wants two"),
+        ({"price": [1.5] * ROWS}, "price", None, None, "target 'price' is 1.5 in each row: nothing can be learned"),
+        ({"price": pa.nulls(ROWS, pa.float64())}, "price", None, None, "target 'price' is empty in each row"),
+        ({"at": None, "count": None, "kind": None, "new": None}, "price", None, None, "no column is left"),
+    ],
+)
+def test_refuses_what_cannot_be_a_target_or_a_time(
+    changes: dict[str, Any], target: str, time: str | None, task: Task | None, reason: str
+) -> None:
+    with pytest.raises(ContractError, match=reason):
+        draft(table(**changes), target, time, task)
