@@ -10,7 +10,7 @@ import pandas as pd
 
 from flows import catalog
 from flows.orchestration import as_json, cached_step, flow, run_cached, step_key
-from flows.sync import Ingested, Sync, contract_digest, quarantine_path, raw_files
+from flows.sync import Ingested, Sync, contract_digest, files_to_ingest, quarantine_path
 from infra import tables
 from infra.assembly import assemble
 from infra.dataset import INGESTED_AT, partition_path
@@ -37,7 +37,7 @@ def ingest(model: str, source: str | None = None, branch: str | None = None) -> 
     """
     definition = catalog.load(model)
     branch = branch or load_settings().branch
-    files = raw_files(definition, source)
+    files = files_to_ingest(definition, source)
     with Sync(definition, branch) as sync:
         return [_ingest_file(definition, file, branch, sync) for file in files]
 

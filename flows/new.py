@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows import catalog
+from flows.sync import raw_files
 from infra import tables
 from infra.errors import Conflict, Misconfigured, NotFound, Unavailable
 from models.bundle import MODEL_NAME
@@ -44,7 +45,7 @@ def new(name: str, table: str, target: str, time: str | None = None, task: Task 
 
     Args:
         name: of the model.
-        table: CSV or Parquet, a path or what fsspec takes for one (`s3://...`, `https://...`).
+        table: CSV or Parquet: a file, a folder of files, or an address that fsspec reads (`s3://...`).
         target: the column to predict.
         time: the column that says what moment a row is about.
         task: what is asked; without it, what the target suggests.
@@ -75,6 +76,16 @@ def new(name: str, table: str, target: str, time: str | None = None, task: Task 
 
 
 def _read(table: str) -> pa.Table:
+    if not Path(table).is_dir():
+        return _read_file(table)
+    found = [_read_file(str(file)) for file in raw_files(Path(table))]
+    try:
+        return pa.concat_tables(found, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ContractError(f"the files of {table} do not fit together: {str(error).splitlines()[0]}") from error
+
+
+def _read_file(table: str) -> pa.Table:
     suffix = Path(table.partition("?")[0]).suffix.lower()
     if suffix not in (".csv", ".parquet", ".pq"):
         raise Misconfigured(f"{table}: a .csv or .parquet file is read")

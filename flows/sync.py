@@ -46,7 +46,7 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
 def found_again(model: str, source: str | None = None, branch: str | None = None) -> list[Ingested] | None:
     """Give what `ingest` would where it has nothing to read and nothing to do; otherwise None."""
     definition, settings = catalog.load(model), load_settings()
-    files = raw_files(definition, source)
+    files = files_to_ingest(definition, source)
     if not assemble(settings).has_lake(model):
         return None
     found = []
@@ -62,17 +62,17 @@ def found_again(model: str, source: str | None = None, branch: str | None = None
     return found
 
 
-def raw_files(definition: Model, source: str | None) -> list[Path]:
-    """List what to ingest, by name: a file or a folder's files; without a source, the model's sample.
-
-    Raises: `NotFound`, `DefinitionError`.
-    """
+def files_to_ingest(definition: Model, source: str | None) -> list[Path]:
+    """List what to ingest, by name; without a source, the model's sample. Raises: `NotFound`, `DefinitionError`."""
     if source is not None:
-        place = Path(source)
-    elif definition.sample is not None:
-        place = definition.sample.folder
-    else:
-        raise DefinitionError(f"model {definition.name} has no sample data; name a file or folder to ingest")
+        return raw_files(Path(source))
+    if definition.sample is not None:
+        return raw_files(definition.sample.folder)
+    raise DefinitionError(f"model {definition.name} has no sample data; name a file or folder to ingest")
+
+
+def raw_files(place: Path) -> list[Path]:
+    """List a file, or a folder's files, by name. Raises: `NotFound`."""
     if place.is_file():
         return [place]
     if not place.exists():

@@ -43,7 +43,7 @@ class Draft:
     task: Task
     rows: int
     span_days: float | None
-    """From the first moment to the last; None without a time."""
+    """Within which nearly all moments lie; None without a time."""
     seen: dict[str, str] = field(default_factory=dict)
     """What each column holds, by name."""
     left_out: dict[str, str] = field(default_factory=dict)
@@ -184,8 +184,8 @@ def _seconds(values: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.int
 
 
 def _span_s(values: pa.ChunkedArray) -> int:
-    seconds = _seconds(values)
-    return int(seconds.max() - seconds.min())
+    first, last = np.quantile(_seconds(values), [0.005, 0.995])  # a few are often centuries off
+    return int(last - first)
 
 
 def _useless(values: pa.ChunkedArray, target: pa.ChunkedArray) -> str:
@@ -199,9 +199,9 @@ def _useless(values: pa.ChunkedArray, target: pa.ChunkedArray) -> str:
         return f"{what}: let `prepare` make numbers of it"
     if _is_number(values.type) and not len(_finite(values)):
         return "no finite number in any row"
-    distinct = pc.count_distinct(values).as_py()
-    if distinct == 1 and present == len(values):
-        return f"{values[0].as_py()!r} in each row"
+    distinct = pc.count_distinct(pc.drop_null(values)).as_py()
+    if distinct == 1:
+        return f"{pc.drop_null(values)[0].as_py()!r} in each row" + ("" if present == len(values) else ", or empty")
     is_name = pa.types.is_integer(values.type) or _is_text(values.type)
     if is_name and distinct == present and present > 20 and not _says(values, target):
         return "another value in each row, as an id has"

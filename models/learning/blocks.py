@@ -8,6 +8,9 @@ from torch import Tensor, nn
 _ENOUGH_VALUES = 100_000
 """Their quantiles are within a fiftieth of a deviation of those of any more."""
 
+_SIXTHS = 7
+"""Quantiles that cut values into six equal parts; the outer ones are about a deviation away from the middle."""
+
 
 class PiecewiseLinear(nn.Module):
     """Encodes each number by how far it has come through each of B bins that held equally many training values.
@@ -58,25 +61,28 @@ class Periodic(nn.Module):
 
 
 class Standardised(nn.Module):
-    """Gives each number the mean 0 and the deviation 1 that it had on the training rows, and 0 where there is none."""
+    """Shifts and stretches each number so that most training values lie within -1 and 1; 0 where there is none.
 
-    mean_F: Tensor
-    deviation_F: Tensor
+    By quantiles, which a few values far off do not move; what lies beyond ten times that counts as ten.
+    """
+
+    middle_F: Tensor
+    spread_F: Tensor
 
     def __init__(self, values_NF: Tensor) -> None:
         super().__init__()
-        present_NF = ~torch.isnan(values_NF)
-        count_F = present_NF.sum(dim=0).clamp_min(1)
-        known_NF = values_NF.double().nan_to_num()
-        mean_F = known_NF.sum(dim=0) / count_F
-        squares_F = torch.where(present_NF, (known_NF - mean_F).square(), 0.0).sum(dim=0) / count_F
-        deviation_F = torch.where(squares_F > 0, squares_F.sqrt(), 1.0)
-        self.register_buffer("mean_F", mean_F.float())
-        self.register_buffer("deviation_F", deviation_F.float())
+        found_FQ = torch.stack(
+            [_quantiles(values_N, _SIXTHS) for values_N in values_NF.unbind(1)] or [torch.zeros(_SIXTHS)]
+        )
+        found_FQ = found_FQ[: values_NF.shape[1]]
+        low_F, high_F, whole_F = found_FQ[:, 1], found_FQ[:, -2], found_FQ[:, -1] - found_FQ[:, 0]
+        spread_F = torch.where(high_F > low_F, (high_F - low_F) / 2, whole_F)
+        self.register_buffer("middle_F", found_FQ[:, _SIXTHS // 2].clone())
+        self.register_buffer("spread_F", torch.where(spread_F > 0, spread_F, 1.0))
 
     def forward(self, values_NF: Tensor) -> Tensor:
         """Give [N, F]."""
-        return replace_missing((values_NF - self.mean_F) / self.deviation_F, 0.0)
+        return replace_missing(((values_NF - self.middle_F) / self.spread_F).clamp(-10.0, 10.0), 0.0)
 
 
 class Residual(nn.Module):

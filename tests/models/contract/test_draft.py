@@ -69,6 +69,7 @@ def test_gaps_make_a_column_nullable_and_are_told() -> None:
     [
         (["x"] * ROWS, "'x' in each row"),
         ([None] * ROWS, "empty in each row"),
+        ([None, 5] * (ROWS // 2), "5 in each row, or empty"),
         ([float("nan")] * ROWS, "no finite number in any row"),
         (list(range(ROWS)), "another value in each row, as an id has"),
         ([f"name {place}" for place in range(ROWS)], "another value in each row, as an id has"),
