@@ -16,9 +16,8 @@ from infra.dataset import LABELS, PREDICTIONS, Dataset, known_rows, table_prefix
 from infra.errors import NotFound
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
-from infra.provenance import code_commit, environment_digest
+from infra.provenance import code_commit, distributions, environment_digest
 from infra.settings import load_settings
-from infra.tracking import Run
 from models.bundle import Bundle, Card, DataReference, Origin, bundle_folder
 from models.errors import ContractError, DefinitionError
 from models.learning.settings import Setting, TrainingSettings
@@ -181,7 +180,7 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     except BaseException:
         tracked.finish({}, {}, failed=True)
         raise
-    bundle = _bundle(definition, plan, dataset, split, trained, commit, tracked)
+    bundle = _bundle(definition, plan, dataset, split, trained, commit, tracked.reference)
     registered = register(lake, branch, bundle)
     checkpoints.remove()
     tracked.finish(trained.metrics, bundle.files())
@@ -271,7 +270,7 @@ def _bundle(
     split: "Split",
     trained: "Trained",
     commit: str,
-    tracked: Run,
+    tracker_run: str,
 ) -> Bundle:
     digest = hashlib.sha256(trained.onnx).hexdigest()
     card = Card(
@@ -298,7 +297,9 @@ def _bundle(
             source_digest=catalog.sources(),
             environment_digest=environment_digest(),
             flow_run=flow_run_name(),
-            tracker_run=tracked.reference,
+            tracker_run=tracker_run,
+            distributions=distributions(),
+            computed=trained.computed,
         ),
         metrics=trained.metrics,
         slices=trained.slices,

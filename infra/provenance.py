@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -22,12 +23,35 @@ def source_digest(catalog: Path | None = None, root: Path = ROOT) -> str:
 
 
 @cache
-def environment_digest() -> str:
-    """Digest of the installed distributions and their versions (16 hexadecimal digits)."""
+def distributions() -> tuple[str, ...]:
+    """List the installed distributions, `name==version` each, in order."""
     notes = [found.metadata for found in metadata.distributions()]
     # An installation that was broken off leaves a folder that names nothing
-    installed = sorted({f"{note['Name'].lower()}=={note['Version']}" for note in notes if "Name" in note})
-    return hashlib.sha256("\n".join(installed).encode()).hexdigest()[:16]
+    return tuple(sorted({f"{note['Name'].lower()}=={note['Version']}" for note in notes if "Name" in note}))
+
+
+def environment_digest() -> str:
+    """Digest of the installed distributions and their versions (16 hexadecimal digits)."""
+    return hashlib.sha256("\n".join(distributions()).encode()).hexdigest()[:16]
+
+
+def changes(then: Sequence[str], now: Sequence[str]) -> tuple[str, ...]:
+    """Say, a line each, which distributions are there in another version, or in one of two environments alone."""
+    before, after = _by_name(then), _by_name(now)
+    return tuple(
+        f"{name} {before.get(name, 'absent')} then, {after.get(name, 'absent')} now"
+        for name in sorted(before | after)
+        if before.get(name) != after.get(name)
+    )
+
+
+def _by_name(installed: Sequence[str]) -> dict[str, str]:
+    """Give versions by name; of a name that is installed twice, both."""
+    found: dict[str, str] = {}
+    for one in installed:
+        name, _, version = one.partition("==")
+        found[name] = f"{found[name]} and {version}" if name in found else version
+    return found
 
 
 @cache

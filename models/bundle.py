@@ -38,6 +38,22 @@ class DataReference(msgspec.Struct, frozen=True, kw_only=True):
     """Rows known from it on, until the card's `as_of`, judged. None: see `validation_from`."""
 
 
+class Computed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training was computed on; on another the same weights are not promised."""
+
+    device: str
+    """`cpu`, `cuda` or `mps`."""
+    processor: str
+    """The GPU's name; of a CPU its name and the instructions that torch uses of it."""
+    threads: int
+    """CPU threads of each process."""
+    processes: int
+    """How many trained together."""
+    torch: str
+    """torch's version, with the name of its build."""
+    python: str
+
+
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Which code, environment and runs made a bundle."""
 
@@ -49,6 +65,10 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Digest of the installed distributions and their versions."""
     flow_run: str
     tracker_run: str
+    distributions: tuple[str, ...] = ()
+    """What the environment's digest is of, `name==version` each; none in cards of before it was kept."""
+    computed: Computed | None = None
+    """None in cards of before it was kept."""
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True):

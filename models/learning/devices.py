@@ -1,12 +1,15 @@
 """Where torch computes, and that it computes the same again."""
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from models.bundle import Computed
 from models.errors import DefinitionError
 
 
@@ -28,6 +31,30 @@ def choose_device(wanted: str) -> torch.device:
             )
         return torch.device("cuda", int(place))
     return torch.device(wanted)
+
+
+def describe(device: torch.device, threads: int, processes: int) -> Computed:
+    """Name all of what computes that weights depend on."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cpu()}, {capability}"
+    return Computed(
+        device=device.type,
+        processor=processor,
+        threads=threads,
+        processes=processes,
+        torch=str(torch.__version__),  # of a class of its own, which no card can keep
+        python=platform.python_version(),
+    )
+
+
+def _cpu() -> str:
+    """Name this machine's processor; its kind alone where the system gives no name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:
+        return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
 @contextmanager

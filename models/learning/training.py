@@ -11,13 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from models.bundle import Parity
+from models.bundle import Computed, Parity
 from models.contract.answers import losses, places, shape
 from models.contract.columns import Contract, Number
 from models.contract.table import time_part, to_columns
 from models.errors import BundleError, DefinitionError, ParityFailed
 from models.learning import evaluation, loop
-from models.learning.devices import choose_device, repeatable
+from models.learning.devices import choose_device, describe, repeatable
 from models.learning.examples import Examples, HeldRows
 from models.learning.export import as_tensors, check_parity, export
 from models.learning.loop import Checkpoints, Fitted, Report
@@ -46,6 +46,7 @@ class Trained:
     metrics: dict[str, float]
     slices: dict[str, dict[str, float]]
     parity: Parity
+    computed: Computed
     fitted: Fitted
 
 
@@ -76,7 +77,8 @@ def train(
     model.naive_answers(split.train, split.test)  # what the definition gives wrongly is better said before training
     slices = model.sliced(split.test)
     with repeatable(settings.seed, threads):
-        fitted = fit(model, split, settings, choose_device(device), warm_start, report, checkpoints)
+        chosen = choose_device(device)
+        fitted = fit(model, split, settings, chosen, warm_start, report, checkpoints)
         held_out = len(split.validation) + len(split.test)
         judged = pd.concat([split.train, split.validation, split.test]).tail(max(held_out, PARITY_ROWS))
         columns = to_columns(contract, judged)
@@ -95,6 +97,7 @@ def train(
         metrics=evaluation.measure(contract.target, tested, truth),
         slices=evaluation.measure_slices(contract.target, tested, truth, slices),
         parity=parity,
+        computed=describe(chosen, threads, current().size),
         fitted=fitted,
     )
 

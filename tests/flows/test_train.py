@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import torch
 
 from flows.ingest import ingest
 from flows.train import train
@@ -12,7 +13,7 @@ from infra import registry
 from infra.checkpoints import FileCheckpoints
 from infra.dataset import known_rows
 from infra.errors import NotFound
-from infra.provenance import code_commit, environment_digest, source_digest
+from infra.provenance import code_commit, distributions, environment_digest, source_digest
 from models.bundle import FILES
 from models.catalog.taxi_eta import MODEL
 from models.errors import ContractError, Refused
@@ -41,6 +42,9 @@ def test_a_bundle_names_code_data_environment_and_runs(trained: Path) -> None:
     assert [entry.path for entry in lake().list(card.data.commit, "data/")] == list(card.data.paths)
     assert (card.origin.source_digest, card.origin.environment_digest) == (source_digest(), environment_digest())
     assert card.origin.code_commit == code_commit()
+    assert card.origin.distributions == distributions()
+    assert card.origin.computed is not None
+    assert (card.origin.computed.threads, card.origin.computed.torch) == (1, torch.__version__)
     assert card.origin.flow_run != "none"
     project, _, run = card.origin.tracker_run.partition("/")
     assert project == "okruh-taxi_eta"

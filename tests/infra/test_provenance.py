@@ -1,8 +1,10 @@
 """Which code and environment are running: the same while nothing changes, another when something does."""
 
+import hashlib
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -129,9 +131,9 @@ def digest_with(folder: Path, installed: str, version: str | None, monkeypatch: 
         (note / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {installed}\nVersion: {version}\n")
     with monkeypatch.context() as changed:
         changed.setattr(sys, "path", [*sys.path, str(folder)])
-        provenance.environment_digest.cache_clear()
+        provenance.distributions.cache_clear()
         digest = provenance.environment_digest()
-    provenance.environment_digest.cache_clear()
+    provenance.distributions.cache_clear()
     return digest
 
 
@@ -150,3 +152,22 @@ def test_an_installation_that_was_broken_off_does_not_count(tmp_path: Path, monk
     bare = provenance.environment_digest()
 
     assert digest_with(tmp_path, "more", None, monkeypatch) == bare
+
+
+def test_says_which_distributions_are_others() -> None:
+    then = ("numpy==2.2.0", "pandas==3.0.1", "setuptools==70.0", "setuptools==80.0", "torch==2.13.0")
+    now = ("numpy==2.3.1", "pandas==3.0.1", "setuptools==80.0", "torch==2.13.0", "zstd==1.0")
+
+    assert provenance.changes(then, now) == (
+        "numpy 2.2.0 then, 2.3.1 now",
+        "setuptools 70.0 and 80.0 then, 80.0 now",
+        "zstd absent then, 1.0 now",
+    )
+    assert provenance.changes(now, now) == ()
+
+
+def test_the_environments_digest_is_of_its_distributions() -> None:
+    listed = provenance.distributions()
+
+    assert f"torch=={metadata.version('torch')}" in listed
+    assert provenance.environment_digest() == hashlib.sha256("\n".join(listed).encode()).hexdigest()[:16]

@@ -90,3 +90,12 @@ def test_refuses_a_card_that_cannot_be_read(make_bundle: BundleMaker, before: by
 
 def test_each_version_has_its_folder() -> None:
     assert bundle_folder("v1") == "bundles/v1"
+
+
+def test_reads_a_card_of_before_the_environments_list_and_the_processor_were_kept(make_bundle: BundleMaker) -> None:
+    card = make_bundle().card
+    older = msgspec.to_builtins(card)
+    del older["origin"]["distributions"], older["origin"]["computed"]
+
+    assert decode_card(msgspec.json.encode(older)) == card
+    assert (card.origin.distributions, card.origin.computed) == ((), None)

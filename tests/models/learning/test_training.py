@@ -1,5 +1,6 @@
 """One training: what it yields fits together, and the test rows stay unseen."""
 
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -179,3 +180,11 @@ def test_one_test_row_is_enough_to_train(ride_model: Model, split: Split) -> Non
 def test_refuses_a_graph_beyond_the_tolerance(ride_model: Model, split: Split) -> None:
     with pytest.raises(ParityFailed):
         train(replace(ride_model, parity_tolerance=-1.0), split, SETTINGS, device="cpu", threads=1)
+
+
+def test_says_what_it_was_computed_on(trained: Trained) -> None:
+    computed = trained.computed
+
+    assert (computed.device, computed.threads, computed.processes) == ("cpu", 1, 1)
+    assert (computed.torch, computed.python) == (torch.__version__, platform.python_version())
+    assert computed.processor.endswith(f", {torch.backends.cpu.get_cpu_capability()}")
