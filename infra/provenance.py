@@ -1,6 +1,7 @@
 """Which code and which environment are running: what ties a bundle to them."""
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Sequence
 from functools import cache
@@ -8,14 +9,15 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-_PACKAGES = ("models", "infra", "flows")
+PACKAGES = ("models", "infra", "flows")
+"""Folders of the sources that decide a step's result."""
 
 
 @cache
 def source_digest(catalog: Path | None = None, root: Path = ROOT) -> str:
     """Digest of the Python sources that decide a step's result, a catalog beside them too (16 hexadecimal digits)."""
     digest = hashlib.sha256()
-    folders = [(root, root / package) for package in _PACKAGES] + ([(catalog, catalog)] if catalog else [])
+    folders = [(root, root / package) for package in PACKAGES] + ([(catalog, catalog)] if catalog else [])
     for base, folder in folders:
         for file in sorted(folder.rglob("*.py")):
             digest.update(file.relative_to(base).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
@@ -61,21 +63,23 @@ def code_commit(root: Path = ROOT) -> str:
     Sources that are installed somewhere within another project's checkout are not part of it.
     """
     try:
-        if not _git(root, "ls-files", *_PACKAGES):
+        if not git(root, "ls-files", *PACKAGES):
             return "unknown"
-        commit = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-        untracked = _git(root, "ls-files", "--others", "--exclude-standard", *(f"{name}/*.py" for name in _PACKAGES))
+        commit = git(root, "rev-parse", "HEAD")
+        changed = git(root, "status", "--porcelain", "--untracked-files=no")
+        untracked = git(root, "ls-files", "--others", "--exclude-standard", *(f"{name}/*.py" for name in PACKAGES))
         return f"{commit}+dirty" if changed or untracked else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def _git(root: Path, *arguments: str) -> str:
+def git(root: Path, *arguments: str, **variables: str) -> str:
+    """Run git on a checkout and give what it prints. Raises: `OSError`, `CalledProcessError`."""
     done = subprocess.run(  # noqa: S603
         ["git", "-C", str(root), *arguments],  # noqa: S607
         check=True,
         capture_output=True,
         text=True,
+        env={**os.environ, **variables},
     )
     return done.stdout.strip()
