@@ -324,6 +324,35 @@ def lineage(
     _show(run(model, subject, branch), screens.lineage, as_json)
 
 
+@app.command()
+def reproduce(
+    model: ModelName,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A registered version.")],
+    tolerance: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="By which anything may differ in what is equal; without it, 0.01."),
+    ] = None,
+    code: Annotated[
+        str | None, typer.Option(metavar="COMMIT", help="Train by its code instead of the recorded one.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Train on auto, cpu, cuda or mps instead of as recorded.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Commit the report to the lake.")] = False,
+    branch: Branch = None,
+    as_json: Json = False,
+) -> None:
+    """Train a version again by its recorded code, and compare; exit 3 where it is different."""
+    from flows.reproduce import reproduce as run
+    from models.deciding.reproduction import TOLERANCE
+
+    share = TOLERANCE if tolerance is None else tolerance
+    with waiting(f"training {version} again"):
+        done = run(model, version, branch, tolerance=share, code=code, device=device, keep=keep)
+    _show(done, screens.reproduced, as_json)
+    raise typer.Exit(REFUSED if done.verdict == "different" else DONE)
+
+
 @app.command("data-diff")
 def data_diff(
     model: ModelName,

@@ -15,7 +15,7 @@ from infra.journal.journal import Journal
 from infra.lake import copying
 from infra.lake.protocol import Lake
 from infra.settings import load_settings
-from models.bundle import bundle_folder
+from models.bundle import Computed, bundle_folder
 from models.contract.answers import recorded, told
 
 
@@ -49,6 +49,8 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     code_commit: str
     source_digest: str
     environment_digest: str
+    computed: Computed | None
+    """On what it was computed; None where the card is of before it was kept."""
     flow_run: str
     tracker_run: str
     promoted_at: datetime | None
@@ -120,6 +122,7 @@ def _of_version(model: str, lake: Lake, branch: str, version: str, prediction: A
         code_commit=card.origin.code_commit,
         source_digest=card.origin.source_digest,
         environment_digest=card.origin.environment_digest,
+        computed=card.origin.computed,
         flow_run=card.origin.flow_run,
         tracker_run=card.origin.tracker_run,
         promoted_at=verdict.at if verdict else None,

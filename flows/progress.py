@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -20,20 +20,39 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from models.learning.loop import Progress as Training
+
+class Training(Protocol):
+    """How far a training is; `models.learning.loop.Progress` is one, and says what each figure is."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def batch_rows(self) -> int: ...
+
+    @property
+    def train_loss(self) -> float: ...
 
 
-_training: ContextVar["Callable[[Training], None]"] = ContextVar("training", default=lambda _: None)
+_training: ContextVar[Callable[[Training], None]] = ContextVar("training", default=lambda _: None)
 
 
-def trainings_shown() -> "Callable[[Training], None]":
+def trainings_shown() -> Callable[[Training], None]:
     """Give what shows how far a training has come, if anybody looks."""
     return _training.get()
 
 
 @contextmanager
-def _trainings_shown_by(show: "Callable[[Training], None]") -> Iterator[None]:
+def _trainings_shown_by(show: Callable[[Training], None]) -> Iterator[None]:
     token = _training.set(show)
     try:
         yield
@@ -41,7 +60,7 @@ def _trainings_shown_by(show: "Callable[[Training], None]") -> Iterator[None]:
         _training.reset(token)
 
 
-def _said(training: "Training") -> str:
+def _said(training: Training) -> str:
     return f"epoch {training.epoch} of {training.epochs}, loss {training.train_loss:.4g}"
 
 
@@ -66,7 +85,7 @@ def waiting(doing: str) -> Iterator[None]:
     with Bars(*columns, console=console, transient=True) as bars:
         task = bars.add_task(doing, total=None, saying="")
 
-        def show(training: "Training") -> None:
+        def show(training: Training) -> None:
             speed = bars.tasks[task].speed
             rate = f", {speed * training.batch_rows:,.0f} rows/s" if speed else ""
             bars.update(task, completed=training.step, total=training.steps, saying=_said(training) + rate)

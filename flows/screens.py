@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flows.monitor import Monitored
     from flows.new import Drafted
     from flows.predict import Predicted
+    from flows.reproduce import Environment, Reproduced
     from flows.retrain import Retrained
     from flows.rollback import RolledBack
     from flows.status import Line, Standing, Status
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from infra.bentos import Built
     from infra.lake.copying import Copied
     from infra.lake.protocol import Collected
+    from models.bundle import Computed
+    from models.deciding.reproduction import Difference
     from models.deciding.rollout import Challenger, Compared
     from models.deciding.verdict import PromotionReport
 
@@ -409,6 +412,7 @@ def _of_origin(result: "Lineage") -> dict[str, str]:
         "code": f"git commit {result.code_commit}",
         "sources": result.source_digest,
         "environment": result.environment_digest,
+        "computed on": _of_computed(result.computed) if result.computed else "not known",
         "seed": str(result.seed),
         "flow run": result.flow_run,
         "tracker run": result.tracker_run or "none",
@@ -416,6 +420,48 @@ def _of_origin(result: "Lineage") -> dict[str, str]:
     if result.promoted_at is not None:
         fields["promoted"] = f"{result.promoted_at:%Y-%m-%d %H:%M} UTC: {'; '.join(result.promoted_because)}"
     return fields
+
+
+def reproduced(result: "Reproduced") -> None:
+    """Show a verdict, the conditions that it was come to under, and of each part where it first differs."""
+    verdict, style = {
+        "identical": ("identical", "green"),
+        "equal": (f"equal: nothing differs by more than {result.tolerance:g} of its size", "green"),
+        "different": (f"different: something differs by more than {result.tolerance:g} of its size, or in kind", "red"),
+    }[result.verdict]
+    _print_prose(f"{result.version} trained again is ", verdict, style=style, indent=2)
+    recorded = "" if result.code.recorded in result.code.used else f" (recorded: {result.code.recorded})"
+    sources = "" if result.code.same_sources else "; its sources are not those recorded"
+    _print_fields({"code": f"{result.code.used}{recorded}{sources}"} | _of_environment(result.environment))
+    _print("")
+    table = _table("part", "verdict", "differ", "of", "largest share", numbers=("differ", "of", "largest share"))
+    for part in result.parts:
+        share = "" if part.largest_share is None else f"{part.largest_share:.3g}"
+        table.add_row(part.name, part.likeness, f"{part.differing:,}", f"{part.compared:,}", share)
+    _print_table(table)
+    for part in result.parts:
+        if part.first is not None:
+            _print_prose(f"first of {part.name}: ", _of_difference(part.first), style="bold", indent=2)
+    _print(f"took {result.seconds:.0f} s")
+    if result.report:
+        _print(f"kept as {result.report} on branch {result.branch}")
+
+
+def _of_environment(found: "Environment") -> dict[str, str]:
+    installed = "as recorded" if found.same_distributions else some(found.distributions)
+    on = _of_computed(found.computed_now) if found.computed_now else "not known"
+    return {"environment": installed, "computed on": f"{on}: {'; '.join(found.computed) or 'as recorded'}"}
+
+
+def _of_computed(one: "Computed") -> str:
+    threads = f"{one.threads} thread{'' if one.threads == 1 else 's'}"
+    processes = f", {one.processes} processes" if one.processes > 1 else ""
+    return f"{one.device} ({one.processor}), {threads}{processes}, torch {one.torch}, Python {one.python}"
+
+
+def _of_difference(first: "Difference") -> str:
+    share = "" if first.share is None else f", {first.share:.3g} of its size"
+    return f"{first.what}: {first.then} then, {first.now} now{share}"
 
 
 def _tables(paths: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from infra import registry
 from infra.assembly import assemble
 from infra.dataset import LABELS, PREDICTIONS, Dataset, known_rows, table_prefix
 from infra.errors import NotFound
+from infra.lake import copying
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.provenance import code_commit, distributions, environment_digest
@@ -24,7 +25,7 @@ from models.learning.settings import Setting, TrainingSettings
 from models.model import Model
 
 if TYPE_CHECKING:
-    from models.learning.loop import Progress
+    from models.learning.loop import Progress, Report
     from models.learning.splits import Split
     from models.learning.training import Trained
 
@@ -201,6 +202,46 @@ def take_part(task: dict[str, Any]) -> None:
         device=settings.device,
         threads=settings.train_threads,
         warm_start=warm,
+    )
+
+
+def train_again(model: str, version: str, ref: str, report: "Report") -> Bundle:
+    """Train a registered version once more, by its card alone; nothing is registered, tracked or kept.
+
+    Args:
+        ref: where in the lake the version is.
+        report: takes how far it has come.
+    """
+    from models.learning import training
+    from models.learning.world import current
+
+    settings, definition = load_settings(), definitions.load(model)
+    lake = assemble(settings).existing_lake(model)
+    card = registry.load_card(lake, ref, version)
+    plan, commit = recipe_of(card), copying.known_as(lake, card.data.commit)
+    current().tell(as_json(Task(model=model, recipe=plan, commit=commit)))
+    dataset, split, warm = _read(definition, lake, commit, plan)
+    trained = training.train(
+        definition,
+        split,
+        msgspec.convert(plan.settings, TrainingSettings),
+        device=settings.device,
+        threads=settings.train_threads,
+        warm_start=warm,
+        report=report,
+    )
+    return _bundle(definition, plan, dataset, split, trained, commit, "")
+
+
+def recipe_of(card: Card) -> Recipe:
+    """Give the recipe that a bundle was trained by."""
+    return Recipe(
+        as_of=card.as_of,
+        learn_from=card.data.learn_from,
+        validation_from=card.data.validation_from,
+        test_from=card.data.test_from,
+        settings=card.settings,
+        warm_start=card.warm_start,
     )
 
 

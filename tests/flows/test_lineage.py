@@ -35,6 +35,7 @@ def test_traces_an_answer_to_data_code_and_runs(trained: Path) -> None:
     assert (found.version, found.onnx_digest) == (champion(), card.onnx_digest)
     assert (found.data_commit, found.partitions) == (card.data.commit, card.data.paths)
     assert (found.code_commit, found.environment_digest) == (card.origin.code_commit, card.origin.environment_digest)
+    assert found.computed == card.origin.computed
     assert (found.flow_run, found.tracker_run) == (card.origin.flow_run, card.origin.tracker_run)
     assert (found.promoted_at, found.branch) == (AS_OF, "main")
     assert found.promoted_because[0].startswith("error ")

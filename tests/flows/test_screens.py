@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from io import StringIO
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -9,14 +10,20 @@ import pytest
 
 from flows import screens
 from flows.lineage import Answered, Lineage
+from flows.reproduce import Code, Environment, Reproduced
 from flows.rollback import RolledBack
 from flows.status import Line, Standing, Status
 from flows.sync import Ingested
+from models.bundle import Computed
+from models.deciding.reproduction import Difference, Part
 from models.deciding.rollout import Compared, challenge
 from models.deciding.verdict import PromotionReport
 from models.watching.profile import describe_loss
 
 COMMIT, DIGEST = "c0" * 32, "d1" * 32
+COMPUTED = Computed(
+    device="cpu", processor="AMD EPYC, AVX512", threads=1, processes=1, torch="2.13.0+cpu", python="3.11.7"
+)
 REASON = "error 2.944 against 3.379 of naive (12.9% smaller) on 3404 rows not trained on; gain beyond 0.5% is certain"
 
 
@@ -58,6 +65,7 @@ def chain(prediction: Answered | None, partitions: tuple[str, ...]) -> Lineage:
         code_commit="unknown",
         source_digest="cea2e2aff283be3c",
         environment_digest="cbe22a0759a723ee",
+        computed=COMPUTED,
         flow_run="inventive-chihuahua 57177dc5-194c-4e23-af16-cd2d06aaf7f0",
         tracker_run="",
         promoted_at=datetime(2018, 3, 1, 5, tzinfo=UTC),
@@ -209,6 +217,7 @@ def test_lineage_begins_with_the_answer_and_prints_its_row_as_it_is(capsys: pyte
         f"row           {row.decode()}",
     ]
     assert "partitions    1: data/trips/2018-01.parquet" in shown
+    assert "computed on   cpu (AMD EPYC, AVX512), 1 thread, torch 2.13.0+cpu, Python 3.11.7" in shown
 
 
 def test_rollback_names_both_versions(capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,3 +282,80 @@ def test_a_promotion_says_whose_trial_it_ended(capsys: pytest.CaptureFixture[str
     screens.judged(report)
 
     assert capsys.readouterr().out == "v4 promoted\n  it is better\nthe trial of v3 has ended\n"
+
+
+def reproduced(**changes: Any) -> Reproduced:
+    same = Part(name="data", likeness="identical", compared=5, differing=0, first=None, largest_share=None)
+    found = Reproduced(
+        at=datetime(2018, 4, 1, tzinfo=UTC),
+        model="taxi_eta",
+        branch="main",
+        version="20180301-d2176e30",
+        verdict="identical",
+        tolerance=1e-3,
+        parts=(same,),
+        code=Code(recorded=COMMIT, used=f"git commit {COMMIT}", same_sources=True),
+        environment=Environment(same_distributions=True, distributions=(), computed=(), computed_now=COMPUTED),
+        seconds=12.6,
+    )
+    return msgspec.structs.replace(found, **changes)
+
+
+def test_an_identical_reproduction_says_by_what_and_on_what_it_was_made(capsys: pytest.CaptureFixture[str]) -> None:
+    screens.reproduced(reproduced())
+
+    assert [row.rstrip() for row in capsys.readouterr().out.splitlines()] == [
+        "20180301-d2176e30 trained again is identical",
+        f"code          git commit {COMMIT}",
+        "environment   as recorded",
+        "computed on   cpu (AMD EPYC, AVX512), 1 thread, torch 2.13.0+cpu, Python 3.11.7: as recorded",
+        "",
+        "part  verdict    differ  of  largest share",
+        "data  identical       0   5",
+        "took 13 s",
+    ]
+
+
+def test_a_reproduction_that_differs_says_where_first_and_what_else_is_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    weight = Difference(what="hidden.weight", then="0.5 at [1, 2]", now="0.4", share=0.2)
+    node = Difference(what="node 3", then="a = Mul(b)", now="a = Div(b)", share=None)
+    parts = (
+        Part(name="weights", likeness="different", compared=11, differing=1, first=weight, largest_share=0.2),
+        Part(name="graph", likeness="different", compared=1_203, differing=2, first=node, largest_share=None),
+    )
+    environment = Environment(
+        same_distributions=False,
+        distributions=("numpy 2.2 then, 2.3 now",),
+        computed=("threads 2 then, 1 now",),
+        computed_now=msgspec.structs.replace(COMPUTED, threads=2, processes=4),
+    )
+    code = Code(recorded=f"{COMMIT}+dirty", used=f"git commit {DIGEST}", same_sources=False)
+
+    screens.reproduced(
+        reproduced(verdict="different", parts=parts, environment=environment, code=code, report="reports/r.json")
+    )
+
+    assert [row.rstrip() for row in capsys.readouterr().out.splitlines()] == [
+        "20180301-d2176e30 trained again is different: something differs by more than 0.001 of its size, or in kind",
+        f"code          git commit {DIGEST} (recorded: {COMMIT}+dirty); its sources are not those recorded",
+        "environment   numpy 2.2 then, 2.3 now",
+        "computed on   cpu (AMD EPYC, AVX512), 2 threads, 4 processes, torch 2.13.0+cpu, Python 3.11.7: "
+        "threads 2 then, 1 now",
+        "",
+        "part     verdict    differ     of  largest share",
+        "weights  different       1     11            0.2",
+        "graph    different       2  1,203",
+        "first of weights: hidden.weight: 0.5 at [1, 2] then, 0.4 now, 0.2 of its size",
+        "first of graph: node 3: a = Mul(b) then, a = Div(b) now",
+        "took 13 s",
+        "kept as reports/r.json on branch main",
+    ]
+
+
+def test_an_equal_reproduction_states_its_tolerance(capsys: pytest.CaptureFixture[str]) -> None:
+    screens.reproduced(reproduced(verdict="equal", tolerance=0.02))
+
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "20180301-d2176e30 trained again is equal: nothing differs by more than 0.02 of its size"

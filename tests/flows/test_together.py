@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.reproduce import reproduce
 from flows.train import train
 from infra import registry
 from infra.provenance import ROOT
@@ -34,3 +35,6 @@ def test_two_processes_train_and_one_registers(trained: Path) -> None:
     assert registry.load_card(lake(), "main", first["version"]).seed == 9
     assert first["metrics"]["mae"] == pytest.approx(alone.metrics["mae"], rel=0.02)
     assert first["metrics"]["rows"] == alone.metrics["rows"]
+    again_by_two = reproduce("taxi_eta", first["version"])
+    assert again_by_two.environment.computed_now is not None
+    assert (again_by_two.verdict, again_by_two.environment.computed_now.processes) == ("identical", 2)

@@ -1,0 +1,283 @@
+"""Reproduce: a version trained again is the same, and what is not is named, with all that was other about it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load
+
+from flows.forget import forget
+from flows.reproduce import REPORTS, Reproduced, reproduce
+from flows.train import Recipe, register, run_recipe, train
+from infra import registry
+from infra.errors import Misconfigured, NotFound
+from infra.provenance import ROOT, code_commit, source_digest
+from infra.selection import Selection
+from models.bundle import Origin
+from models.catalog.taxi_eta import MODEL
+from models.deciding.reproduction import Part
+from models.errors import BundleError, DefinitionError
+from tests.checkouts import git, nobodys_git
+from tests.flows.conftest import AS_OF, EPOCHS, champion, lake
+
+__all__ = ["nobodys_git"]  # a fixture
+
+LEARN_FROM = datetime(2020, 1, 15, 5, tzinfo=UTC)
+NOBODYS = "0" * 40
+
+
+def changed(version: str, name: str, **changes: object) -> str:
+    """Register a version again, under another name and with changes to its card."""
+    made = registry.load_bundle(lake(), "main", version)
+    card = msgspec.structs.replace(made.card, version=name, **changes)
+    register(lake(), "main", msgspec.structs.replace(made, card=card))
+    return name
+
+
+def origin_of(version: str, **changes: object) -> Origin:
+    return msgspec.structs.replace(registry.load_card(lake(), "main", version).origin, **changes)
+
+
+def part_of(done: Reproduced, name: str) -> Part:
+    return next(part for part in done.parts if part.name == name)
+
+
+def nothing_left(home: Path) -> bool:
+    return list((home / "tmp").glob("reproduce-*")) == []
+
+
+def test_a_warm_started_version_of_a_replay_is_identical_from_the_lake_alone(trained: Path) -> None:
+    lake().create_branch("loop-1", "main")
+    recipe = Recipe(
+        as_of=AS_OF,
+        learn_from=LEARN_FROM,
+        validation_from=datetime(2020, 2, 20, 5, tzinfo=UTC),
+        test_from=datetime(2020, 2, 20, 5, tzinfo=UTC),
+        settings=MODEL.retraining.training.with_changes(EPOCHS | {"seed": 3}).flat(),
+        warm_start=champion(),
+    )
+    version = run_recipe(MODEL, recipe, "loop-1").version
+    for folder in trained.iterdir():
+        if folder.name != "lake":
+            shutil.rmtree(folder)
+
+    done = reproduce("taxi_eta", version, keep=True)
+
+    assert [(part.name, part.likeness, part.differing) for part in done.parts] == [
+        (name, "identical", 0) for name in ("data", "weights", "graph", "metrics", "profile")
+    ]
+    assert (done.verdict, done.branch, done.code.recorded) == ("identical", "loop-1", code_commit())
+    assert done.code.same_sources
+    assert done.environment.same_distributions
+    assert (done.environment.distributions, done.environment.computed) == ((), ())
+    assert done.environment.computed_now == registry.load_card(lake(), "loop-1", version).origin.computed
+    assert registry.read_reports(lake(), "loop-1", REPORTS, Reproduced) == [done]
+    assert next(lake().log("loop-1")).metadata["verdict"] == "identical"
+    assert list(lake().list("main", REPORTS)) == []
+    assert {"cache", "checkpoints", "wandb"}.isdisjoint(path.name for path in trained.iterdir())
+    assert nothing_left(trained)
+
+
+def test_a_version_that_came_of_another_seed_is_different_and_the_first_tensor_is_named(trained: Path) -> None:
+    other = train("taxi_eta", AS_OF, overrides=EPOCHS | {"seed": 1}).version
+    forged = changed(other, "forged", seed=0, settings=registry.load_card(lake(), "main", champion()).settings)
+    before = lake().resolve("main")
+
+    done = reproduce("taxi_eta", forged)
+
+    weights, graph, metrics = (part_of(done, name) for name in ("weights", "graph", "metrics"))
+    assert (done.verdict, part_of(done, "data").likeness, weights.likeness) == ("different", "identical", "different")
+    made, was = registry.load_bundle(lake(), "main", champion()), registry.load_bundle(lake(), "main", other)
+    tensors = [load(one.state) for one in (was, made)]
+    name = next(one for one in sorted(tensors[0]) if (tensors[0][one] != tensors[1][one]).any())
+    before_N, after_N = (one[name].ravel() for one in tensors)
+    place = int(np.abs(after_N.astype(np.float64) - before_N).argmax())
+    assert weights.first is not None
+    assert (weights.first.what, weights.compared) == (name, len(tensors[0]))
+    assert weights.first.then.startswith(f"{before_N[place]:.9g} at [")
+    assert weights.first.now == f"{after_N[place]:.9g}"
+    assert weights.largest_share is not None
+    assert weights.largest_share > 0.5
+    assert graph.first is not None
+    assert graph.first.what.startswith("initializer network/")
+    assert metrics.first is not None
+    assert (metrics.first.what, metrics.first.then, metrics.first.now) == (
+        "mae",
+        f"{was.card.metrics['mae']:.9g}",
+        f"{made.card.metrics['mae']:.9g}",
+    )
+    assert done.report is None
+    assert lake().resolve("main") == before
+
+
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="the processor has one way to compute")
+def test_another_processor_and_another_environment_are_named_beside_what_they_change(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = tmp_path / "more" / "zstd.dist-info"
+    note.mkdir(parents=True)
+    (note / "METADATA").write_text("Metadata-Version: 2.1\nName: zstd\nVersion: 1.5\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "more"))
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+
+    done = reproduce("taxi_eta", champion(), tolerance=0.0)
+
+    assert done.verdict == part_of(done, "weights").likeness == "different"
+    share = part_of(done, "weights").largest_share
+    assert share is not None
+    assert 0 < share < 1e-2
+    assert not done.environment.same_distributions
+    assert done.environment.distributions == ("zstd absent then, 1.5 now",)
+    (other,) = done.environment.computed
+    assert other.startswith("processor ")
+    assert other.endswith(", DEFAULT now")
+
+
+def test_rows_that_were_forgotten_since_are_named_first(trained: Path) -> None:
+    gone = registry.load_card(lake(), "main", champion()).data.rows_train
+    selection = Selection.read(["pickup_zone=161"], None)
+    forget("taxi_eta", [], selection, "somebody", "a request", dry_run=False)
+
+    done = reproduce("taxi_eta", champion())
+
+    data = part_of(done, "data")
+    assert (done.verdict, data.likeness) == ("different", "different")
+    assert data.first is not None
+    assert (data.first.what, data.first.then) == ("rows to train on", f"{gone:,}")
+    assert int(data.first.now.replace(",", "")) < gone
+
+
+def test_a_training_that_fails_says_why(trained: Path) -> None:
+    settings = registry.load_card(lake(), "main", champion()).settings | {"learning_rate": 1e30}
+    version = changed(champion(), "wild", settings=settings)
+
+    with pytest.raises(BundleError, match=r"wild could not be trained again: .*lower the learning_rate, 1e\+30 now"):
+        reproduce("taxi_eta", version)
+
+    assert nothing_left(trained)
+
+
+def test_a_process_that_ends_without_a_word_is_told_by_its_last_one(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "prefect.py").write_text("raise RuntimeError('no such luck')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    with pytest.raises(BundleError, match="could not be trained again: RuntimeError: no such luck"):
+        reproduce("taxi_eta", champion())
+
+    assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("commit", "said"),
+    [
+        ("unknown", "it was made in no checkout, by sources of digest 0123, and those in "),
+        (f"{NOBODYS}+dirty", f"it was made with changes to {NOBODYS} that no commit has, by sources of digest 0123"),
+        (NOBODYS, f"commit {NOBODYS}, which made it, is not in the checkout "),
+    ],
+)
+def test_code_that_cannot_be_had_is_an_error_with_the_way_out(trained: Path, commit: str, said: str) -> None:
+    lost = changed(champion(), "lost", origin=origin_of(champion(), code_commit=commit, source_digest="0123"))
+
+    with pytest.raises(BundleError, match=f"lost cannot be trained again: {said}".replace("+", r"\+")) as raised:
+        reproduce("taxi_eta", lost)
+
+    assert str(raised.value).endswith(", or by other code: --code COMMIT")
+    assert nothing_left(trained)
+
+
+def test_what_nobody_knows_or_has_is_refused_before_anything_is_trained(trained: Path) -> None:
+    with pytest.raises(NotFound, match=f"no version 'pizza' here; the newest registered on main: {champion()}"):
+        reproduce("taxi_eta", "pizza")
+    with pytest.raises(DefinitionError, match="no model 'pizza_eta'"):
+        reproduce("pizza_eta", champion())
+    with pytest.raises(Misconfigured, match="--code pizza: git knows no such commit"):
+        reproduce("taxi_eta", champion(), code="pizza")
+    with pytest.raises(Misconfigured, match="there is no device 'abacus' here: reproduce it where there is one"):
+        reproduce("taxi_eta", champion(), device="abacus")
+    with pytest.raises(Misconfigured, match="tolerance 1: it is a share"):
+        reproduce("taxi_eta", champion(), tolerance=1.0)
+
+
+def test_makes_no_lake_where_there_is_none(home: Path) -> None:
+    with pytest.raises(NotFound, match="taxi_eta has no lake yet"):
+        reproduce("taxi_eta", "v1")
+
+    assert not (home / "lake").exists()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A checkout of our sources at a commit."""
+    root = tmp_path / "project"
+    for package in ("models", "infra", "flows"):
+        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", "*.parquet"))
+    git(tmp_path, "init", "--quiet", str(root))
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "--message", "as it was trained")
+    return root
+
+
+def command(project: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Give what runs `okruh reproduce taxi_eta` of a checkout."""
+
+    def run(*words: str) -> "subprocess.CompletedProcess[str]":
+        asked = [sys.executable, "-m", "flows.cli", "reproduce", "taxi_eta", *words]
+        return subprocess.run(asked, cwd=project, capture_output=True, text=True, timeout=300, check=False)
+
+    return run
+
+
+def commit(root: Path, file: str, text: str) -> str:
+    (root / file).write_text(text)
+    git(root, "commit", "--all", "--quiet", "--message", f"change {file}")
+    return git(root, "rev-parse", "HEAD")
+
+
+def test_later_code_trains_by_the_recorded_commit_and_by_its_own_where_that_is_asked_for(
+    trained: Path, project: Path
+) -> None:
+    recorded = git(project, "rev-parse", "HEAD")
+    origin = origin_of(champion(), code_commit=recorded)
+    assert origin.source_digest == source_digest(project)
+    version = changed(champion(), "of-a-commit", origin=origin)
+    loop = project / "models" / "learning" / "examples.py"
+    later = commit(project, "models/learning/examples.py", f"{loop.read_text()}\nBROKEN = 1\n")
+    okruh = command(project)
+
+    same, missing, by_head = okruh(version, "--json"), okruh("pizza"), okruh(version, "--code", "HEAD", "--json")
+
+    first, by_later = json.loads(same.stdout), json.loads(by_head.stdout)
+    assert (same.returncode, first["verdict"], first["code"]["used"]) == (0, "identical", f"git commit {recorded}")
+    assert (first["code"]["recorded"], first["code"]["same_sources"]) == (recorded, True)
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr.startswith("okruh: no version 'pizza' here; ")
+    assert (by_head.returncode, by_later["code"]["used"]) == (0, f"git commit {later}")
+    assert by_later["code"]["same_sources"] is False
+    assert git(project, "status", "--porcelain") == ""
+    assert nothing_left(trained)
+
+
+def test_code_of_before_says_since_when_code_can(trained: Path, project: Path) -> None:
+    able = git(project, "rev-parse", "HEAD")
+    git(project, "rm", "--quiet", "flows/train_again.py")
+    git(project, "commit", "--quiet", "--message", "as it was before")
+    before = git(project, "rev-parse", "HEAD")
+    version = changed(champion(), "of-before", origin=origin_of(champion(), code_commit=before))
+
+    done = command(project)(version)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"okruh: of-before cannot be trained again by git commit {before}: it has no flows/train_again.py yet, which "
+        f"code has from {able} on; what the present code makes of it says --code HEAD\n"
+    )
