@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from flows import catalog
 from flows.progress import Training, trainings_shown
 from infra import checkout, provenance, registry
 from infra.apart import run_apart
@@ -23,7 +24,6 @@ from infra.errors import Misconfigured, NotFound
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import Settings, load_settings
-from models import definitions
 from models.bundle import FILES, Bundle, Card, Computed
 from models.deciding.reproduction import TOLERANCE, Likeness, Part, compare, judge
 from models.errors import BundleError, DefinitionError
@@ -33,7 +33,7 @@ ENTRY = "flows/train_again.py"
 
 REPORTS = "reports/reproductions/"
 
-_PASSED = ("HOME", "LAKE", "LAKEFS_ACCESS_KEY_ID", "LAKEFS_SECRET_ACCESS_KEY")
+_PASSED = ("HOME", "CATALOG", "LAKE", "LAKEFS_ACCESS_KEY_ID", "LAKEFS_SECRET_ACCESS_KEY")
 """Settings that a fresh process is told, beside how to train; code of an earlier commit refuses those it lacks."""
 
 _OURS = "okruh: "
@@ -113,7 +113,7 @@ def reproduce(
     Raises: `NotFound` for a version that is not registered, `BundleError` where its code cannot be had or fails,
         `Misconfigured`, `DefinitionError`.
     """
-    definitions.load(model)
+    catalog.load(model)
     if not 0 <= tolerance < 1:
         raise Misconfigured(f"tolerance {tolerance:g}: it is a share, from 0 to below 1")
     settings = load_settings()
@@ -192,7 +192,7 @@ def _bring_code(card: Card, folder: Path, asked: str | None) -> str:
         folder.mkdir()
         checkout.check_out(commit, folder)
         used = f"git commit {commit}"
-    elif provenance.source_digest() == card.origin.source_digest:
+    elif catalog.sources() == card.origin.source_digest:
         checkout.copy_sources(folder)
         used = f"the sources in {provenance.ROOT}"
     else:
@@ -225,7 +225,7 @@ def _lost(card: Card) -> str:
     made = f"with changes to {commit.removesuffix('+dirty')} that no commit has" if "+" in commit else "in no checkout"
     return (
         f"it was made {made}, by sources of digest {card.origin.source_digest}, and those in {here} have "
-        f"{provenance.source_digest()}; do it where those sources are"
+        f"{catalog.sources()}; do it where those sources are"
     )
 
 
