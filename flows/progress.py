@@ -52,7 +52,8 @@ def trainings_shown() -> Callable[[Training], None]:
 
 
 @contextmanager
-def _trainings_shown_by(show: Callable[[Training], None]) -> Iterator[None]:
+def trainings_shown_by(show: Callable[[Training], None]) -> Iterator[None]:
+    """Have a function show how far the block's trainings have come."""
     token = _training.set(show)
     try:
         yield
@@ -90,7 +91,7 @@ def waiting(doing: str) -> Iterator[None]:
             rate = f", {speed * training.batch_rows:,.0f} rows/s" if speed else ""
             bars.update(task, completed=training.step, total=training.steps, saying=_said(training) + rate)
 
-        with _trainings_shown_by(show):
+        with trainings_shown_by(show):
             yield
 
 
@@ -146,7 +147,7 @@ class Progress:
         self._note = ""
         self._task = self._bars.add_task(name, total=total, saying="")
         try:
-            with _trainings_shown_by(lambda training: self.say(_said(training))):
+            with trainings_shown_by(lambda training: self.say(_said(training))):
                 yield
         finally:
             self._bars.remove_task(self._task)

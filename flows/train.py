@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -11,14 +11,16 @@ from flows import catalog
 from flows.orchestration import as_json, cached_step, flow, flow_run_name, run_cached, step_key
 from flows.progress import trainings_shown
 from infra import registry
-from infra.assembly import assemble
+from infra.assembly import Platform, assemble
 from infra.dataset import LABELS, PREDICTIONS, Dataset, known_rows, table_prefix
-from infra.errors import NotFound
+from infra.errors import NotFound, Unavailable
 from infra.lake import copying
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.provenance import code_commit, distributions, environment_digest
+from infra.runs import REPORTS, Begun, Ended, new_id
 from infra.settings import load_settings
+from infra.tracking.messages import Outcome
 from models.bundle import Bundle, Card, DataReference, Origin, bundle_folder
 from models.errors import ContractError, DefinitionError
 from models.learning.settings import Setting, TrainingSettings
@@ -150,24 +152,19 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     A training that was broken off goes on from its last checkpoint.
     """
     from models.learning import training
+    from models.learning.devices import choose_device
     from models.learning.world import current
 
     settings, definition = load_settings(), catalog.load(model)
     platform = assemble(settings)
     lake = platform.lake(model)
     plan = msgspec.convert(recipe, Recipe)
+    device = choose_device(settings.device).type
     current().tell(as_json(Task(model=model, recipe=plan, commit=commit)))
-    dataset, split, warm = _read(definition, lake, commit, plan)
-    config = {"as_of": str(plan.as_of), "data_commit": commit, "code_commit": code_commit(), **plan.settings}
-    tracked = platform.tracker().start(f"okruh-{model}", f"{plan.as_of:%Y-%m-%d}", config)
+    told = _Told(platform, definition, plan, commit, branch, _named(device, current().size))
     checkpoints = platform.checkpoints(model, key)
-    show = trainings_shown()
-
-    def report(progress: "Progress") -> None:
-        tracked.log(progress.figures(), progress.step)
-        show(progress)
-
     try:
+        dataset, split, warm = _read(definition, lake, commit, plan)
         trained = training.train(
             definition,
             split,
@@ -175,17 +172,106 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
             device=settings.device,
             threads=settings.train_threads,
             warm_start=warm,
-            report=report,
+            report=told.report,
             checkpoints=checkpoints,
         )
-    except BaseException:
-        tracked.finish({}, {}, failed=True)
+        bundle = _bundle(definition, plan, dataset, split, trained, commit, told.begun.tracker_run)
+        ended = told.ended(bundle)
+        registered = register(lake, branch, bundle, told.record.whole(ended))
+    except BaseException as error:
+        told.fail(error)
         raise
-    bundle = _bundle(definition, plan, dataset, split, trained, commit, tracked.reference)
-    registered = register(lake, branch, bundle)
     checkpoints.remove()
-    tracked.finish(trained.metrics, bundle.files())
+    told.finish(ended, bundle, registered)
     return as_json(Registered(version=bundle.card.version, metrics=trained.metrics, commit=registered))
+
+
+def _named(device: str, processes: int) -> str:
+    return device if processes == 1 else f"{processes} x {device}"
+
+
+_CONFIG = (
+    *("as_of", "learn_from", "branch", "data_commit", "code_commit", "source_digest", "environment_digest"),
+    *("warm_start", "device", "flow_run"),
+)
+"""What a tracker is told of a run's beginning, beside its settings."""
+
+
+class _Told:
+    """Who hears of a training: the index of runs, the tracker, and whoever looks."""
+
+    def __init__(
+        self, platform: Platform, definition: Model, plan: Recipe, commit: str, branch: str, device: str
+    ) -> None:
+        usual = (definition.retraining.training if plan.warm_start else definition.training).flat()
+        at = datetime.now(UTC)
+        begun = Begun(
+            id=new_id(at),
+            model=definition.name,
+            branch=branch,
+            at=at,
+            as_of=plan.as_of,
+            learn_from=plan.learn_from,
+            settings=plan.settings,
+            changed=tuple(name for name, value in plan.settings.items() if value != usual[name]),
+            data_commit=commit,
+            code_commit=code_commit(),
+            source_digest=catalog.sources(),
+            environment_digest=environment_digest(),
+            warm_start=plan.warm_start,
+            device=device,
+            flow_run=flow_run_name(),
+            tracker_run="",
+        )
+        told = as_json(begun)
+        config = {name: told[name] for name in _CONFIG} | plan.settings
+        self._platform = platform
+        self._tracked = platform.tracker().start(f"okruh-{begun.model}", begun.id, f"{plan.as_of:%Y-%m-%d}", config)
+        self.begun = msgspec.structs.replace(begun, tracker_run=self._tracked.reference)
+        try:
+            self.record = platform.runs(begun.model).begin(self.begun)
+        except Unavailable:
+            self._tracked.finish(None)
+            raise
+        self._show = trainings_shown()
+
+    def report(self, progress: "Progress") -> None:
+        """Tell how far it has come."""
+        self._tracked.log(progress.figures(), progress.step)
+        self.record.add(progress.step, progress.figures(), milestone=progress.validation_error is not None)
+        self._show(progress)
+
+    def ended(self, bundle: Bundle) -> Ended:
+        """Say what it has yielded."""
+        card = bundle.card
+        return Ended(at=datetime.now(UTC), status="finished", version=card.version, metrics=dict(card.metrics))
+
+    def fail(self, error: BaseException) -> None:
+        """Tell that it has yielded nothing."""
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        status: Literal["failed", "broken off"] = "failed" if isinstance(error, Exception) else "broken off"
+        self.record.end(Ended(at=datetime.now(UTC), status=status, reason=reason))
+        self._tracked.finish(None)
+
+    def finish(self, ended: Ended, bundle: Bundle, registered: str) -> None:
+        """Tell that the bundle is registered, by which commit."""
+        self.record.end(ended)
+        card, address = bundle.card, self._platform.address
+        files = bundle.files()
+        folder = bundle_folder(card.version)
+        references = {name: address(card.model, registered, f"{folder}/{name}") for name in files}
+        references |= {path: address(card.model, card.data.commit, path) for path in card.data.paths}
+        self._tracked.finish(
+            Outcome(
+                model=card.model,
+                version=card.version,
+                summary=card.metrics,
+                files=files,
+                references=references,
+                warm_start=card.warm_start,
+                plots={f"error by {name}": bars for name, bars in card.slices.items()},
+            )
+        )
 
 
 def take_part(task: dict[str, Any]) -> None:
@@ -215,7 +301,7 @@ def train_again(model: str, version: str, ref: str, report: "Report") -> Bundle:
     from models.learning import training
     from models.learning.world import current
 
-    settings, definition = load_settings(), definitions.load(model)
+    settings, definition = load_settings(), catalog.load(model)
     lake = assemble(settings).existing_lake(model)
     card = registry.load_card(lake, ref, version)
     plan, commit = recipe_of(card), copying.known_as(lake, card.data.commit)
@@ -292,15 +378,20 @@ def _refuse_one_value(definition: Model, split: "Split") -> None:
             )
 
 
-def register(lake: Lake, branch: str, bundle: Bundle) -> str:
-    """Merge a bundle into the branch, whole; one that is registered already stays as it is. Gives the commit."""
+def register(lake: Lake, branch: str, bundle: Bundle, run: bytes | None = None) -> str:
+    """Merge a bundle into the branch, whole; one that is registered already stays as it is. Gives the commit.
+
+    Args:
+        run: the record of the training that has yielded it.
+    """
     version = bundle.card.version
     folder = bundle_folder(version)
     note = {"kind": "train", "version": version, "flow_run": bundle.card.origin.flow_run}
     note |= {"code_commit": bundle.card.origin.code_commit, "tracker_run": bundle.card.origin.tracker_run}
     with transaction(lake, branch, f"register {version}", note) as work:
         if version not in registry.versions(lake, work.base):
-            work.put_all({f"{folder}/{name}": content for name, content in bundle.files().items()})
+            record = {} if run is None else {f"{REPORTS}{version}.jsonl": run}
+            work.put_all({f"{folder}/{name}": content for name, content in bundle.files().items()} | record)
     return work.committed.id if work.committed else next(lake.log(branch, folder)).id
 
 

@@ -17,9 +17,10 @@ from infra.keys import KeyFile
 from infra.lake.embedded.store import EmbeddedLake
 from infra.lake.lakefs import address
 from infra.lake.protocol import MAIN, Lake
+from infra.runs import RunIndex
 from infra.seen_files import SeenFiles
 from infra.settings import EMBEDDED, Settings
-from infra.tracking import Tracker, make_tracker
+from infra.tracking.tracker import Tracker, make_tracker
 from models.bundle import MODEL_NAME
 
 if TYPE_CHECKING:
@@ -81,6 +82,13 @@ class Platform:
             return None
         return lambda: self.existing_lake(model)
 
+    def address(self, model: str, commit: str, path: str) -> str:
+        """Say where the lake has something, as a URI for other products. Raises: `Misconfigured`."""
+        name = repository(model)
+        if self.settings.lake == EMBEDDED:
+            return f"lake://{name}/{commit}/{path}"
+        return f"lakefs://{address.parse(self.settings.lake).repository(name)}/{commit}/{path}"
+
     def journal(self, model: str, branch: str) -> Journal:
         """Give a model's record on a branch; made at its first write. Raises: `Misconfigured`."""
         if not _BRANCH.fullmatch(branch):
@@ -105,6 +113,10 @@ class Platform:
         """Give what keeps the checkpoints of one training, which has a name of its own."""
         path = self.settings.home / "checkpoints" / repository(model) / training
         return FileCheckpoints(path, self.settings.train_checkpoint_s)
+
+    def runs(self, model: str) -> RunIndex:
+        """Give the index of a model's trainings on this machine. Raises: `Misconfigured`."""
+        return RunIndex(self.settings.home / "runs" / repository(model))
 
     def tracker(self) -> Tracker:
         """Give the experiment tracker. Raises: `Misconfigured`."""

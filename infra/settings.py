@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     tracking: Literal["offline", "online", "disabled"] = "offline"
     """W&B mode. `online` needs WANDB_API_KEY."""
 
+    tracking_wait_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """Seconds that a training waits at its end, at most, for what W&B has not recorded or sent yet."""
+
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where networks are trained; a device that is asked for and absent is an error."""
 

@@ -62,7 +62,7 @@ def test_a_bundle_is_one_commit_that_names_what_it_comes_from(trained: Path) -> 
     commit = next(lake().log("main", f"bundles/{version}"))
 
     changed = {change.path for change in lake().diff(commit.parents[0], commit.id)}
-    assert changed == {f"bundles/{version}/{name}" for name in FILES}
+    assert changed == {f"bundles/{version}/{name}" for name in FILES} | {f"reports/runs/{version}.jsonl"}
     assert commit.metadata == {
         "kind": "train",
         "version": version,

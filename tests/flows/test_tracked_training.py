@@ -1,0 +1,76 @@
+"""Whatever becomes of the tracker, a training yields the same weights, and ends."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+
+import psutil
+import pytest
+
+from flows.progress import trainings_shown_by
+from flows.train import train
+from infra import registry
+from models.learning.loop import Progress
+from tests.flows.conftest import AS_OF, EPOCHS, lake
+from tests.infra.tracking.wandb_server import WandbServer, serving
+
+SETTINGS = EPOCHS | {"seed": 5}
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with serving() as made:
+        yield made
+
+
+def kill_the_product(_: Progress) -> None:
+    """Kill the product's own process, once it runs, in the middle of a training."""
+    while not (found := [one for one in psutil.Process().children(recursive=True) if one.name() == "wandb-core"]):
+        Event().wait(0.05)
+    for one in found:
+        one.kill()
+
+
+def suspend_the_recorder(_: Progress) -> None:
+    """Have the process hang that records."""
+    for one in psutil.Process().children():
+        if "infra.tracking.recorder" in one.cmdline():
+            one.suspend()
+
+
+def unseen(_: Progress) -> None:
+    """Do nothing."""
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "do"),
+    [
+        ("takes", unseen),
+        ("stalls", unseen),
+        ("refuses", unseen),
+        ("takes", kill_the_product),
+        ("takes", suspend_the_recorder),
+    ],
+)
+def test_a_tracker_changes_nothing_about_a_training(
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server: WandbServer,
+    behaviour: str,
+    do: Callable[[Progress], None],
+) -> None:
+    lake().create_branch("tracked", "main")
+    untracked = train("taxi_eta", AS_OF, overrides=SETTINGS)  # the state folder's own setting is `disabled`
+    server.behaviour = behaviour
+    for name, value in (server.environment | {"OKRUH_TRACKING_WAIT_S": "5"}).items():
+        monkeypatch.setenv(name, value)
+
+    with trainings_shown_by(do):
+        tracked = train("taxi_eta", AS_OF, "tracked", overrides=SETTINGS)
+
+    first, second = (
+        registry.load_bundle(lake(), branch, one.version) for branch, one in (("main", untracked), ("tracked", tracked))
+    )
+    assert (tracked.cached, second.card.origin.tracker_run != "") == (False, True)
+    assert (second.onnx, second.state, second.card.metrics) == (first.onnx, first.state, first.card.metrics)
+    assert not [one for one in psutil.Process().children() if "infra.tracking.recorder" in one.cmdline()]
