@@ -353,6 +353,29 @@ def reproduce(
     raise typer.Exit(REFUSED if done.verdict == "different" else DONE)
 
 
+@app.command()
+def runs(
+    model: ModelName,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN", help="To compare: ids, their beginnings, or versions; without, all."),
+    ] = None,
+    most: Annotated[int, typer.Option(help="How many, the newest first.", min=1)] = 20,
+    html: Annotated[bool, typer.Option("--html", help="Write a page with curves below OKRUH_HOME/reports.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare trainings, also those that failed or go on; times are UTC."""
+    from flows.runs import runs as run
+
+    with waiting(f"reading the runs of {model}"):
+        found = run(model, names or [], most, curves=html)
+    if html:
+        from flows.runs_page import with_page
+
+        found = with_page(found)
+    _show(found, screens.runs, as_json)
+
+
 @app.command("data-diff")
 def data_diff(
     model: ModelName,

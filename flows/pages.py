@@ -1,6 +1,6 @@
 """HTML pages that need no network: one file each, with the code that draws its plots in it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
 
@@ -15,6 +15,7 @@ h1{margin-bottom:0}h2{margin-top:2.2rem}table{border-collapse:collapse;width:100
 th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #e4e7eb;vertical-align:top}
 td:last-child{min-width:14rem}
 td:not(:last-child),th{white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+tr.m td{background:#fffbea}
 small{color:#616e7c}
 """
 
@@ -39,14 +40,16 @@ def figure_html(figure: go.Figure, first: bool = False) -> str:
         template="plotly_white",
         height=360,
         margin={"l": 50, "r": 20, "t": 20, "b": 40},
-        legend={"orientation": "h", "y": 1.12},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
     )
     html: str = to_html(figure, include_plotlyjs=first, full_html=False, config={"displayModeBar": False})
     return html
 
 
-def table_html(heads: list[str], rows: list[list[str]], numbers: tuple[int, ...] = ()) -> str:
-    """Lay out a table; `numbers` are the places of its columns of numbers."""
+def table_html(
+    heads: list[str], rows: list[list[str]], numbers: tuple[int, ...] = (), marked: Collection[int] = ()
+) -> str:
+    """Lay out a table; `numbers` are the places of its columns of numbers, `marked` those of rows that stand out."""
 
     def cells(tag: str, values: list[str]) -> str:
         return "".join(
@@ -54,5 +57,7 @@ def table_html(heads: list[str], rows: list[list[str]], numbers: tuple[int, ...]
             for place, value in enumerate(values)
         )
 
-    lines = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    lines = "".join(
+        f"<tr{' class=m' if place in marked else ''}>{cells('td', row)}</tr>" for place, row in enumerate(rows)
+    )
     return f"<table><tr>{cells('th', heads)}</tr>{lines}</table>" if rows else "<p>None.</p>"

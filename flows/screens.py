@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from flows.reproduce import Environment, Reproduced
     from flows.retrain import Retrained
     from flows.rollback import RolledBack
+    from flows.runs import Line as RunLine
+    from flows.runs import Runs
     from flows.status import Line, Standing, Status
     from flows.story import Story
     from flows.sync import Ingested
@@ -46,6 +48,7 @@ _UNLIMITED = 10_000
 _INDENT = 14
 _FILES_SHOWN = 50
 _ROWS_SHOWN = 20
+_METRICS_SHOWN = 3
 
 
 class _Screen(Console):
@@ -470,6 +473,59 @@ def _tables(paths: Sequence[str]) -> str:
     shown = f"{len(tables)}: {' to '.join(dict.fromkeys((*tables[:1], *tables[-1:])))}" if tables else "none"
     journalled = len(paths) - len(tables)
     return f"{shown}, and {journalled} of the journal" if journalled else shown
+
+
+def runs(result: "Runs") -> None:
+    """Show a run a line; chosen ones a column each, with what differs marked."""
+    if not result.runs:
+        _print(f"{result.model} has not been trained yet; run `okruh train {result.model}`")
+    elif result.chosen:
+        _print_compared(result)
+    else:
+        _print_runs(result.runs)
+    if result.page is not None:
+        _print(f"page: {result.page}")
+
+
+def _print_runs(lines: "Sequence[RunLine]") -> None:
+    from flows.runs import changes, figure, metric_names, took
+
+    metrics = metric_names(lines)[:_METRICS_SHOWN]
+    table = _table("run", "status", "version", "began", "took", *metrics, "settings", numbers=("took", *metrics))
+    for line in lines:
+        figures = [figure(line.metrics.get(name)) for name in metrics]
+        began = f"{line.began_at:%Y-%m-%d %H:%M}"
+        table.add_row(line.id, line.status, line.version or "", began, took(line.seconds), *figures, changes(line))
+    _print_table(table)
+    for line in lines:
+        if line.reason is not None:
+            _print_prose(f"{line.id} {line.status}: ", line.reason, indent=2)
+
+
+def _print_compared(result: "Runs") -> None:
+    from flows.runs import figure, metric_names, parameters, shown, took
+
+    lines = result.runs
+    table = _table("", "", *(line.id for line in lines))
+    rows: dict[str, list[str]] = {
+        "status": [line.status for line in lines],
+        "version": [line.version or "" for line in lines],
+        "began": [f"{line.began_at:%Y-%m-%d %H:%M}" for line in lines],
+        "took": [took(line.seconds) for line in lines],
+        "tracker run": [line.tracker_run or "none" for line in lines],
+        "data commit": [line.data_commit for line in lines],
+    }
+    for name, cells in rows.items():
+        table.add_row("", name, *cells)
+    told = [parameters(line) for line in lines]
+    for name in dict.fromkeys(name for one in told for name in one):
+        differs = name in result.differing
+        table.add_row("*" if differs else "", name, *(shown(one.get(name)) for one in told), style="bold" * differs)
+    for name in metric_names(lines):
+        table.add_row("", name, *(figure(line.metrics.get(name)) for line in lines))
+    _print_table(table)
+    if len(lines) > 1:
+        _print(f"* not the same in all: {', '.join(result.differing) or 'nothing'}")
 
 
 def story(result: "Story") -> None:

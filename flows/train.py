@@ -120,8 +120,7 @@ def run_recipe(definition: Model, recipe: Recipe, branch: str) -> Registered:
     platform.tracker()  # a tracker that cannot be had is an error where the training is found, too
     lake = platform.lake(definition.name)
     commit = lake.resolve(branch)
-    listing = [lake.list(commit, prefix) for prefix in (table_prefix(definition), PREDICTIONS, LABELS)]
-    read = hashlib.sha256(msgspec.json.encode(listing)).hexdigest()
+    read = data_digest(definition, lake, commit)
     wanted = hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()
     where = f"{settings.device} {settings.train_threads}"
     key = step_key("train", definition.name, branch, read, wanted, environment_digest(), where)
@@ -135,6 +134,12 @@ def run_recipe(definition: Model, recipe: Recipe, branch: str) -> Registered:
         branch=branch,
     )
     return msgspec.convert({**result, "cached": cached}, Registered)
+
+
+def data_digest(definition: Model, lake: Lake, commit: str) -> str:
+    """Digest everything that a training reads; other than the commit it stays where only something else changes."""
+    listing = [lake.list(commit, prefix) for prefix in (table_prefix(definition), PREDICTIONS, LABELS)]
+    return hashlib.sha256(msgspec.json.encode(listing)).hexdigest()
 
 
 def _newest_moment(definition: Model, lake: Lake, commit: str) -> datetime:
@@ -190,9 +195,10 @@ def _named(device: str, processes: int) -> str:
     return device if processes == 1 else f"{processes} x {device}"
 
 
+_DIGITS = 16
 _CONFIG = (
-    *("as_of", "learn_from", "branch", "data_commit", "code_commit", "source_digest", "environment_digest"),
-    *("warm_start", "device", "flow_run"),
+    *("as_of", "learn_from", "branch", "data_commit", "data_digest", "code_commit", "source_digest"),
+    *("environment_digest", "warm_start", "device", "flow_run"),
 )
 """What a tracker is told of a run's beginning, beside its settings."""
 
@@ -215,6 +221,7 @@ class _Told:
             settings=plan.settings,
             changed=tuple(name for name, value in plan.settings.items() if value != usual[name]),
             data_commit=commit,
+            data_digest=data_digest(definition, platform.lake(definition.name), commit)[:_DIGITS],
             code_commit=code_commit(),
             source_digest=catalog.sources(),
             environment_digest=environment_digest(),

@@ -47,6 +47,8 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
     changed: tuple[str, ...] = ()
     """Settings that are others than the definition's."""
     data_commit: str
+    data_digest: str = ""
+    """Of what was read there, which other commits may hold as well; empty where it is not known."""
     code_commit: str
     source_digest: str
     environment_digest: str

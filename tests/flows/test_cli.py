@@ -334,7 +334,9 @@ def test_looks_after_no_lake_that_is_not_there(fresh: Desk, verb: str) -> None:
     assert (done.returncode, (fresh.place / "okruh").exists()) == (WRONG_USE, False)
 
 
-@pytest.mark.parametrize("words", [("--help",), ("status", "taxi_eta"), ("lineage", "taxi_eta", "VERSION")])
+@pytest.mark.parametrize(
+    "words", [("--help",), ("status", "taxi_eta"), ("runs", "taxi_eta"), ("lineage", "taxi_eta", "VERSION")]
+)
 def test_only_reading_starts_neither_prefect_nor_torch_nor_bentoml(
     promoted: tuple[Desk, str], words: tuple[str, ...]
 ) -> None:
@@ -439,6 +441,22 @@ def test_lineage_leads_from_a_version_to_its_data(
     assert answer["partitions"] == [f"data/trips/{month}.parquet" for month in MONTHS]
     for name in ("version", "onnx_digest", "data_commit", "registered_by", "flow_run", "tracker_run"):
         assert answer[name] in for_people.stdout
+
+
+def test_runs_are_listed_compared_and_drawn(trained: tuple[Desk, dict[str, Any]]) -> None:
+    desk, registered = trained
+
+    (listed,) = only_object(desk.okruh("runs", "taxi_eta", "--json"))["runs"]
+    (chosen,) = only_object(desk.okruh("runs", "taxi_eta", registered["version"], "--json"))["runs"]
+    drawn = desk.okruh("runs", "taxi_eta", "--html")
+    unknown = desk.okruh("runs", "taxi_eta", "nobody")
+
+    assert (listed["version"], listed["status"]) == (registered["version"], "finished")
+    assert (listed["changed"], listed["metrics"]) == (["epochs", "validation_days", "test_days"], registered["metrics"])
+    assert (listed["curves"], chosen["curves"] != {}) == ({}, True)
+    assert drawn.stdout.splitlines()[-1] == f"page: {desk.place / 'okruh' / 'reports' / 'taxi_eta-runs.html'}"
+    assert (unknown.returncode, unknown.stdout) == (WRONG_USE, "")
+    assert only_line(unknown) == "okruh: no run is called 'nobody'; `okruh runs` without a name lists them"
 
 
 def test_has_nothing_to_roll_back_to_after_one_promotion(promoted: tuple[Desk, str]) -> None:
