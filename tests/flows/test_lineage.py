@@ -40,7 +40,7 @@ def test_traces_an_answer_to_data_code_and_runs(trained: Path) -> None:
     assert (found.promoted_at, found.branch) == (AS_OF, "main")
     assert found.promoted_because[0].startswith("error ")
     registered = {change.path for change in lake().diff(lake().resolve(found.data_commit), found.registered_by)}
-    assert registered == {f"bundles/{champion()}/{name}" for name in FILES}
+    assert registered == {f"bundles/{champion()}/{name}" for name in FILES} | {f"reports/runs/{champion()}.jsonl"}
 
 
 def test_traces_an_answer_that_has_no_label_yet(trained: Path) -> None:
