@@ -6,12 +6,12 @@ from pathlib import Path
 
 import msgspec
 
+from flows import catalog
 from infra import registry
 from infra.assembly import Platform, assemble
 from infra.errors import Misconfigured, NotFound
 from infra.runs import Point, Run, Status, registered
 from infra.settings import load_settings
-from models import definitions
 
 MOST_POINTS = 1_000
 """Of a curve, for people and programs; the index keeps more."""
@@ -79,7 +79,7 @@ def runs(model: str, names: Sequence[str] = (), most: int | None = None, curves:
 
     Raises: `NotFound` for a name that no run bears, `Misconfigured` for one that several do, `Unavailable`.
     """
-    definitions.load(model)
+    catalog.load(model)
     settings = load_settings()
     found = sorted(_all(assemble(settings), model, settings.branch), key=lambda run: run.begun.at, reverse=True)
     picked = [_named(found, name) for name in dict.fromkeys(names)] if names else found[:most]
