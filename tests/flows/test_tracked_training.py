@@ -7,10 +7,9 @@ from threading import Event
 import psutil
 import pytest
 
-from flows.progress import trainings_shown_by
+from flows.progress import Training, trainings_shown_by
 from flows.train import train
 from infra import registry
-from models.learning.loop import Progress
 from tests.flows.conftest import AS_OF, EPOCHS, lake
 from tests.infra.tracking.wandb_server import WandbServer, serving
 
@@ -23,7 +22,7 @@ def server() -> Iterator[WandbServer]:
         yield made
 
 
-def kill_the_product(_: Progress) -> None:
+def kill_the_product(_: Training) -> None:
     """Kill the product's own process, once it runs, in the middle of a training."""
     while not (found := [one for one in psutil.Process().children(recursive=True) if one.name() == "wandb-core"]):
         Event().wait(0.05)
@@ -31,14 +30,14 @@ def kill_the_product(_: Progress) -> None:
         one.kill()
 
 
-def suspend_the_recorder(_: Progress) -> None:
+def suspend_the_recorder(_: Training) -> None:
     """Have the process hang that records."""
     for one in psutil.Process().children():
         if "infra.tracking.recorder" in one.cmdline():
             one.suspend()
 
 
-def unseen(_: Progress) -> None:
+def unseen(_: Training) -> None:
     """Do nothing."""
 
 
@@ -57,7 +56,7 @@ def test_a_tracker_changes_nothing_about_a_training(
     monkeypatch: pytest.MonkeyPatch,
     server: WandbServer,
     behaviour: str,
-    do: Callable[[Progress], None],
+    do: Callable[[Training], None],
 ) -> None:
     lake().create_branch("tracked", "main")
     untracked = train("taxi_eta", AS_OF, overrides=SETTINGS)  # the state folder's own setting is `disabled`
