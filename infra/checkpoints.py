@@ -65,5 +65,7 @@ class FileCheckpoints:
         self._last_s = time.monotonic()
 
     def remove(self) -> None:
-        """Forget a training that is over."""
+        """Forget a training that is over, and what kills have left unfinished."""
         self._path.unlink(missing_ok=True)
+        for unfinished in self._path.parent.glob(f"{self._path.name}.*"):
+            unfinished.unlink(missing_ok=True)

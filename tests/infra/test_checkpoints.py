@@ -21,6 +21,7 @@ def test_the_newest_is_found_and_then_forgotten(checkpoints: FileCheckpoints, tm
         checkpoints.save(content)
 
     assert FileCheckpoints(tmp_path / "folder" / "training", 10.0).load() == b"second"
+    (tmp_path / "folder" / "training.4711").write_bytes(b"of a process that was killed while it wrote")
     checkpoints.remove()
     checkpoints.remove()
     assert checkpoints.load() is None
