@@ -16,15 +16,16 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from infra import tables
 from infra.settings import load_settings
 from models import definitions
-from models.contract.table import to_columns, to_instants, validate
+from models.contract.table import to_columns
 from models.inference import Predictor
-from models.learning.splits import Split, split_in_time
+from models.learning.splits import Split
 from models.learning.training import Trained, train
-from models.model import Model, MonthlySample
+from models.model import Model
+from tests.benchmarks import sample_rows
 from tests.benchmarks.figures import Figure, publish
+from tests.benchmarks.sample_rows import sample_of
 
 MODEL = "taxi_eta"
 
@@ -126,20 +127,11 @@ def _quiet_year(home: Path) -> Figure:
     )
 
 
-def _accepted(definition: Model, first: str, last: str) -> pd.DataFrame:
-    sample, found = _sample(definition), []
-    for month in pd.period_range(first, last, freq="M"):
-        file = sample.file(str(month))
-        raw = tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_kinds))
-        found.append(validate(definition.contract, definition.prepared(raw), file.name).accepted)
-    return pd.concat(found, ignore_index=True)
-
-
 def _learning_figures() -> list[Figure]:
     definition = definitions.load(MODEL)
-    split = _split(definition, "2019-01", "2019-12", "2020-01")
+    split = sample_rows.split(definition, "2019-01", "2019-12", "2020-01")
     trained, seconds = _trained(definition, split)
-    _, seconds_of_all = _trained(definition, _split(definition, "2018-01", "2020-01", "2020-02"))
+    _, seconds_of_all = _trained(definition, sample_rows.split(definition, "2018-01", "2020-01", "2020-02"))
     answered_N = Predictor(trained.onnx, definition.contract).predict(to_columns(definition.contract, split.test))
     network = _mean_error(answered_N, split.test)
     trees = _trees_error(split.train, split.test)
@@ -159,14 +151,6 @@ def _learning_figures() -> list[Figure]:
             compared_with={"of 11 months": seconds, "of 24 months": seconds_of_all},
         ),
     ]
-
-
-def _split(definition: Model, first: str, validation_from: str, test_from: str) -> Split:
-    """Cut the accepted rows of a month until 2020-02 by the month of the pickup."""
-    rows = _accepted(definition, first, "2020-02")
-    at = to_instants(definition.contract, rows["pickup_at"])
-    zone = definition.contract.time_column.zone
-    return split_in_time(rows, at, pd.Timestamp(validation_from, tz=zone), pd.Timestamp(test_from, tz=zone))
 
 
 def _trained(definition: Model, split: Split) -> tuple[Trained, float]:
@@ -200,7 +184,7 @@ def _ingest(home: Path) -> Figure:
     os.environ["OKRUH_HOME"] = str(home)
     from flows.ingest import ingest_file
 
-    sample = _sample(definitions.load(MODEL))
+    sample = sample_of(definitions.load(MODEL))
     seconds = []
     for month in pd.period_range("2018-01", "2020-12", freq="M"):
         began = time.perf_counter()
@@ -215,11 +199,6 @@ def _ingest(home: Path) -> Figure:
         bound="< 1",
         compared_with={"median": float(np.median(seconds))},
     )
-
-
-def _sample(definition: Model) -> MonthlySample:
-    assert isinstance(definition.sample, MonthlySample)
-    return definition.sample
 
 
 if __name__ == "__main__":
