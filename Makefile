@@ -5,6 +5,7 @@
 # make bench-loop      the figures of the loop, to OKRUH_HOME/bench/loop.json
 # make bench-lake      those of the lake; make bench-serving: those of serving (wants wrk)
 #                      make bench-serving SOAK_MINUTES=60 soaks a service as well
+#                      make bench-train: those of training
 
 PYTHON ?= python3
 VENV := .venv
