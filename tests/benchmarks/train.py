@@ -17,7 +17,7 @@ from tests.benchmarks import train_again, train_loop, train_quality, train_toget
 from tests.benchmarks.figures import Figure, publish
 from tests.benchmarks.trainings import Bench
 
-ROUNDS, TIMES = 5, 20
+STARTS, ROUNDS, TIMES = 3, 5, 20
 
 _PARTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "loop": train_loop.figures,
@@ -38,13 +38,13 @@ def main() -> int:
         reader.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(_PARTS)}")
     if arguments.times is not None and arguments.times < 1:
         reader.error(f"--times must be at least 1, not {arguments.times}")
-    rounds, times = (1, 2) if arguments.short else (ROUNDS, TIMES)
+    starts, rounds, times = (1, 1, 2) if arguments.short else (STARTS, ROUNDS, TIMES)
     home = load_settings().home
     home.mkdir(parents=True, exist_ok=True)
     found = list[Figure]()
     for name in arguments.parts or _PARTS:
         with tempfile.TemporaryDirectory(prefix="bench-train-", dir=home) as place:
-            found += _PARTS[name](Bench(home, Path(place), rounds, arguments.times or times))
+            found += _PARTS[name](Bench(home, Path(place), starts, rounds, arguments.times or times))
     name = "-".join(["train", *arguments.parts])
     return publish(f"{name}-short" if arguments.short else name, found, home)
 

@@ -11,7 +11,9 @@ class Bench(NamedTuple):
     """Holds results, and the environments of other products."""
     place: Path
     """Where a part may write."""
+    starts: int
+    """How often loops are started, since one start of the same program differs from the next."""
     rounds: int
-    """How often loops are compared after each start of theirs."""
+    """How often they are compared after each."""
     times: int
     """How often each model is trained again."""
