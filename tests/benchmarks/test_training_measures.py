@@ -90,6 +90,30 @@ def test_of_a_category_with_too_many_values_the_rarest_are_missing_to_trees() ->
     assert 0 < inputs.isna().mean() < 0.001
 
 
+def test_retrainings_are_compared_over_all_their_test_rows_with_the_trees_that_do_best() -> None:
+    definition = definitions.load("taxi_eta")
+    months = split(definition, "2019-12", "2020-01", "2020-02")
+    older, newer = months.train[:1500], months.test[:900]
+    nothing = older[:0]
+    trainings = [
+        Training("first", None, Split(older[:1200], older[1200:], newer[:9]), error=1.0),
+        Training("lost", "first", Split(newer[:200], nothing, newer[200:300]), error=2.0),
+        Training("second", "first", Split(newer[:600], nothing, newer[600:900]), error=4.0),
+    ]
+    trees = Trees(definition, older).fit(older, {"max_iter": 20})
+
+    figure = train_quality.compare_retrained(definition, trainings[1:], {one.version: one for one in trainings}, trees)
+
+    compared = dict(figure.compared_with)
+    assert compared.pop("ours") == pytest.approx((2.0 * 100 + 4.0 * 300) / 400)
+    assert (compared.pop("retrainings"), compared.pop("rows to test")) == (2, 400)
+    assert compared.pop("most rows since the change") == 600
+    assert len(compared) == 3
+    assert figure.value == pytest.approx(3.5 / min(compared.values()))
+    middle = (newer["trip_minutes"] - newer["trip_minutes"].median()).abs().mean()
+    assert all(0 < error < middle for error in compared.values())
+
+
 def test_curves_differ_by_their_largest_relative_difference() -> None:
     assert train_together.difference([1.0, 2.2, 3.0], [1.0, 2.0, 4.0]) == pytest.approx(0.25)
 

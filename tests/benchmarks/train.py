@@ -1,4 +1,4 @@
-"""`make bench-train`: the figures of training; about twenty minutes on two cores.
+"""`make bench-train`: the figures of training, as ratios in one run.
 
     python -m tests.benchmarks.train [--short] [--times N] [PART ...]
 

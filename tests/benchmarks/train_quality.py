@@ -153,7 +153,7 @@ def figures(bench: Bench) -> list[Figure]:
     trainings = {one.version: one for one in _trainings(definition, bench.place / "home")}
     first, *retrained = trainings.values()
     trees, figure = _first(definition, first)
-    return [figure, _retrained(definition, retrained, trainings, trees)]
+    return [figure, compare_retrained(definition, retrained, trainings, trees)]
 
 
 def _trainings(definition: Model, home: Path) -> Iterator[Training]:
@@ -206,7 +206,7 @@ def _counts(split: Split) -> dict[str, float]:
     return {f"rows to {name}": float(len(rows)) for name, rows in parts.items()}
 
 
-def _retrained(
+def compare_retrained(
     definition: Model, retrained: Sequence[Training], trainings: Mapping[str, Training], first: Fitted
 ) -> Figure:
     """Compare the errors of all retrainings, promoted or not, over all their test rows together."""
