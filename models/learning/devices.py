@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils import deterministic
 
 from models.bundle import Computed
 from models.errors import DefinitionError
@@ -69,9 +70,13 @@ def repeatable(seed: int, threads: int) -> Iterator[None]:
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(mode=True)
+        # Filling would hide what reads memory that nothing was written to, at some ten microseconds a step
+        filling_before = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # torch makes it so late
+        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
             yield
         finally:
+            deterministic.fill_uninitialized_memory = filling_before  # type: ignore[attr-defined]
             torch.set_num_threads(threads_before)
             torch.use_deterministic_algorithms(strict_before)
 

@@ -167,7 +167,7 @@ def test_refuses_what_is_no_parquet_by_name(home: Path, tmp_path: Path) -> None:
 def test_says_when_there_is_nothing_to_ingest(home: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
 
-    with pytest.raises(NotFound, match=r"holds no \.parquet file"):
+    with pytest.raises(NotFound, match=r"holds no \.parquet or \.csv file"):
         ingest("taxi_eta", str(tmp_path / "empty"))
     with pytest.raises(NotFound, match="does not exist"):
         ingest("taxi_eta", str(tmp_path / "nowhere"))

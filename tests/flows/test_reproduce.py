@@ -248,7 +248,7 @@ def test_later_code_trains_by_the_recorded_commit_and_by_its_own_where_that_is_a
 ) -> None:
     recorded = git(project, "rev-parse", "HEAD")
     origin = origin_of(champion(), code_commit=recorded)
-    assert origin.source_digest == source_digest(project)
+    assert origin.source_digest == source_digest(root=project)
     version = changed(champion(), "of-a-commit", origin=origin)
     loop = project / "models" / "learning" / "examples.py"
     later = commit(project, "models/learning/examples.py", f"{loop.read_text()}\nBROKEN = 1\n")
