@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import typer
@@ -23,14 +23,12 @@ import typer
 from flows import screens
 from flows.progress import counting, waiting
 from infra.errors import Misconfigured, NotFound
+from models.contract.columns import Task
 from models.errors import DefinitionError, OkruhError, Refused
 
 if TYPE_CHECKING:
     from models.deciding.rollout import Act
     from models.learning.settings import Setting
-
-Task = Literal["regression", "binary", "multiclass"]
-"""As `models.contract.draft` has it, which imports pandas."""
 
 DONE, FAILED, WRONG_USE, REFUSED = 0, 1, 2, 3
 _TRAINING = "training."

@@ -65,12 +65,13 @@ def _ingest_file(definition: Model, file: Path, branch: str, sync: Sync) -> Inge
 def _content(definition: Model, lake: Lake, commit: str, path: str, accepted: pd.DataFrame) -> bytes:
     """Write accepted rows as they are kept; without a time, the same rows again keep the moment at which they came."""
     if definition.contract.time is not None:
-        # In the order of time, so that who wants the newest rows leaves the others unread
-        return tables.encode(accepted.sort_values(definition.contract.time.name, kind="stable"))
+        return tables.encode(accepted)  # in the order of time: who wants the newest rows leaves the others unread
     if (kept := _digest(lake, commit, path)) is not None:
-        before = tables.read(lake, commit, path)
-        if INGESTED_AT in before and len(before):
-            again = tables.encode(accepted.assign(**{INGESTED_AT: before[INGESTED_AT].iloc[0]}))
+        with tables.opened(lake, commit, path) as table:
+            has_moment = INGESTED_AT in table.schema_arrow.names and table.metadata.num_rows
+        if has_moment:
+            before = tables.read(lake, commit, path, [INGESTED_AT])[INGESTED_AT]
+            again = tables.encode(accepted.assign(**{INGESTED_AT: before.iloc[0]}))
             if hashlib.sha256(again).hexdigest() == kept:
                 return again
     now = pd.Timestamp.now(UTC).floor("s").as_unit("us")

@@ -10,15 +10,14 @@ from typing import IO, Any
 import fsspec
 import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flows import catalog
-from flows.sync import raw_files
+from flows.sync import RAW_SUFFIXES, raw_files
 from infra import tables
 from infra.errors import Conflict, Misconfigured, NotFound, Unavailable
 from models.bundle import MODEL_NAME
-from models.contract.columns import Category, Number, Time
-from models.contract.draft import Draft, Task, draft
+from models.contract.columns import Category, Number, Task, Time
+from models.contract.draft import Draft, draft
 from models.errors import ContractError, DefinitionError
 from models.model import RESERVED
 
@@ -87,15 +86,10 @@ def _read(table: str) -> pa.Table:
 
 def _read_file(table: str) -> pa.Table:
     suffix = Path(table.partition("?")[0]).suffix.lower()
-    if suffix not in (".csv", ".parquet", ".pq"):
-        raise Misconfigured(f"{table}: a .csv or .parquet file is read")
+    if suffix not in RAW_SUFFIXES:
+        raise Misconfigured(f"{table}: a {' or '.join(RAW_SUFFIXES)} file is read")
     with _opened(table) as file:
-        if suffix == ".csv":
-            return tables.read_csv(table, file)
-        try:
-            return pq.read_table(pa.PythonFile(file, mode="r"))
-        except (pa.ArrowException, OSError) as error:
-            raise ContractError(f"{table}: not a Parquet file ({str(error).splitlines()[0]})") from error
+        return tables.read_csv(table, file) if suffix == ".csv" else tables.read_parquet(table, file)
 
 
 @contextmanager

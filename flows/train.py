@@ -27,7 +27,7 @@ from models.learning.settings import Setting, TrainingSettings
 from models.model import Model
 
 if TYPE_CHECKING:
-    from models.learning.loop import Progress, Report
+    from models.learning.loop import Checkpoints, Progress, Report
     from models.learning.splits import Split
     from models.learning.training import Trained
 
@@ -156,7 +156,6 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
 
     A training that was broken off goes on from its last checkpoint.
     """
-    from models.learning import training
     from models.learning.devices import choose_device
     from models.learning.world import current
 
@@ -170,16 +169,7 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     checkpoints = platform.checkpoints(model, key)
     try:
         dataset, split, warm = _read(definition, lake, commit, plan)
-        trained = training.train(
-            definition,
-            split,
-            msgspec.convert(plan.settings, TrainingSettings),
-            device=settings.device,
-            threads=settings.train_threads,
-            warm_start=warm,
-            report=told.report,
-            checkpoints=checkpoints,
-        )
+        trained = _learn(definition, split, plan, warm, told.report, checkpoints)
         bundle = _bundle(definition, plan, dataset, split, trained, commit, told.begun.tracker_run)
         ended = told.ended(bundle)
         registered = register(lake, branch, bundle, told.record.whole(ended))
@@ -305,7 +295,6 @@ def train_again(model: str, version: str, ref: str, report: "Report") -> Bundle:
         ref: where in the lake the version is.
         report: takes how far it has come.
     """
-    from models.learning import training
     from models.learning.world import current
 
     settings, definition = load_settings(), catalog.load(model)
@@ -314,7 +303,23 @@ def train_again(model: str, version: str, ref: str, report: "Report") -> Bundle:
     plan, commit = recipe_of(card), copying.known_as(lake, card.data.commit)
     current().tell(as_json(Task(model=model, recipe=plan, commit=commit)))
     dataset, split, warm = _read(definition, lake, commit, plan)
-    trained = training.train(
+    trained = _learn(definition, split, plan, warm, report)
+    return _bundle(definition, plan, dataset, split, trained, commit, "")
+
+
+def _learn(
+    definition: Model,
+    split: "Split",
+    plan: Recipe,
+    warm: bytes | None,
+    report: "Report",
+    checkpoints: "Checkpoints | None" = None,
+) -> "Trained":
+    """Train as the recipe and our settings say."""
+    from models.learning import training
+
+    settings = load_settings()
+    return training.train(
         definition,
         split,
         msgspec.convert(plan.settings, TrainingSettings),
@@ -322,8 +327,8 @@ def train_again(model: str, version: str, ref: str, report: "Report") -> Bundle:
         threads=settings.train_threads,
         warm_start=warm,
         report=report,
+        checkpoints=checkpoints,
     )
-    return _bundle(definition, plan, dataset, split, trained, commit, "")
 
 
 def recipe_of(card: Card) -> Recipe:

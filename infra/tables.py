@@ -153,7 +153,7 @@ def read_raw(name: str, content: bytes, wanted: dict[str, str]) -> pd.DataFrame:
         has it twice.
     """
     source = pa.BufferReader(content)
-    found = read_csv(name, source, wanted) if name.lower().endswith(".csv") else _read_parquet(name, source, wanted)
+    found = read_csv(name, source, wanted) if name.lower().endswith(".csv") else read_parquet(name, source, wanted)
     for place, field in enumerate(found.schema):
         if pa.types.is_date(field.type):
             found = found.set_column(place, field.name, found.column(place).cast(pa.timestamp("us")))
@@ -189,7 +189,8 @@ def read_csv(name: str, source: Any, wanted: Mapping[str, str] = MappingProxyTyp
     return table
 
 
-def _read_parquet(name: str, source: Any, wanted: Mapping[str, str]) -> pa.Table:
+def read_parquet(name: str, source: Any, wanted: Mapping[str, str] = MappingProxyType({})) -> pa.Table:
+    """Read a Parquet file: the wanted columns, or all. Raises: `ContractError` naming the file and what is wrong."""
     try:
         file = pq.ParquetFile(source)
         schema = file.schema_arrow
@@ -197,7 +198,7 @@ def _read_parquet(name: str, source: Any, wanted: Mapping[str, str]) -> pa.Table
         raise ContractError(f"{name}: not a Parquet file ({str(error).splitlines()[0]})") from error
     _check_kinds(name, schema, wanted)
     try:
-        return file.read(columns=list(wanted)).select(list(wanted))
+        return file.read(columns=list(wanted)).select(list(wanted)) if wanted else file.read()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ContractError(f"{name}: the file is damaged ({str(error).splitlines()[0]})") from error
 

@@ -47,6 +47,10 @@ class Category(msgspec.Struct, frozen=True, kw_only=True, tag="category"):
         return isinstance(self.values[0], str)
 
 
+Task = Literal["regression", "binary", "multiclass"]
+"""What may be asked of a target."""
+
+
 class TimePart(StrEnum):
     """What a network may be told of a time column."""
 

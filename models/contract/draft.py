@@ -7,17 +7,14 @@ say the target) are left out, and said so. Cost: a few passes over each column.
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.contract.columns import Category, Contract, Number, Time, TimePart
+from models.contract.columns import Category, Contract, Number, Task, Time, TimePart
 from models.errors import ContractError
-
-Task = Literal["regression", "binary", "multiclass"]
 
 UNIT = ""
 """What a draft says of a unit that nobody has told."""

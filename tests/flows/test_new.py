@@ -98,7 +98,7 @@ def test_refuses_what_is_no_table_and_what_is_there_already(own: Path, orders: P
 
     with pytest.raises(NotFound, match=r"gone\.csv does not exist; name a CSV or Parquet file"):
         new("orders", str(tmp_path / "gone.csv"), "returned")
-    with pytest.raises(Misconfigured, match=r"orders\.xlsx: a \.csv or \.parquet file is read"):
+    with pytest.raises(Misconfigured, match=r"orders\.xlsx: a \.parquet or \.csv file is read"):
         new("orders", "orders.xlsx", "returned")
     with pytest.raises(ContractError, match=r"no\.parquet: not a Parquet file"):
         new("orders", str(tmp_path / "no.parquet"), "returned")

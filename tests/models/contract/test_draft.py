@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from models.contract.columns import Category, Number, TimePart
-from models.contract.draft import Task, draft
+from models.contract.columns import Category, Number, Task, TimePart
+from models.contract.draft import draft
 from models.errors import ContractError
 
 ROWS = 400
