@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from flows import catalog
 from flows.orchestration import flow
@@ -29,7 +30,6 @@ from models.model import Model
 from models.watching.profile import describe_loss
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     import pandas as pd
 
@@ -119,9 +119,8 @@ def judge(
 
 def _test_rows(definition: Model, lake: Lake, commit: str, judged: list[Card], at: datetime) -> "pd.DataFrame":
     """Read the newest rows that were known at a moment and that neither candidate nor champion was trained on."""
-    rows = known_rows(definition, lake, commit, at, judged[0].data.learn_from).rows
-    for card in judged:
-        rows = rows[unseen(card, rows)]
+    known = known_rows(definition, lake, commit, at, judged[0].data.learn_from)
+    rows = known.whole(lambda part: np.all([unseen(card, part) for card in judged], axis=0))
     if rows.empty:
         raise NotFound(
             f"no row to judge {judged[0].version} on was known at {at:%Y-%m-%d}; "
@@ -140,8 +139,8 @@ def _judged_on(judged: list[Card]) -> str:
 def _naive_answers(
     definition: Model, lake: Lake, commit: str, card: Card, test: "pd.DataFrame"
 ) -> "npt.NDArray[np.float32]":
-    rows = known_rows(definition, lake, commit, card.as_of, card.data.learn_from).rows
-    return definition.naive_answers(rows[learned_from(card, rows)], test)
+    known = known_rows(definition, lake, commit, card.as_of, card.data.learn_from)
+    return definition.naive_answers(known.whole(lambda part: learned_from(card, part)), test)
 
 
 def _answers(bundle: Bundle, test: "pd.DataFrame") -> "npt.NDArray[np.float32]":

@@ -54,10 +54,10 @@ def retrain(model: str, as_of: datetime | None = None, branch: str | None = None
     alarm, verdict = retraining_verdict(definition, lake, commit, as_of)
     if alarm is None or not verdict.allowed:
         return Retrained(trained=None, verdict=None, reasons=verdict.reasons)
-    dataset = known_rows(definition, lake, commit, as_of, alarm.changed_at)
-    test_from = _test_from(definition.retraining, dataset.rows["known_at"])
+    rows = known_rows(definition, lake, commit, as_of, alarm.changed_at).whole()
+    test_from = _test_from(definition.retraining, rows["known_at"])
     if test_from is None:
-        reason = f"all {len(dataset.rows)} labels since the change became known at once: none can be held out to judge"
+        reason = f"all {len(rows)} labels since the change became known at once: none can be held out to judge"
         return Retrained(trained=None, verdict=None, reasons=(reason,))
     registered = run_recipe(definition, _recipe(definition, lake, commit, alarm, test_from, as_of), branch)
     report = promote(
@@ -66,7 +66,7 @@ def retrain(model: str, as_of: datetime | None = None, branch: str | None = None
         as_of=as_of,
         branch=branch,
         alarm=alarm.id,
-        labels_since_change=len(dataset.rows),
+        labels_since_change=len(rows),
     )
     return Retrained(trained=registered, verdict=report, reasons=verdict.reasons)
 
@@ -84,7 +84,7 @@ def retraining_verdict(definition: Model, lake: Lake, commit: str, as_of: dateti
     answers = [verdict for verdict in verdicts if verdict.alarm == alarm.id and verdict.at <= as_of]
     episode = Episode(
         alarm=alarm.id,
-        labels_now=len(known_rows(definition, lake, commit, as_of, alarm.changed_at).rows),
+        labels_now=len(known_rows(definition, lake, commit, as_of, alarm.changed_at).whole()),
         labels_trained=answers[-1].labels_since_change if answers else 0,
         last_lost=bool(answers) and not answers[-1].allowed,
         ended=any(verdict.ends_episode for verdict in answers),

@@ -1,9 +1,9 @@
 """Train: rows that were known at a moment become a registered bundle."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import msgspec
 
@@ -12,7 +12,7 @@ from flows.orchestration import as_json, cached_step, flow, flow_run_name, run_c
 from flows.progress import trainings_shown
 from infra import registry
 from infra.assembly import Platform, assemble
-from infra.dataset import LABELS, PREDICTIONS, Dataset, known_rows, table_prefix
+from infra.dataset import LABELS, PREDICTIONS, KnownRows, known_rows, table_prefix
 from infra.errors import NotFound, Unavailable
 from infra.lake import copying
 from infra.lake.protocol import Lake
@@ -28,6 +28,7 @@ from models.model import Model
 
 if TYPE_CHECKING:
     from models.learning.loop import Checkpoints, Progress, Report
+    from models.learning.material import Material
     from models.learning.splits import Split
     from models.learning.training import Trained
 
@@ -143,11 +144,11 @@ def data_digest(definition: Model, lake: Lake, commit: str) -> str:
 
 
 def _newest_moment(definition: Model, lake: Lake, commit: str) -> datetime:
-    rows = known_rows(definition, lake, commit, datetime.max.replace(tzinfo=UTC)).rows
-    if rows.empty:
+    newest = known_rows(definition, lake, commit, datetime.max.replace(tzinfo=UTC)).newest()
+    if newest is None:
         raise NotFound(f"{definition.name} has no data yet; run `okruh ingest {definition.name}` first")
-    newest: datetime = rows["known_at"].iloc[-1].to_pydatetime()
-    return newest.replace(microsecond=0) + timedelta(seconds=1)
+    moment: datetime = newest.to_pydatetime()
+    return moment.replace(microsecond=0) + timedelta(seconds=1)
 
 
 @cached_step("train a network")
@@ -168,9 +169,9 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     told = _Told(platform, definition, plan, commit, branch, _named(device, current().size))
     checkpoints = platform.checkpoints(model, key)
     try:
-        dataset, split, warm = _read(definition, lake, commit, plan)
-        trained = _learn(definition, split, plan, warm, told.report, checkpoints)
-        bundle = _bundle(definition, plan, dataset, split, trained, commit, told.begun.tracker_run)
+        rows, material, warm = _read(definition, lake, commit, plan)
+        trained = _learn(definition, material, plan, warm, told.report, checkpoints)
+        bundle = _bundle(definition, plan, rows.paths, material, trained, commit, told.begun.tracker_run)
         ended = told.ended(bundle)
         registered = register(lake, branch, bundle, told.record.whole(ended))
     except BaseException as error:
@@ -277,10 +278,10 @@ def take_part(task: dict[str, Any]) -> None:
 
     settings, one = load_settings(), msgspec.convert(task, Task)
     definition = catalog.load(one.model)
-    _, split, warm = _read(definition, assemble(settings).lake(one.model), one.commit, one.recipe)
+    _, material, warm = _read(definition, assemble(settings).lake(one.model), one.commit, one.recipe)
     training.take_part(
         definition,
-        split,
+        material,
         msgspec.convert(one.recipe.settings, TrainingSettings),
         device=settings.device,
         threads=settings.train_threads,
@@ -302,14 +303,14 @@ def train_again(model: str, version: str, ref: str, report: "Report") -> Bundle:
     card = registry.load_card(lake, ref, version)
     plan, commit = recipe_of(card), copying.known_as(lake, card.data.commit)
     current().tell(as_json(Task(model=model, recipe=plan, commit=commit)))
-    dataset, split, warm = _read(definition, lake, commit, plan)
-    trained = _learn(definition, split, plan, warm, report)
-    return _bundle(definition, plan, dataset, split, trained, commit, "")
+    rows, material, warm = _read(definition, lake, commit, plan)
+    trained = _learn(definition, material, plan, warm, report)
+    return _bundle(definition, plan, rows.paths, material, trained, commit, "")
 
 
 def _learn(
     definition: Model,
-    split: "Split",
+    material: "Material",
     plan: Recipe,
     warm: bytes | None,
     report: "Report",
@@ -321,7 +322,7 @@ def _learn(
     settings = load_settings()
     return training.train(
         definition,
-        split,
+        material,
         msgspec.convert(plan.settings, TrainingSettings),
         device=settings.device,
         threads=settings.train_threads,
@@ -343,49 +344,76 @@ def recipe_of(card: Card) -> Recipe:
     )
 
 
-def _read(definition: Model, lake: Lake, commit: str, plan: Recipe) -> "tuple[Dataset, Split, bytes | None]":
-    """Read what a training learns from: rows, the three parts of them, and the weights that it starts from."""
-    dataset = known_rows(definition, lake, commit, plan.as_of, plan.learn_from)
+def _read(definition: Model, lake: Lake, commit: str, plan: Recipe) -> "tuple[KnownRows, Material, bytes | None]":
+    """Read what a training is given: rows, what is made of them, and the weights that it starts from."""
+    rows = known_rows(definition, lake, commit, plan.as_of, plan.learn_from)
     warm = registry.load_bundle(lake, commit, plan.warm_start).state if plan.warm_start else None
-    return dataset, cut(definition, dataset, plan), warm
+    return rows, cut(definition, rows, plan), warm
 
 
-def cut(definition: Model, dataset: Dataset, plan: Recipe) -> "Split":
+class _Splits(Sequence["Split"]):
+    """Parts of a table, each cut in the recipe's three when it is asked for."""
+
+    def __init__(self, definition: Model, rows: KnownRows, plan: Recipe) -> None:
+        self._contract, self._rows, self._plan = definition.contract, rows, plan
+        self._settings = msgspec.convert(plan.settings, TrainingSettings)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> "Split": ...
+    @overload
+    def __getitem__(self, place: slice) -> "list[Split]": ...
+    def __getitem__(self, place: int | slice) -> "Split | list[Split]":
+        from models.learning.splits import split_by_content, split_in_time
+
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        part, plan, shares = self._rows[place], self._plan, self._settings
+        if plan.validation_from is not None and plan.test_from is not None:
+            return split_in_time(part, part["known_at"], plan.validation_from, plan.test_from)
+        return split_by_content(self._contract, part, shares.validation_share, shares.test_share)
+
+
+def cut(definition: Model, rows: KnownRows, plan: Recipe) -> "Material":
     """Cut what was known into the recipe's three parts. Raises: `ContractError` where too little is in one."""
-    from models.learning.splits import split_by_content, split_in_time
+    from models.learning.material import gather
 
-    rows, shares = dataset.rows, msgspec.convert(plan.settings, TrainingSettings)
+    splits = _Splits(definition, rows, plan)
+    material = gather(definition.contract, splits, msgspec.convert(plan.settings, TrainingSettings).memory_mb)
     if plan.validation_from is not None and plan.test_from is not None:
-        split = split_in_time(rows, rows["known_at"], plan.validation_from, plan.test_from)
         parts = {
             "train": f"became known before {plan.validation_from:%Y-%m-%d %H:%M}",
             "test": f"became known from {plan.test_from:%Y-%m-%d %H:%M} on",
         }
         way_out = "learn from an earlier moment, or shorten training.validation_days and training.test_days"
     else:
-        split = split_by_content(definition.contract, rows, shares.validation_share, shares.test_share)
         parts = {"train": "is among those to learn from", "test": "is among those that judge"}
         way_out = "or change training.validation_share and training.test_share"
+    counts = {"train": len(material.train), "validation": len(material.validation), "test": len(material.test)}
     for name, part in parts.items():
-        if getattr(split, name).empty:
+        if not counts[name]:
             since = f" about moments from {plan.learn_from:%Y-%m-%d %H:%M} on" if plan.learn_from else ""
             raise ContractError(
-                f"no rows to {name} on: {len(rows)} rows{since} were known at {plan.as_of:%Y-%m-%d %H:%M}, and none "
-                f"{part}; ingest more, {way_out}"
+                f"no rows to {name} on: {sum(counts.values())} rows{since} were known at "
+                f"{plan.as_of:%Y-%m-%d %H:%M}, and none {part}; ingest more, {way_out}"
             )
     if plan.warm_start is None:  # what has come since an alarm may well be alike, and is judged all the same
-        _refuse_one_value(definition, split)
-    return split
+        _refuse_one_value(definition, material)
+    return material
 
 
-def _refuse_one_value(definition: Model, split: "Split") -> None:
+def _refuse_one_value(definition: Model, material: "Material") -> None:
     """Refuse a target that never changes: nothing can be learned, or judged. Raises: `ContractError`."""
-    target = definition.contract.target.name
-    for name in ("train", "test"):
-        values = getattr(split, name)[target]
-        if len(values) > 1 and values.nunique() == 1:
+    target = definition.contract.target
+    tested = material.test[target.name]
+    alike = {"train": material.train.targets[0] == material.train.targets[1], "test": tested.nunique() == 1}
+    for name, rows in {"train": len(material.train), "test": len(tested)}.items():
+        if rows > 1 and alike[name]:
+            value = material.train.newest[target.name].iloc[0] if name == "train" else tested.iloc[0]
             raise ContractError(
-                f"all {len(values)} rows to {name} on have the same {target}, {values.iloc[0]}: nothing can be told "
+                f"all {rows} rows to {name} on have the same {target.name}, {value}: nothing can be told "
                 "apart; ingest rows with other values, or choose another target"
             )
 
@@ -410,8 +438,8 @@ def register(lake: Lake, branch: str, bundle: Bundle, run: bytes | None = None) 
 def _bundle(
     definition: Model,
     plan: Recipe,
-    dataset: Dataset,
-    split: "Split",
+    paths: tuple[str, ...],
+    material: "Material",
     trained: "Trained",
     commit: str,
     tracker_run: str,
@@ -428,10 +456,10 @@ def _bundle(
         warm_start=plan.warm_start,
         data=DataReference(
             commit=commit,
-            paths=dataset.paths,
-            rows_train=len(split.train),
-            rows_validation=len(split.validation),
-            rows_test=len(split.test),
+            paths=paths,
+            rows_train=len(material.train),
+            rows_validation=len(material.validation),
+            rows_test=len(material.test),
             learn_from=plan.learn_from,
             validation_from=plan.validation_from,
             test_from=plan.test_from,

@@ -3,18 +3,19 @@
 Without a time column, a row of a table is about the moment of its ingestion, and known from then on; the same event in
 table and journal cannot be told, and counts twice.
 
-Both come as one frame of the contract's columns plus `event_at` and `known_at` (aware, UTC), ordered by `known_at` and
-then by the row's content, so that the same lake and `as_of` give the same frame. Rows whose target lies outside the
-contract are left out; an event that both tables and journal have is the journal's.
+Both come as frames of the contract's columns plus `event_at` and `known_at` (aware, UTC). Rows whose target lies
+outside the contract are left out; an event that both tables and journal have is the journal's.
 
-Cost: reads every Parquet object of the table and the journal at that commit.
+Cost: the journal is held in memory, of tables a group of rows at a time.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, overload
 from zoneinfo import ZoneInfo
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from infra import tables
@@ -70,48 +71,114 @@ def archived_label(lake: Lake, commit: str, name: str) -> dict[str, Any] | None:
     return next((found for path in paths if (found := tables.find(lake, commit, path, "id", name))), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """Rows and the objects that they were read from."""
+class KnownRows(Sequence[pd.DataFrame]):
+    """Rows that were known at a moment, in parts that are read when they are asked for: a group of rows of a table's
+    object each, and what was answered and labelled, if anything.
 
-    rows: pd.DataFrame
-    paths: tuple[str, ...]
+    A part has the contract's inputs and target, `event_at` and `known_at`; it may be empty. Reading one is safe in
+    threads.
+    """
+
+    def __init__(self, model: Model, lake: Lake, commit: str, as_of: datetime, learn_from: datetime | None) -> None:
+        contract = self._contract = model.contract
+        self._lake, self._commit, self._as_of, self._learn_from = lake, commit, as_of, learn_from
+        first, since = "", None
+        if learn_from is not None and contract.time is not None:
+            first = _month(contract, learn_from) if contract.is_monthly else ""
+            since = (contract.time.name, _a_day_before(contract, learn_from))
+        prefix = table_prefix(model)
+        paths = [entry.path for entry in lake.list(commit, prefix) if entry.path >= f"{prefix}{first}"]
+        self._groups = [
+            (path, group) for path in paths for group in tables.groups(lake, commit, path, self._asked, since)
+        ]
+        answered, answered_paths = labelled_predictions(contract, lake, commit)
+        self._answered = None if answered.empty else self._wanted(answered)
+        self.paths = (*paths, *answered_paths)
+        """The objects that they are read from."""
+
+    @property
+    def _columns(self) -> list[str]:
+        return [*(column.name for column in self._contract.inputs), self._contract.target.name]
+
+    @property
+    def _moments(self) -> list[str]:
+        """Name the columns that tell of a table's rows when they happened and became known."""
+        time, known = self._contract.time, self._contract.known
+        return [INGESTED_AT] if time is None else [time.name, known] if known else [time.name]
+
+    @property
+    def _asked(self) -> list[str]:
+        return list(dict.fromkeys([*self._columns, *self._moments]))
+
+    def __len__(self) -> int:
+        return len(self._groups) + (self._answered is not None)
+
+    @overload
+    def __getitem__(self, place: int) -> pd.DataFrame: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[pd.DataFrame]: ...
+    def __getitem__(self, place: int | slice) -> pd.DataFrame | list[pd.DataFrame]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        place %= len(self)
+        if place == len(self._groups):
+            assert self._answered is not None
+            return self._answered
+        table = tables.read_group(self._lake, self._commit, *self._groups[place], self._asked)
+        rows = self._wanted(_with_moments(self._contract, table))
+        return rows if self._answered is None else _without(rows, self._answered)
+
+    def _wanted(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Leave out what was not known then, what is older than wanted, and what the target cannot be."""
+        known = rows["known_at"] <= self._as_of
+        if self._learn_from is not None:
+            known &= rows["event_at"] >= self._learn_from
+        rows = rows.loc[known, [*self._columns, "event_at", "known_at"]]
+        return _within_range(self._contract, rows)
+
+    def whole(self, keep: Callable[[pd.DataFrame], npt.NDArray[np.bool_]] | None = None) -> pd.DataFrame:
+        """Read all, or of each part the rows that `keep` says [N], as one frame.
+
+        Ordered by `known_at`, then by what a row holds: the same rows give the same frame, wherever they lie.
+        """
+        read = ((part, None if keep is None else keep(part)) for part in self)
+        parts = [part if kept is None else part[kept] for part, kept in read]
+        wanted = [*self._columns, "event_at", "known_at"]
+        if all(part.empty for part in parts):
+            return parts[0] if parts else pd.DataFrame(columns=wanted)
+        rows = pd.concat([part for part in parts if not part.empty], ignore_index=True)
+        return rows.sort_values(["known_at", *wanted[:-1]], ignore_index=True)
+
+    def newest(self) -> pd.Timestamp | None:
+        """Give the moment at which the newest became known (aware, UTC); of tables only the times are read."""
+        moments = [] if self._answered is None else [self._answered["known_at"].max()]
+        for path, group in self._groups:
+            table = tables.read_group(self._lake, self._commit, path, group, self._moments)
+            known_at = _with_moments(self._contract, table)["known_at"]
+            moments.append(known_at[known_at <= self._as_of].max())
+        return max((moment for moment in moments if not pd.isna(moment)), default=None)
 
 
-def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime, learn_from: datetime | None = None) -> Dataset:
-    """Read everything that may be learned from at `as_of`: rows about moments from `learn_from` on.
+def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime, learn_from: datetime | None = None) -> KnownRows:
+    """Find everything that may be learned from at `as_of`: rows about moments from `learn_from` on.
 
     Partitions of months that ended before `learn_from` are not read, nor are older rows that lie together in one.
+
+    Raises: `ContractError` naming the table that lacks a column, `Corrupt`.
     """
-    first, since, time = "", None, model.contract.time
-    if learn_from is not None and time is not None:
-        first = _month(model.contract, learn_from) if model.contract.is_monthly else ""
-        since = (time.name, _a_day_before(model.contract, learn_from))
-    asked = [*(column.name for column in model.contract.inputs), model.contract.target.name]
-    known = [INGESTED_AT] if time is None else [model.contract.known] if model.contract.known else []
-    history, paths = tables.read_all(
-        lake, commit, table_prefix(model), f"{table_prefix(model)}{first}", list(dict.fromkeys(asked + known)), since
-    )
-    answered, answered_paths = labelled_predictions(model.contract, lake, commit)
-    wanted = [*asked, "event_at", "known_at"]
-    parts = [part[wanted] for part in (answered, _with_moments(model.contract, history)) if not part.empty]
-    if not parts:
-        return Dataset(pd.DataFrame(columns=wanted), ())
-    if len(parts) == 2:
-        parts[1] = _without(parts[1], parts[0], wanted[:-1])
-    rows = _within_range(model.contract, pd.concat(parts, ignore_index=True))
-    rows = rows[rows["known_at"] <= as_of]
-    if learn_from is not None:
-        rows = rows[rows["event_at"] >= learn_from]
-    rows = rows.sort_values(["known_at", *wanted[:-1]], ignore_index=True)
-    return Dataset(rows, (*paths, *answered_paths))
+    return KnownRows(model, lake, commit, as_of, learn_from)
 
 
-def _without(history: pd.DataFrame, answered: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+def _without(history: pd.DataFrame, answered: pd.DataFrame) -> pd.DataFrame:
     """Leave out of the table what was answered and labelled as well: an event whose raw file came later counts once."""
+    key = list(answered.columns.drop("known_at"))
     answered_in = history["event_at"].between(answered["event_at"].min(), answered["event_at"].max())
+    if not answered_in.any():
+        return history
     again = history[answered_in].reset_index().merge(answered[key].drop_duplicates(), on=key)["index"]
-    return history[~history.index.isin(again)]
+    return history[~history.index.isin(again)].reset_index(drop=True)
 
 
 def _month(contract: Contract, moment: datetime) -> str:

@@ -100,45 +100,54 @@ def _without_dictionaries(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def read_all(
-    lake: Lake,
-    commit: str,
-    prefix: str,
-    start: str = "",
-    columns: Sequence[str] | None = None,
-    since: tuple[str, datetime] | None = None,
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Read every table under a prefix, whose path is `start` or later, as one; an empty frame where there is none.
-
-    Args:
-        columns: what is wanted; only this is read and verified. Without it, everything.
-        since: a time column, and the moment from which on rows are wanted; a wall time where the column is one.
+def read_all(lake: Lake, commit: str, prefix: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Read every table under a prefix as one; an empty frame where there is none.
 
     Returns:
         The rows in path order, and the paths read.
 
-    Raises: `ContractError` naming the table that lacks a wanted column, `Corrupt`.
+    Raises: `ContractError`, `Corrupt`.
     """
-    paths = tuple(entry.path for entry in lake.list(commit, prefix) if entry.path >= start)
-    tables = [read(lake, commit, path, columns, since) for path in paths]
+    paths = tuple(entry.path for entry in lake.list(commit, prefix))
+    tables = [read(lake, commit, path) for path in paths]
     return (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()), paths
 
 
-def read(
-    lake: Lake,
-    commit: str,
-    path: str,
-    columns: Sequence[str] | None = None,
-    since: tuple[str, datetime] | None = None,
-) -> pd.DataFrame:
-    """Read one table, or the wanted columns and rows of it. Raises: `ContractError`, `Corrupt`."""
-    with lake.open(commit, path) as file:
-        source = pa.PythonFile(file, mode="r")
-        if columns is not None and (missing := [name for name in columns if name not in pq.read_schema(source).names]):
+def read(lake: Lake, commit: str, path: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read one table, or the wanted columns of it. Raises: `ContractError`, `Corrupt`."""
+    with opened(lake, commit, path) as file:
+        table: pd.DataFrame = file.read(None if columns is None else list(columns)).to_pandas()
+    return table
+
+
+def groups(
+    lake: Lake, commit: str, path: str, columns: Sequence[str], since: tuple[str, datetime] | None = None
+) -> list[int]:
+    """Give the places of a table's groups of rows.
+
+    Args:
+        columns: what will be read of them.
+        since: a time column, and the moment before which all rows of a group must lie to be left out; a wall time
+            where the column is one.
+
+    Raises: `ContractError` naming the table where it lacks a wanted column, `Corrupt`.
+    """
+    with opened(lake, commit, path) as file:
+        names = file.schema_arrow.names
+        if missing := [name for name in columns if name not in names]:
             raise ContractError(f"{path} lacks columns {missing}, which the contract has by now: ingest its file again")
-        new_enough = None if since is None else pc.field(since[0]) >= pa.scalar(since[1])
-        found = pq.read_table(source, columns=None if columns is None else list(columns), filters=new_enough)
-        table: pd.DataFrame = found.to_pandas()
+        places = range(file.num_row_groups)
+        if since is None:
+            return list(places)
+        column = names.index(since[0])
+        found = [(place, file.metadata.row_group(place).column(column).statistics) for place in places]
+        return [place for place, known in found if known is None or not known.has_min_max or known.max >= since[1]]
+
+
+def read_group(lake: Lake, commit: str, path: str, group: int, columns: Sequence[str]) -> pd.DataFrame:
+    """Read the wanted columns of a table's group of rows. Raises: `ContractError`, `Corrupt`."""
+    with opened(lake, commit, path) as file:
+        table: pd.DataFrame = file.read_row_group(group, columns=list(columns)).to_pandas()
     return table
 
 

@@ -11,14 +11,18 @@ once shuffled, and as much that is read ahead. Both gather windows of `WINDOW_BY
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor
 
-from models.learning.preprocessing import Prepared
+from models.contract.answers import places
+from models.contract.columns import Contract, Number
+from models.contract.table import to_columns
+from models.learning.preprocessing import Prepared, prepare, smallest_integer
 
 WINDOW_BYTES = 4 << 20
 """A window has so many, or one batch: it stays in a processor's caches until it is used."""
@@ -41,11 +45,43 @@ class Examples:
     def __getitem__(self, rows: slice) -> "Examples":
         return Examples(self.inputs[rows], self.target_N[rows])
 
+    @property
+    def nbytes(self) -> int:
+        """Say how much memory they take."""
+        return sum(array.nbytes for array in self._arrays())
+
+    def every(self, stride: int, first: int = 0) -> "Examples":
+        """Copy every `stride`-th row, from one on."""
+        numbers_NF, categories_NC, time_parts_NP, target_N = (array[first::stride].copy() for array in self._arrays())
+        return Examples(Prepared(numbers_NF, categories_NC, time_parts_NP), target_N)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Examples]") -> "Examples":
+        """Put parts of one table together; the only one stays as it is."""
+        if len(parts) == 1:
+            return parts[0]
+        arrays = zip(*(part._arrays() for part in parts), strict=True)
+        joined: Iterator[Any] = (np.concatenate(alike) for alike in arrays)
+        numbers_NF, categories_NC, time_parts_NP, target_N = joined
+        return cls(Prepared(numbers_NF, categories_NC, time_parts_NP), target_N)
+
+    def _arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        inputs = self.inputs
+        return inputs.numbers_NF, inputs.categories_NC, inputs.time_parts_NP, self.target_N
+
     def tensors(self) -> list[Tensor]:
         """Give numbers, categories, time parts and target, sharing memory: integers as small as they are kept."""
-        inputs = self.inputs
-        arrays = (inputs.numbers_NF, inputs.categories_NC, inputs.time_parts_NP, self.target_N)
-        return [torch.from_numpy(array) for array in arrays]
+        return [torch.from_numpy(array) for array in self._arrays()]
+
+
+def to_examples(contract: Contract, table: pd.DataFrame) -> Examples:
+    """Prepare accepted rows."""
+    target, truth = contract.target, table[contract.target.name]
+    inputs = prepare(contract, to_columns(contract, table))
+    if isinstance(target, Number):
+        return Examples(inputs, truth.to_numpy(np.float32))
+    place_N: npt.NDArray[np.integer] = places(target, truth.tolist()).astype(smallest_integer(len(target.values)))
+    return Examples(inputs, place_N)
 
 
 class Rows(Protocol):

@@ -15,12 +15,12 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 def objective(
-    settings: TrainingSettings, target: Number | Category, target_N: Tensor, device: torch.device
+    settings: TrainingSettings, target: Number | Category, count_K: Tensor, device: torch.device
 ) -> Objective:
     """Choose by the settings and by what is predicted.
 
     Args:
-        target_N: of all rows that are learned from; of a category its 0-based places.
+        count_K: how many rows that are learned from have each of a category's values.
 
     Raises: `DefinitionError` for settings that do not fit the target.
     """
@@ -34,7 +34,7 @@ def objective(
     if settings.loss not in (None, "cross_entropy"):
         raise DefinitionError(f"training.loss={settings.loss} is for numbers; {target.name!r} is a category")
     balanced = settings.class_weights == "balanced"
-    weight_K = _balanced(target_N, len(target.values)).to(device) if balanced else None
+    weight_K = _balanced(count_K).to(device) if balanced else None
 
     def cross_entropy(answer_NK: Tensor, place_N: Tensor) -> Tensor:
         return functional.cross_entropy(answer_NK.float(), place_N, weight_K, reduction="sum") / len(place_N)
@@ -67,7 +67,6 @@ def _squared(answer_N: Tensor, target_N: Tensor) -> Tensor:
     return (answer_N.float() - target_N).square().mean()
 
 
-def _balanced(place_N: Tensor, classes: int) -> Tensor:
+def _balanced(count_K: Tensor) -> Tensor:
     """Weigh each value by how rare it is, so that all have the same weight together; the mean over rows is 1."""
-    count_K = torch.bincount(place_N.to(torch.int64), minlength=classes)
-    return len(place_N) / ((count_K > 0).sum() * count_K.clamp_min(1))
+    return count_K.sum() / ((count_K > 0).sum() * count_K.clamp_min(1))

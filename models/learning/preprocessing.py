@@ -8,6 +8,7 @@ to month and day: Howard Hinnant, "chrono-compatible low-level date algorithms",
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models.contract.columns import Category, Contract, Number, Time, TimePart
-from models.inference import GraphInputs, open_session
+from models.inference import GraphInputs, Opened, open_session
 
 OPSET = 20
 ML_OPSET = 4
@@ -47,13 +48,13 @@ class Prepared:
 
 def prepare(contract: Contract, columns: GraphInputs) -> Prepared:
     """Run the preprocessing graph over raw columns, a piece at a time; codes are kept as small as they can be."""
-    session = open_session(build(contract).SerializeToString()).session
+    session = _opened(contract).session
     outputs = [PREFIX + name for name in (NUMBERS, CATEGORIES, TIME_PARTS)]
     most = max((len(column.values) for column in contract.categories), default=0)
     rows = len(next(iter(columns.values())))
     prepared = Prepared(
         np.empty((rows, len(contract.numbers)), np.float32),
-        np.empty((rows, len(contract.categories)), np.int16 if most <= np.iinfo(np.int16).max else np.int32),
+        np.empty((rows, len(contract.categories)), smallest_integer(most)),
         np.empty((rows, len(contract.time_parts)), np.int16),  # the largest is a minute of a day
     )
     for start in range(0, rows, _PIECE_ROWS):
@@ -61,6 +62,16 @@ def prepare(contract: Contract, columns: GraphInputs) -> Prepared:
         found = session.run(outputs, {name: values[piece] for name, values in columns.items()})
         prepared.numbers_NF[piece], prepared.categories_NC[piece], prepared.time_parts_NP[piece] = found
     return prepared
+
+
+def smallest_integer(largest: int) -> type[np.int16 | np.int32]:
+    """Choose what codes up to `largest` are kept in."""
+    return np.int16 if largest <= np.iinfo(np.int16).max else np.int32
+
+
+@lru_cache(maxsize=4)
+def _opened(contract: Contract) -> Opened:
+    return open_session(build(contract).SerializeToString())
 
 
 def build(contract: Contract) -> onnx.ModelProto:

@@ -46,6 +46,9 @@ class TrainingSettings:
     """What the network computes in while it learns; weights and sums are kept in float32."""
     compiled: Literal["no", "yes", "cuda_graphs"] = "no"
     """Whether `torch.compile` makes kernels of the network, and whether CUDA replays them as graphs."""
+    memory_mb: float = 2048.0
+    """Rows that are learned from are kept in memory where they take no more, once prepared, in 10^6 bytes; of more,
+    parts are read again in each epoch, some of which are shuffled together."""
     validation_days: float = 31.0
     """Span before the test span that stops the training; of models with a time column."""
     test_days: float = 29.0
@@ -59,7 +62,7 @@ class TrainingSettings:
         """Refuse settings that cannot train. Raises: `DefinitionError` naming the option."""
         for name, kind in _KINDS.items():
             _convert(name, kind, getattr(self, name))
-        positive = ("epochs", "batch_rows", "patience", "learning_rate", "embedding_rate", "clip_norm")
+        positive = ("epochs", "batch_rows", "patience", "learning_rate", "embedding_rate", "clip_norm", "memory_mb")
         for name in (*positive, "validation_days", "test_days"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -12,19 +12,19 @@ from safetensors.torch import load, save
 from torch import nn
 
 from models.bundle import Computed, Parity
-from models.contract.answers import losses, places, shape
+from models.contract.answers import losses, shape
 from models.contract.columns import Contract, Number
 from models.contract.table import time_part, to_columns
 from models.errors import BundleError, DefinitionError, ParityFailed
 from models.learning import evaluation, loop
 from models.learning.devices import choose_device, describe, repeatable
-from models.learning.examples import Examples, HeldRows
+from models.learning.examples import HeldRows, to_examples
 from models.learning.export import as_tensors, check_parity, export
 from models.learning.loop import Checkpoints, Fitted, Report
+from models.learning.material import NEWEST, Material
 from models.learning.objectives import answering, objective
 from models.learning.preprocessing import Prepared, prepare
 from models.learning.settings import TrainingSettings
-from models.learning.splits import Split
 from models.learning.world import current
 from models.watching import profile
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from models.model import Model
 
 EXAMPLE_ROWS = 8
-PARITY_ROWS = 10_000
+PARITY_ROWS = NEWEST
 """Parity is proved on at least this many rows (or all): everything held out, and the newest ones trained on."""
 
 
@@ -52,7 +52,7 @@ class Trained:
 
 def train(
     model: "Model",
-    split: Split,
+    material: Material,
     settings: TrainingSettings,
     *,
     device: str,
@@ -64,7 +64,7 @@ def train(
     """Train, export, prove parity, evaluate.
 
     Args:
-        split: three spans of accepted rows; only the validation span may be empty.
+        material: three parts of the accepted rows; only the validation part may be empty.
         device: `auto`, `cpu`, `cuda` or `mps`.
         warm_start: the champion's `state.safetensors`, to train on from.
         report: takes how far it has come.
@@ -74,13 +74,15 @@ def train(
         `BundleError` when the warm state does not fit it.
     """
     contract = model.contract
-    model.naive_answers(split.train, split.test)  # what the definition gives wrongly is better said before training
-    slices = model.sliced(split.test)
+    newest, validation, test = material.train.newest, material.validation, material.test
+    model.naive_answers(newest, test)  # what the definition gives wrongly is better said before training
+    slices = model.sliced(test)
     with repeatable(settings.seed, threads):
         chosen = choose_device(device)
-        fitted = fit(model, split, settings, chosen, warm_start, report, checkpoints)
-        held_out = len(split.validation) + len(split.test)
-        judged = pd.concat([split.train, split.validation, split.test]).tail(max(held_out, PARITY_ROWS))
+        fitted = fit(model, material, settings, chosen, warm_start, report, checkpoints)
+        judged = pd.concat([newest, validation, test], ignore_index=True).tail(
+            max(len(validation) + len(test), PARITY_ROWS)
+        )
         columns = to_columns(contract, judged)
         prepared = prepare(contract, columns)
         _check_time_parts(contract, judged, prepared)
@@ -88,11 +90,11 @@ def train(
         onnx = export(network, contract, prepared[:EXAMPLE_ROWS])
         answered = loop.predict(network, prepared)
         parity = check_parity(onnx, contract, columns, answered, model.parity_tolerance)
-    tested = answered[len(answered) - len(split.test) :]
-    truth = split.test[contract.target.name]
+    tested = answered[len(answered) - len(test) :]
+    truth = test[contract.target.name]
     return Trained(
         onnx=onnx,
-        profile=profile.encode(_profile(model, split.test, tested)),
+        profile=profile.encode(_profile(model, test, tested)),
         state=save({name: value.contiguous() for name, value in fitted.network.state_dict().items()}),
         metrics=evaluation.measure(contract.target, tested, truth),
         slices=evaluation.measure_slices(contract.target, tested, truth, slices),
@@ -103,16 +105,22 @@ def train(
 
 
 def take_part(
-    model: "Model", split: Split, settings: TrainingSettings, *, device: str, threads: int, warm_start: bytes | None
+    model: "Model",
+    material: Material,
+    settings: TrainingSettings,
+    *,
+    device: str,
+    threads: int,
+    warm_start: bytes | None,
 ) -> None:
     """Do this process's part of a training that another one leads, by `train` with the same arguments."""
     with repeatable(settings.seed, threads):
-        fit(model, split, settings, choose_device(device), warm_start)
+        fit(model, material, settings, choose_device(device), warm_start)
 
 
 def fit(
     model: "Model",
-    split: Split,
+    material: Material,
     settings: TrainingSettings,
     device: torch.device,
     warm_start: bytes | None = None,
@@ -123,25 +131,17 @@ def fit(
 
     Raises: see `train`.
     """
-    examples = to_examples(model.contract, split.train)
-    network = _check_answer(model, model.network(examples), examples.inputs[:EXAMPLE_ROWS])
+    sample = material.train.sample
+    network = _check_answer(model, model.network(sample), sample.inputs[:EXAMPLE_ROWS])
     if warm_start is not None:
         _load_state(network, warm_start)
-    validation = HeldRows(to_examples(model.contract, split.validation), device) if len(split.validation) else None
-    aim = objective(settings, model.contract.target, torch.from_numpy(examples.target_N), device)
-    rows, world = HeldRows(examples, device), current()
+    held_out = material.validation
+    validation = HeldRows(to_examples(model.contract, held_out), device) if len(held_out) else None
+    aim = objective(settings, model.contract.target, torch.from_numpy(material.train.class_counts), device)
+    rows, world = material.train.rows(device), current()
     return loop.fit(
         network, rows, validation, aim, settings, device, report=report, checkpoints=checkpoints, world=world
     )
-
-
-def to_examples(contract: Contract, table: pd.DataFrame) -> Examples:
-    """Prepare accepted rows for the loop."""
-    target, truth = contract.target, table[contract.target.name]
-    inputs = prepare(contract, to_columns(contract, table))
-    if isinstance(target, Number):
-        return Examples(inputs, truth.to_numpy(np.float32))
-    return Examples(inputs, places(target, truth.tolist()).astype(np.int32))
 
 
 def _check_answer(model: "Model", network: object, first: Prepared) -> nn.Module:

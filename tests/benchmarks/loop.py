@@ -20,6 +20,7 @@ from infra.settings import load_settings
 from models import definitions
 from models.contract.table import to_columns
 from models.inference import Predictor
+from models.learning.material import gather
 from models.learning.splits import Split
 from models.learning.training import Trained, train
 from models.model import Model
@@ -155,7 +156,8 @@ def _learning_figures() -> list[Figure]:
 
 def _trained(definition: Model, split: Split) -> tuple[Trained, float]:
     began = time.perf_counter()
-    trained = train(definition, split, definition.training, device="cpu", threads=load_settings().train_threads)
+    material = gather(definition.contract, [split], definition.training.memory_mb)
+    trained = train(definition, material, definition.training, device="cpu", threads=load_settings().train_threads)
     return trained, time.perf_counter() - began
 
 

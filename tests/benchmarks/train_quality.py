@@ -32,8 +32,8 @@ from models import definitions
 from models.bundle import Bundle
 from models.contract.table import to_columns
 from models.inference import Predictor
+from models.learning.examples import to_examples
 from models.learning.splits import Split, split_in_time
-from models.learning.training import to_examples
 from models.model import Model
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.homes import OKRUH
@@ -175,7 +175,7 @@ def _split(definition: Model, lake: Lake, bundle: Bundle) -> Split:
     card, data = bundle.card, bundle.card.data
     assert data.validation_from is not None
     assert data.test_from is not None
-    rows = known_rows(definition, lake, data.commit, card.as_of, data.learn_from).rows
+    rows = known_rows(definition, lake, data.commit, card.as_of, data.learn_from).whole()
     split = split_in_time(rows, rows["known_at"], data.validation_from, data.test_from)
     found = tuple(map(len, (split.train, split.validation, split.test)))
     assert found == (data.rows_train, data.rows_validation, data.rows_test), found

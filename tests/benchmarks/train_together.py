@@ -27,11 +27,10 @@ from infra.provenance import ROOT
 from models import definitions
 from models.learning import examples
 from models.learning.devices import repeatable
-from models.learning.examples import HeldRows
+from models.learning.examples import HeldRows, to_examples
 from models.learning.loop import Progress, fit
 from models.learning.objectives import Objective, objective
 from models.learning.settings import Setting, TrainingSettings
-from models.learning.training import to_examples
 from models.learning.world import ALONE, joined
 from tests.benchmarks import perceptron
 from tests.benchmarks.figures import Figure
@@ -150,14 +149,14 @@ def _perceptron_parts() -> _Parts:
     settings = perceptron.SETTINGS.with_changes(changes)
     held_out = len(rows) // 10
     parts = HeldRows(rows[held_out:], CPU), HeldRows(rows[:held_out], CPU)
-    return settings, *parts, perceptron.aim(rows, settings), perceptron.Network
+    return settings, *parts, perceptron.aim(settings), perceptron.Network
 
 
 def _taxi_parts() -> _Parts:
     definition = definitions.load("taxi_eta")
     cut = split(definition, "2019-01", "2019-12", "2020-01")
     rows, held_out = (to_examples(definition.contract, table) for table in (cut.train, cut.validation))
-    aim = objective(definition.training, definition.contract.target, torch.from_numpy(rows.target_N), CPU)
+    aim = objective(definition.training, definition.contract.target, torch.zeros(0), CPU)
     return definition.training, HeldRows(rows, CPU), HeldRows(held_out, CPU), aim, lambda: definition.network(rows)
 
 

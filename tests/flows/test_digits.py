@@ -99,7 +99,7 @@ def journal(version: str, truth: npt.NDArray[np.int64], rows: pd.DataFrame, at: 
 @pytest.fixture
 def rows(champion: str) -> pd.DataFrame:
     """Rows that were ingested."""
-    known = known_rows(MODEL, digits_lake(), "main", datetime.now(UTC) + timedelta(days=1)).rows
+    known = known_rows(MODEL, digits_lake(), "main", datetime.now(UTC) + timedelta(days=1)).whole()
     return known[[*(column.name for column in CONTRACT.features), "digit"]].head(1000)
 
 

@@ -130,7 +130,7 @@ def test_judges_on_every_row_since_the_training_that_is_known(trained: Path) -> 
     all_of_it = promote("taxi_eta", "worse", LATER)
     half = promote("taxi_eta", "worse", between)
 
-    known_at = known_rows(MODEL, lake(), lake().resolve("main"), LATER).rows["known_at"]
+    known_at = known_rows(MODEL, lake(), lake().resolve("main"), LATER).whole()["known_at"]
     assert all_of_it.test_rows == (known_at >= card.data.test_from).sum() == card.data.rows_test
     assert half.test_rows == ((known_at >= card.data.test_from) & (known_at <= between)).sum() < all_of_it.test_rows
 

@@ -91,7 +91,7 @@ def test_holds_out_the_newest_labels(trained: Path) -> None:
 
     assert done.trained is not None
     card = registry.load_card(lake(), "main", done.trained.version)
-    known_at = known_rows(MODEL, lake(), card.data.commit, THIRD_MONDAY, alarm.changed_at).rows["known_at"]
+    known_at = known_rows(MODEL, lake(), card.data.commit, THIRD_MONDAY, alarm.changed_at).whole()["known_at"]
     assert (known_at < card.data.test_from).sum() == card.data.rows_train
     assert (known_at >= card.data.test_from).sum() == card.data.rows_test
     assert card.data.validation_from == card.data.test_from

@@ -18,6 +18,7 @@ from models.bundle import FILES
 from models.catalog.taxi_eta import MODEL
 from models.errors import ContractError, Refused
 from models.learning import training
+from models.learning.material import gather
 from models.learning.settings import Setting
 from models.learning.splits import split_in_time
 from models.learning.training import Trained
@@ -73,7 +74,9 @@ def test_a_bundle_is_one_commit_that_names_what_it_comes_from(trained: Path) -> 
 
 
 def test_another_setting_is_another_training_and_without_as_of_all_that_is_known_is_read(trained: Path) -> None:
-    newest = known_rows(MODEL, lake(), lake().resolve("main"), datetime.max.replace(tzinfo=UTC)).rows["known_at"].max()
+    newest = (
+        known_rows(MODEL, lake(), lake().resolve("main"), datetime.max.replace(tzinfo=UTC)).whole()["known_at"].max()
+    )
 
     made = train("taxi_eta", overrides=EPOCHS | {"seed": 1})
 
@@ -149,9 +152,11 @@ def training_of(settings: Mapping[str, Setting]) -> Trained:
     """Train once more, without a flow."""
     plan = MODEL.training.with_changes(settings)
     test_from = AS_OF - timedelta(days=plan.test_days)
-    rows = known_rows(MODEL, lake(), lake().resolve("main"), AS_OF).rows
-    split = split_in_time(rows, rows["known_at"], test_from - timedelta(days=plan.validation_days), test_from)
-    return training.train(MODEL, split, plan, device="cpu", threads=1)
+    validation_from = test_from - timedelta(days=plan.validation_days)
+    rows = known_rows(MODEL, lake(), lake().resolve("main"), AS_OF)
+    splits = [split_in_time(part, part["known_at"], validation_from, test_from) for part in rows]
+    material = gather(MODEL.contract, splits, plan.memory_mb)
+    return training.train(MODEL, material, plan, device="cpu", threads=1)
 
 
 def test_says_when_there_is_nothing_to_learn_from(home: Path) -> None:

@@ -80,8 +80,8 @@ def test_reads_what_was_known_and_nothing_later(lake: EmbeddedLake) -> None:
     put_months(lake)
     at_half_past = datetime(2020, 2, 10, 13, 30, tzinfo=UTC)
 
-    known = known_rows(MODEL, lake, "main", at_half_past).rows
-    before = known_rows(MODEL, lake, "main", at_half_past - pd.Timedelta(seconds=1)).rows
+    known = known_rows(MODEL, lake, "main", at_half_past).whole()
+    before = known_rows(MODEL, lake, "main", at_half_past - pd.Timedelta(seconds=1)).whole()
 
     assert known["trip_minutes"].tolist() == [20.0, 70.0, 30.0]  # in the order in which they became known
     assert before["trip_minutes"].tolist() == [20.0, 70.0]
@@ -94,8 +94,8 @@ def test_reads_no_partition_that_ended_before_it_is_to_learn(lake: EmbeddedLake)
     later = known_rows(MODEL, lake, "main", FAR, learn_from=datetime(2020, 2, 10, 12, 30, tzinfo=UTC))
     at_the_edge = known_rows(MODEL, lake, "main", FAR, learn_from=datetime(2020, 2, 1, 4, 55, tzinfo=UTC))
 
-    assert (later.rows["trip_minutes"].tolist(), later.paths) == ([30.0], (partition_path(MODEL, "2020-02"),))
-    assert at_the_edge.rows["trip_minutes"].tolist() == [70.0, 30.0]
+    assert (later.whole()["trip_minutes"].tolist(), later.paths) == ([30.0], (partition_path(MODEL, "2020-02"),))
+    assert at_the_edge.whole()["trip_minutes"].tolist() == [70.0, 30.0]
     assert at_the_edge.paths[0] == partition_path(MODEL, "2020-01")  # it is still January in New York
 
 
@@ -123,8 +123,8 @@ def test_answers_are_learned_from_when_their_label_has_come(lake: EmbeddedLake) 
         },
     )
 
-    early = known_rows(MODEL, lake, "main", datetime(2020, 3, 2, 11, tzinfo=UTC)).rows
-    late = known_rows(MODEL, lake, "main", datetime(2020, 3, 2, 12, tzinfo=UTC)).rows
+    early = known_rows(MODEL, lake, "main", datetime(2020, 3, 2, 11, tzinfo=UTC)).whole()
+    late = known_rows(MODEL, lake, "main", datetime(2020, 3, 2, 12, tzinfo=UTC)).whole()
 
     assert 11.0 not in early["trip_minutes"].tolist()
     assert late["trip_minutes"].tolist() == [*early["trip_minutes"], 11.0]
@@ -135,7 +135,7 @@ def test_answers_from_before_it_is_to_learn_are_left_out_however_late_their_labe
     told = labels(("a", 11.0, "2020-03-05T12:00:00Z"), ("b", 12.0, "2020-03-03T12:00:00Z"))
     put(lake, **{f"{PREDICTIONS}1.parquet": asked, f"{LABELS}1.parquet": told})
 
-    known = known_rows(MODEL, lake, "main", FAR, learn_from=datetime(2020, 3, 2, 12, tzinfo=UTC)).rows
+    known = known_rows(MODEL, lake, "main", FAR, learn_from=datetime(2020, 3, 2, 12, tzinfo=UTC)).whole()
 
     assert known["trip_minutes"].tolist() == [12.0]
 
@@ -148,7 +148,7 @@ def test_rows_and_labels_outside_the_targets_range_are_not_learned_from(lake: Em
     paths = (partition_path(MODEL, "2020-01"), f"{PREDICTIONS}1.parquet", f"{LABELS}1.parquet")
     put(lake, **dict(zip(paths, (history, asked, told), strict=True)))
 
-    assert known_rows(MODEL, lake, "main", FAR).rows["trip_minutes"].tolist() == [1.0, 120.0, 1.0, 120.0]
+    assert known_rows(MODEL, lake, "main", FAR).whole()["trip_minutes"].tolist() == [1.0, 120.0, 1.0, 120.0]
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_wall_times_are_instants_across_the_change_of_clocks(lake: EmbeddedLake,
     put(lake, **{partition_path(MODEL, pickup[:7]): trips((pickup, pickup, 5.0))})
     moment = pd.Timestamp(instant, tz="UTC")
 
-    rows = known_rows(MODEL, lake, "main", moment, learn_from=moment.to_pydatetime()).rows
-    before = known_rows(MODEL, lake, "main", moment - pd.Timedelta(seconds=1)).rows
+    rows = known_rows(MODEL, lake, "main", moment, learn_from=moment.to_pydatetime()).whole()
+    before = known_rows(MODEL, lake, "main", moment - pd.Timedelta(seconds=1)).whole()
 
     assert (rows["event_at"].tolist(), rows["known_at"].tolist()) == ([moment], [moment])
     assert before.empty
@@ -178,7 +178,7 @@ def test_an_answer_in_the_hour_that_comes_twice_keeps_its_instant(lake: Embedded
     told = labels(("first", 8.0, "2020-11-01T08:00:00Z"), ("second", 8.0, "2020-11-01T08:00:00Z"))
     put(lake, **{f"{PREDICTIONS}1.parquet": asked, f"{LABELS}1.parquet": told})
 
-    rows = known_rows(MODEL, lake, "main", FAR).rows
+    rows = known_rows(MODEL, lake, "main", FAR).whole()
 
     assert rows["pickup_at"].tolist() == [pd.Timestamp("2020-11-01 01:30")] * 2
     assert rows["event_at"].dt.hour.tolist() == [5, 6]
@@ -194,7 +194,7 @@ def test_the_order_of_arrival_does_not_matter(tmp_path: Path, first: str) -> Non
         asked = answers(*((name, moment, 9.0) for name, moment in zip("abc", moments, strict=True)))
         told = labels(*((name, 8.0, "2020-12-05T13:00:00Z") for name in "abc"))
         put(lake, **{f"{PREDICTIONS}1.parquet": order(asked), f"{LABELS}1.parquet": order(told)})
-        rows = known_rows(MODEL, lake, "main", FAR).rows
+        rows = known_rows(MODEL, lake, "main", FAR).whole()
         lake.close()
         return rows
 
@@ -204,8 +204,8 @@ def test_the_order_of_arrival_does_not_matter(tmp_path: Path, first: str) -> Non
 def test_an_empty_lake_knows_nothing(lake: EmbeddedLake) -> None:
     found = known_rows(replace(MODEL, table="walks"), lake, "main", FAR)
 
-    assert (len(found.rows), found.paths) == (0, ())
-    assert "trip_minutes" in found.rows.columns
+    assert (len(found.whole()), found.paths) == (0, ())
+    assert "trip_minutes" in found.whole().columns
 
 
 def test_an_event_that_was_answered_and_ingested_later_counts_once(lake: EmbeddedLake) -> None:
@@ -214,7 +214,7 @@ def test_an_event_that_was_answered_and_ingested_later_counts_once(lake: Embedde
     told = labels(("a", 30.0, "2020-02-10T13:35:00Z"), ("b", 31.0, "2020-02-10T14:35:00Z"))
     put(lake, **{f"{PREDICTIONS}1.parquet": asked, f"{LABELS}1.parquet": told})
 
-    known = known_rows(MODEL, lake, "main", FAR).rows
+    known = known_rows(MODEL, lake, "main", FAR).whole()
 
     assert known["trip_minutes"].tolist() == [20.0, 70.0, 30.0, 31.0]
     assert known["known_at"].iloc[2] == pd.Timestamp("2020-02-10 13:35", tz="UTC")  # as the service learned it
@@ -223,8 +223,8 @@ def test_an_event_that_was_answered_and_ingested_later_counts_once(lake: Embedde
 def test_leaves_out_what_is_older_and_nothing_else_however_clocks_change(lake: EmbeddedLake) -> None:
     hours = [f"2020-11-01 {hour:02}:30" for hour in range(6)] + ["2020-10-30 12:00", "2020-10-31 23:59"]
     put(lake, **{partition_path(MODEL, "2020-11"): trips(*((hour, "2020-11-01 07:00", 60.0) for hour in hours))})
-    everything = known_rows(MODEL, lake, "main", FAR).rows
+    everything = known_rows(MODEL, lake, "main", FAR).whole()
 
     for since in pd.date_range("2020-10-31T00:00Z", "2020-11-02T00:00Z", freq="30min"):
-        rows = known_rows(MODEL, lake, "main", FAR, since.to_pydatetime()).rows
+        rows = known_rows(MODEL, lake, "main", FAR, since.to_pydatetime()).whole()
         pd.testing.assert_frame_equal(rows, everything[everything["event_at"] >= since].reset_index(drop=True))

@@ -146,25 +146,23 @@ def test_a_damaged_page_is_refused_by_name() -> None:
         tables.read_raw("a.parquet", bytes(content), WANTED)
 
 
-def test_reads_partitions_in_order_from_a_start_on(tmp_path: Path) -> None:
+def test_reads_partitions_in_order(tmp_path: Path) -> None:
     lake = EmbeddedLake(tmp_path)
     with transaction(lake, "main", "ingest", {}) as work:
         for month in ("2020-02", "2020-01", "2020-03"):
             work.put(f"data/rides/{month}.parquet", tables.encode(rides(1).assign(month=month)))
 
     everything, paths = tables.read_all(lake, "main", "data/rides/")
-    later, later_paths = tables.read_all(lake, "main", "data/rides/", "data/rides/2020-02")
-    miles, _ = tables.read_all(lake, "main", "data/rides/", columns=["miles", "zone"])
     nothing, no_paths = tables.read_all(lake, "main", "data/walks/")
+    january = tables.read_group(lake, "main", paths[0], 0, ["miles", "zone"])
 
     assert everything["month"].tolist() == ["2020-01", "2020-02", "2020-03"]
-    assert (later["month"].tolist(), later_paths) == (["2020-02", "2020-03"], paths[1:])
     assert (nothing.empty, no_paths) == (True, ())
-    assert list(miles.columns) == ["miles", "zone"]
+    assert list(january.columns) == ["miles", "zone"]
     with pytest.raises(
         ContractError, match=r"^data/rides/2020-01\.parquet lacks columns \['price'\], which the contract"
     ):
-        tables.read_all(lake, "main", "data/rides/", columns=["miles", "price"])
+        tables.groups(lake, "main", paths[0], ["miles", "price"])
     lake.close()
 
 
@@ -173,9 +171,8 @@ def test_reads_the_groups_of_rows_that_are_new_enough_and_no_others(tmp_path: Pa
     table = rides(3 * tables.GROUP_ROWS).assign(noise=range(3 * tables.GROUP_ROWS))
     table["at"] = table["at"].dt.tz_localize(zone)
     content = bytearray(tables.encode(table))
-    groups = pq.ParquetFile(pa.BufferReader(bytes(content))).metadata
-    column = groups.row_group(1).column(4)
-    since = table["at"][3 * tables.GROUP_ROWS - 10].to_pydatetime()
+    column = pq.ParquetFile(pa.BufferReader(bytes(content))).metadata.row_group(1).column(4)
+    first = [table["at"][place * tables.GROUP_ROWS].to_pydatetime() for place in range(3)]
 
     with closing(EmbeddedLake(tmp_path)) as lake:
         entry = lake.put("main", "rides.parquet", bytes(content))
@@ -184,12 +181,13 @@ def test_reads_the_groups_of_rows_that_are_new_enough_and_no_others(tmp_path: Pa
         file.chmod(0o644)
         file.write_bytes(content)
 
-        newest = tables.read(lake, "main", "rides.parquet", ["noise"], ("at", since))
+        found = [tables.groups(lake, "main", "rides.parquet", ["noise"], ("at", moment)) for moment in first]
+        newest = tables.read_group(lake, "main", "rides.parquet", 2, ["noise"])
         with pytest.raises(Corrupt):
-            tables.read(lake, "main", "rides.parquet", ["noise"])
+            tables.read_group(lake, "main", "rides.parquet", 1, ["noise"])
 
-    assert newest["noise"].tolist() == table["noise"].tolist()[-10:]
-    assert groups.num_row_groups == 3
+    assert found == [[0, 1, 2], [1, 2], [2]]
+    assert newest["noise"].tolist() == table["noise"].tolist()[-tables.GROUP_ROWS :]
 
 
 def test_fetches_little_more_than_it_reads(lakefs: LakeFSServer) -> None:
@@ -202,8 +200,10 @@ def test_fetches_little_more_than_it_reads(lakefs: LakeFSServer) -> None:
         lake.put("main", "rides.parquet", content)
         lakefs.sent = 0
 
-        newest = tables.read(lake, "main", "rides.parquet", ["noise_1"], ("at", table["at"].iloc[-5]))
+        since = ("at", table["at"].iloc[-5].to_pydatetime())
+        (group,) = tables.groups(lake, "main", "rides.parquet", ["noise_1"], since)
+        newest = tables.read_group(lake, "main", "rides.parquet", group, ["noise_1"])
 
-    assert len(newest) == 5
+    assert len(newest) == tables.GROUP_ROWS
     # A group of two columns of eight, whole blocks of the footer beside it
     assert lakefs.sent < len(content) / 8

@@ -13,11 +13,10 @@ from torch import nn
 
 from models.errors import DefinitionError, TrainingDiverged
 from models.learning.devices import choose_device, repeatable
-from models.learning.examples import Examples, HeldRows
+from models.learning.examples import Examples, HeldRows, to_examples
 from models.learning.loop import Checkpoints, Fitted, NoCheckpoints, Progress, fit, predict
 from models.learning.objectives import objective
 from models.learning.settings import Setting, TrainingSettings
-from models.learning.training import to_examples
 from models.model import Model
 from tests.models.learning.together import AIM, CPU, NUMBER
 

@@ -14,16 +14,17 @@ NUMBER = Number(name="price", unit="EUR", minimum=0, maximum=9)
 KIND = Category(name="kind", values=("a", "b", "c"))
 LOGITS = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0], [3.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
 PLACES = torch.tensor([0, 1, 0, 0])
+COUNTS = torch.tensor([3, 1, 0])
 
 
 def test_a_category_is_learned_by_the_cross_entropy_of_its_values() -> None:
-    aim = objective(TrainingSettings(), KIND, PLACES, CPU)
+    aim = objective(TrainingSettings(), KIND, COUNTS, CPU)
 
     assert aim(LOGITS, PLACES) == pytest.approx(functional.cross_entropy(LOGITS, PLACES).item())
 
 
 def test_balanced_values_weigh_the_same_together_and_the_mean_weight_is_1() -> None:
-    aim = objective(TrainingSettings(class_weights="balanced"), KIND, PLACES, CPU)
+    aim = objective(TrainingSettings(class_weights="balanced"), KIND, COUNTS, CPU)
 
     each = functional.cross_entropy(LOGITS, PLACES, reduction="none")
     weights = torch.tensor([4 / (2 * 3), 4 / (2 * 1), 4 / (2 * 3), 4 / (2 * 3)])
@@ -43,7 +44,7 @@ def test_settings_that_do_not_fit_the_target_are_refused(
     target: Number | Category, changes: dict[str, Setting], reason: str
 ) -> None:
     with pytest.raises(DefinitionError, match=reason):
-        objective(TrainingSettings().with_changes(changes), target, torch.zeros(4, dtype=torch.int64), CPU)
+        objective(TrainingSettings().with_changes(changes), target, COUNTS, CPU)
 
 
 def test_a_number_is_answered_by_the_network_itself() -> None:

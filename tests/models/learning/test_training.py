@@ -16,6 +16,7 @@ from models.contract.table import to_columns
 from models.errors import BundleError, DefinitionError, ParityFailed
 from models.inference import Predictor
 from models.learning.evaluation import measure
+from models.learning.material import gather
 from models.learning.settings import TrainingSettings
 from models.learning.splits import Split
 from models.learning.training import PARITY_ROWS, Trained, train
@@ -32,16 +33,21 @@ def split(make_rides: Callable[..., pd.DataFrame]) -> Split:
     return Split(rides[:600], rides[600:700], rides[700:])
 
 
+def learn(model: Model, split: Split, settings: TrainingSettings, **arguments: Any) -> Trained:
+    """Train on the three frames of a split."""
+    return train(model, gather(model.contract, [split], settings.memory_mb), settings, **arguments)
+
+
 @pytest.fixture(scope="module")
 def trained(ride_model: Model, split: Split) -> Trained:
     """A training of three epochs."""
-    return train(ride_model, split, SETTINGS, device="cpu", threads=1)
+    return learn(ride_model, split, SETTINGS, device="cpu", threads=1)
 
 
 def test_every_device_trains_the_same_network(
     ride_model: Model, split: Split, trained: Trained, device: torch.device
 ) -> None:
-    there = [train(ride_model, split, SETTINGS, device=device.type, threads=1) for _ in range(2)]
+    there = [learn(ride_model, split, SETTINGS, device=device.type, threads=1) for _ in range(2)]
 
     assert there[0].state == there[1].state
     assert there[0].metrics == pytest.approx(trained.metrics, rel=1e-3)
@@ -75,7 +81,7 @@ def test_the_profile_describes_the_test_rows(ride_model: Model, split: Split, tr
 
 
 def test_the_same_training_yields_the_same_bytes(ride_model: Model, split: Split, trained: Trained) -> None:
-    again = train(ride_model, split, SETTINGS, device="cpu", threads=1)
+    again = learn(ride_model, split, SETTINGS, device="cpu", threads=1)
 
     assert (again.onnx, again.profile, again.state) == (trained.onnx, trained.profile, trained.state)
 
@@ -83,13 +89,13 @@ def test_the_same_training_yields_the_same_bytes(ride_model: Model, split: Split
 def test_test_rows_do_not_change_the_network(ride_model: Model, split: Split, trained: Trained) -> None:
     other = replace(split, test=split.test.assign(minutes=1.0))
 
-    assert train(ride_model, other, SETTINGS, device="cpu", threads=1).state == trained.state
+    assert learn(ride_model, other, SETTINGS, device="cpu", threads=1).state == trained.state
 
 
 def test_a_warm_start_goes_on_from_the_weights(ride_model: Model, split: Split, trained: Trained) -> None:
     barely = SETTINGS.with_changes({"epochs": 1, "learning_rate": 1e-9})
 
-    warm = train(ride_model, split, barely, device="cpu", threads=1, warm_start=trained.state)
+    warm = learn(ride_model, split, barely, device="cpu", threads=1, warm_start=trained.state)
 
     before, after = load(trained.state), load(warm.state)
     assert before.keys() == after.keys()
@@ -126,11 +132,11 @@ def test_refuses_a_network_that_does_not_answer_row_by_row(
     model = replace(ride_model, network=lambda _: network)
 
     with pytest.raises(DefinitionError, match=f"^model rides: .*{said}"):
-        train(model, replace(split, train=split.train.assign(weight=1.0)), SETTINGS, device="cpu", threads=1)
+        learn(model, replace(split, train=split.train.assign(weight=1.0)), SETTINGS, device="cpu", threads=1)
 
 
 def test_a_network_without_mistakes_is_trained(ride_model: Model, split: Split) -> None:
-    train(replace(ride_model, network=lambda _: Wrong()), split, SETTINGS, device="cpu", threads=1)
+    learn(replace(ride_model, network=lambda _: Wrong()), split, SETTINGS, device="cpu", threads=1)
 
 
 @pytest.mark.parametrize(
@@ -152,17 +158,17 @@ def test_refuses_a_wrong_definition_before_training(
     ride_model: Model, split: Split, mistake: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(DefinitionError, match=f"^model rides: {said}"):
-        train(replace(ride_model, **mistake), split, SETTINGS, device="cpu", threads=1)
+        learn(replace(ride_model, **mistake), split, SETTINGS, device="cpu", threads=1)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"not a state", save({})])
 def test_refuses_a_warm_start_that_does_not_fit(ride_model: Model, split: Split, damaged: bytes) -> None:
     with pytest.raises(BundleError, match="train from scratch"):
-        train(ride_model, split, SETTINGS, device="cpu", threads=1, warm_start=damaged)
+        learn(ride_model, split, SETTINGS, device="cpu", threads=1, warm_start=damaged)
 
 
 def test_a_span_without_validation_rows_trains_to_the_last_epoch(ride_model: Model, split: Split) -> None:
-    trained = train(ride_model, replace(split, validation=split.validation[:0]), SETTINGS, device="cpu", threads=1)
+    trained = learn(ride_model, replace(split, validation=split.validation[:0]), SETTINGS, device="cpu", threads=1)
 
     assert trained.fitted.best_epoch == SETTINGS.epochs
     assert trained.parity.rows == len(split.train) + len(split.test)
@@ -171,7 +177,7 @@ def test_a_span_without_validation_rows_trains_to_the_last_epoch(ride_model: Mod
 def test_one_test_row_is_enough_to_train(ride_model: Model, split: Split) -> None:
     alone = replace(split, validation=split.validation[:0], test=split.test[:1])
 
-    trained = train(ride_model, alone, SETTINGS, device="cpu", threads=1)
+    trained = learn(ride_model, alone, SETTINGS, device="cpu", threads=1)
 
     assert trained.metrics["rows"] == 1
     assert profile.decode(trained.profile).loss.rows == 1
@@ -179,7 +185,7 @@ def test_one_test_row_is_enough_to_train(ride_model: Model, split: Split) -> Non
 
 def test_refuses_a_graph_beyond_the_tolerance(ride_model: Model, split: Split) -> None:
     with pytest.raises(ParityFailed):
-        train(replace(ride_model, parity_tolerance=-1.0), split, SETTINGS, device="cpu", threads=1)
+        learn(replace(ride_model, parity_tolerance=-1.0), split, SETTINGS, device="cpu", threads=1)
 
 
 def test_says_what_it_was_computed_on(trained: Trained) -> None:
