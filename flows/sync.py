@@ -6,6 +6,7 @@ and two listings of the lake a run.
 """
 
 import hashlib
+import tempfile
 from pathlib import Path
 from typing import Self
 
@@ -18,7 +19,7 @@ from infra.errors import NotFound
 from infra.seen_files import Look, look_at
 from infra.settings import load_settings
 from models.errors import DefinitionError
-from models.model import Model
+from models.model import Fetched, Model, Sample
 
 RAW_SUFFIXES = (".parquet", ".csv")
 
@@ -63,12 +64,34 @@ def found_again(model: str, source: str | None = None, branch: str | None = None
 
 
 def files_to_ingest(definition: Model, source: str | None) -> list[Path]:
-    """List what to ingest, by name; without a source, the model's sample. Raises: `NotFound`, `DefinitionError`."""
+    """List what to ingest, by name; without a source, the model's sample.
+
+    Raises: `NotFound`, `DefinitionError`, `SourceUnavailable`.
+    """
     if source is not None:
         return raw_files(Path(source))
-    if definition.sample is not None:
+    if isinstance(definition.sample, Sample):
         return raw_files(definition.sample.folder)
+    if definition.sample is not None:
+        return raw_files(_fetched(definition.name, definition.sample))
     raise DefinitionError(f"model {definition.name} has no sample data; name a file or folder to ingest")
+
+
+def _fetched(model: str, sample: Fetched) -> Path:
+    """Give the folder of a model's files, which are fetched once. Raises: `SourceUnavailable`."""
+    folder = load_settings().home / "fetched" / model
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{model}-", dir=folder.parent) as place:
+            whole = Path(place) / model
+            whole.mkdir()
+            sample.fetch(whole)
+            try:
+                whole.rename(folder)
+            except OSError:
+                if not folder.exists():  # unless another process was faster
+                    raise
+    return folder
 
 
 def raw_files(place: Path) -> list[Path]:

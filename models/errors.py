@@ -6,6 +6,7 @@ OkruhError
 ├── Refused                a verdict said no; its reasons are the message
 │   ├── TrainingDiverged   the loss is not a number
 │   └── ParityFailed       the exported graph does not answer as the network does
+├── SourceUnavailable      a definition's raw files cannot be had now
 ├── BundleError            a bundle is incomplete, corrupt or does not fit
 └── ProviderUnavailable    what a graph shall be run on cannot be used here
 
@@ -55,6 +56,10 @@ class TrainingDiverged(Refused):
 
 class ParityFailed(Refused):
     """The exported graph does not answer as the network does."""
+
+
+class SourceUnavailable(OkruhError):
+    """A definition's raw files cannot be had now."""
 
 
 class BundleError(OkruhError):

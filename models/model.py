@@ -48,6 +48,16 @@ RawKind = Literal["time", "integer", "number", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """Raw files that a definition knows where to get."""
+
+    fetch: Callable[[Path], None]
+    """Fills an empty folder with them. Raises: `SourceUnavailable`."""
+    caveat: str = ""
+    """What a reader of anything that is made of them must know."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """Raw files that come with a definition."""
 
@@ -102,7 +112,7 @@ class Model:
     """
     slices: "Callable[[pd.DataFrame], Mapping[str, pd.Series]] | None" = None
     """Groups for which losses are reported one by one. None: the values of each category that has few."""
-    sample: Sample | None = None
+    sample: Sample | Fetched | None = None
     parity_tolerance: float = 1e-3
     """Largest accepted difference between graph and network, in the target's unit, or of a probability."""
     training: TrainingSettings = field(default_factory=TrainingSettings)

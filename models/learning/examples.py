@@ -27,6 +27,9 @@ from models.learning.preprocessing import Prepared, prepare, smallest_integer
 WINDOW_BYTES = 4 << 20
 """A window has so many, or one batch: it stays in a processor's caches until it is used."""
 
+ANSWERED_ROWS = 1 << 13
+"""Rows that a network answers at once, so that what it computes on the way takes little memory."""
+
 _GOLDEN = 0x9E3779B97F4A7C15
 """2^64 divided by the golden ratio: multiples of it lie far apart (Knuth, "The Art of Computer Programming", 6.4)."""
 
@@ -115,10 +118,9 @@ class HeldRows:
             yield [_as_learned(part.index_select(0, rows)) for part in self._parts]
 
     def in_order(self) -> Iterator[list[Tensor]]:
-        """Give all rows, a window at a time."""
-        window = _window(1, self._row_bytes)
-        for start in range(0, len(self), window):
-            yield [_as_learned(part[start : start + window]) for part in self._parts]
+        """Give all rows, some at a time."""
+        for start in range(0, len(self), ANSWERED_ROWS):
+            yield [_as_learned(part[start : start + ANSWERED_ROWS]) for part in self._parts]
 
 
 class StreamedRows:

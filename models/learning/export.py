@@ -25,7 +25,7 @@ from models.learning.preprocessing import CATEGORIES, NUMBERS, PREFIX, TIME_PART
 
 PARITY_BATCHES = (1, 2, 7, 64)
 
-_TOGETHER = 1 << 16
+_TOGETHER = 1 << 13
 """Rows that are compared at once at most."""
 
 NETWORK = "network/"

@@ -19,16 +19,13 @@ from torch import Tensor, nn
 
 from models.errors import DefinitionError, TrainingDiverged
 from models.learning.devices import random_state, set_random_state
-from models.learning.examples import HeldRows, Rows
+from models.learning.examples import ANSWERED_ROWS, HeldRows, Rows
 from models.learning.export import as_tensors
 from models.learning.objectives import Objective
 from models.learning.preprocessing import Prepared
 from models.learning.schedule import rate
 from models.learning.settings import TrainingSettings
 from models.learning.world import ALONE, World
-
-_TOGETHER = 1 << 16
-"""Rows that are answered at once, so that what is computed on the way takes little memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +141,9 @@ def fit(
 
 def predict(network: nn.Module, inputs: Prepared) -> npt.NDArray[np.float32]:
     """Answer N rows by the network itself, on the CPU."""
-    starts = range(0, max(1, len(inputs)), _TOGETHER)
+    starts = range(0, max(1, len(inputs)), ANSWERED_ROWS)
     with torch.inference_mode():
-        return np.concatenate([network(*as_tensors(inputs[start : start + _TOGETHER])).numpy() for start in starts])
+        return np.concatenate([network(*as_tensors(inputs[start : start + ANSWERED_ROWS])).numpy() for start in starts])
 
 
 class _Training:

@@ -123,7 +123,7 @@ class _Gathering:
         self._kept.append(examples)
         self._bytes += examples.nbytes
         most = self._most if self._stride == 1 else self._most / _SHARE
-        while self._bytes > most and self._bytes:
+        while self._bytes > most and sum(map(len, self._kept)) > 1:
             most = self._most / _SHARE
             self._stride *= 2
             self._kept = [Examples.joined(self._kept).every(2)]

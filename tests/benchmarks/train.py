@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra.settings import load_settings
-from tests.benchmarks import train_again, train_loop, train_quality, train_together
+from tests.benchmarks import train_again, train_flights, train_loop, train_quality, train_together
 from tests.benchmarks.figures import Figure, publish
 from tests.benchmarks.trainings import Bench
 
@@ -22,6 +22,7 @@ STARTS, ROUNDS, TIMES = 3, 5, 20
 _PARTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "loop": train_loop.figures,
     "quality": train_quality.figures,
+    "flights": train_flights.figures,
     "again": train_again.figures,
     "together": train_together.figures,
 }

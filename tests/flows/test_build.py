@@ -33,5 +33,5 @@ def test_says_when_there_is_no_champion_to_build(home: Path) -> None:
 
 
 def test_says_when_there_is_no_such_model(home: Path) -> None:
-    with pytest.raises(DefinitionError, match="no model 'pizza_eta'; the catalog has digits, taxi_eta"):
+    with pytest.raises(DefinitionError, match="no model 'pizza_eta'; the catalog has digits, flight_delay, taxi_eta"):
         build("pizza_eta")

@@ -177,7 +177,7 @@ def lake_of(desk: Desk) -> EmbeddedLake:
         ((), "Usage: okruh"),
         (("levitate",), "No such command 'levitate'"),
         (("train",), "Missing argument 'MODEL'"),
-        (("train", "pizza_eta"), "no model 'pizza_eta'; the catalog has digits, taxi_eta"),
+        (("train", "pizza_eta"), "no model 'pizza_eta'; the catalog has digits, flight_delay, taxi_eta"),
         (
             ("train", "taxi_eta", "--set", "training.colour=red"),
             "no training setting is called colour; there are epoch",

@@ -29,6 +29,7 @@ from models.contract.rows import RowDecoder
 from models.contract.table import to_columns
 from models.errors import DefinitionError
 from models.inference import Predictor
+from models.model import Sample
 
 FEW = {"epochs": 3}
 
@@ -48,7 +49,7 @@ def digits_lake() -> Lake:
 
 def test_the_same_file_again_changes_nothing(home: Path, tmp_path: Path) -> None:
     (first,) = ingest("digits")
-    assert MODEL.sample is not None
+    assert isinstance(MODEL.sample, Sample)
     (copied,) = [tmp_path / file.name for file in MODEL.sample.folder.iterdir()]
     rows = pd.read_parquet(MODEL.sample.folder / copied.name)
     rows.to_parquet(copied, compression="gzip")  # other bytes, the same rows

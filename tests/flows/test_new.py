@@ -122,6 +122,6 @@ def test_without_its_catalog_a_model_is_not_known(own: Path, orders: Path, monke
     new("orders", str(orders), "returned")
     monkeypatch.delenv("OKRUH_CATALOG")
 
-    assert catalog.names() == ["digits", "taxi_eta"]
-    with pytest.raises(DefinitionError, match="no model 'orders'; the catalog has digits, taxi_eta"):
+    assert catalog.names() == ["digits", "flight_delay", "taxi_eta"]
+    with pytest.raises(DefinitionError, match="no model 'orders'; the catalog has digits, flight_delay, taxi_eta"):
         catalog.load("orders")

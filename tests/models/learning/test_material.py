@@ -1,0 +1,171 @@
+"""What a training is given: every row once, whole or as a sample of all, in whatever parts the table comes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from models.contract.columns import Category
+from models.learning.examples import HeldRows, StreamedRows, to_examples
+from models.learning.material import NEWEST, Material, gather
+from models.learning.settings import TrainingSettings
+from models.learning.splits import Split
+from models.learning.training import Trained, train
+from models.model import Model
+
+CPU = torch.device("cpu")
+SIZES = (40, 0, 25, 1, 60)
+"""Rows to learn from in each part."""
+HELD_OUT = (3, 2, 0, 0, 5)
+"""Rows that stop, and half as many that judge."""
+ROW_BYTES = 2 * 4 + 2 + 2 * 2 + 4
+"""Two numbers, a category, two parts of a time, and the target."""
+ALL_MB = sum(SIZES) * ROW_BYTES / 1e6
+SETTINGS = TrainingSettings(epochs=3, batch_rows=16, learning_rate=0.05)
+
+
+@pytest.fixture(scope="module")
+def parts(make_rides: Callable[..., pd.DataFrame]) -> list[Split]:
+    """Five, one of which has nothing to learn from."""
+    rides, cut, start = make_rides(200), [], 0
+    for train_rows, held_out in zip(SIZES, HELD_OUT, strict=True):
+        ends = np.cumsum([start, train_rows, held_out, held_out // 2])
+        cut.append(Split(*(rides[first:end] for first, end in pairwise(ends))))
+        start = int(ends[-1])
+    return cut
+
+
+def learned(parts: Sequence[Split]) -> pd.DataFrame:
+    return pd.concat([part.train for part in parts], ignore_index=True)
+
+
+def seen(material: Material, batch: int = 1) -> list[float]:
+    """Give the targets that one epoch learns from."""
+    rows = material.train.rows(CPU)
+    return sorted(value for window in rows.windows(batch, seed=0, epoch=1) for value in window[-1].tolist())
+
+
+@pytest.mark.parametrize("share", [1.0, 0.99, 0.25, 0.01])
+def test_an_epoch_learns_from_every_row_however_little_is_kept(
+    ride_model: Model, parts: list[Split], share: float
+) -> None:
+    material = gather(ride_model.contract, parts, ALL_MB * share)
+
+    assert isinstance(material.train.rows(CPU), HeldRows if share == 1.0 else StreamedRows)
+    assert len(material.train) == sum(SIZES)
+    assert seen(material) == sorted(learned(parts)["minutes"].to_numpy(np.float32).tolist())
+
+
+@pytest.mark.parametrize(("share", "stride"), [(0.99, 8), (0.5, 16), (0.25, 32), (0.02, 128)])
+def test_of_what_is_not_kept_a_sample_is_at_even_distances(
+    ride_model: Model, parts: list[Split], share: float, stride: int
+) -> None:
+    sample = gather(ride_model.contract, parts, ALL_MB * share).train.sample
+
+    expected = to_examples(ride_model.contract, learned(parts)).every(stride)
+    assert sample.nbytes <= max(ALL_MB * share * 1e6 / 4, ROW_BYTES)
+    for found, wanted in zip(sample.tensors(), expected.tensors(), strict=True):
+        np.testing.assert_array_equal(found.numpy(), wanted.numpy())
+
+
+def test_what_stops_and_what_judges_are_tables_of_all_parts(ride_model: Model, parts: list[Split]) -> None:
+    material = gather(ride_model.contract, parts, ALL_MB / 4)
+
+    for name in ("validation", "test"):
+        wanted = pd.concat([getattr(part, name) for part in parts], ignore_index=True)
+        pd.testing.assert_frame_equal(getattr(material, name), wanted)
+
+
+def test_knows_the_span_of_targets_and_keeps_the_last_rows(
+    ride_model: Model, parts: list[Split], make_rides: Callable[..., pd.DataFrame]
+) -> None:
+    few = gather(ride_model.contract, parts, ALL_MB).train
+    rides = make_rides(NEWEST + 500)
+    nothing = rides[:0]
+    starts = range(0, len(rides), 2_100)
+    many = gather(ride_model.contract, [Split(rides[one : one + 2_100], nothing, nothing) for one in starts], 1).train
+
+    minutes = learned(parts)["minutes"].astype("float32")
+    assert few.targets == (minutes.min(), minutes.max())
+    pd.testing.assert_frame_equal(few.newest, learned(parts))
+    pd.testing.assert_frame_equal(many.newest.reset_index(drop=True), rides.tail(NEWEST).reset_index(drop=True))
+
+
+def test_counts_each_value_of_a_category(ride_model: Model, parts: list[Split]) -> None:
+    contract = msgspec.structs.replace(ride_model.contract, target=Category(name="minutes", values=(5, 6, 7)))
+    coded = [replace(part, train=part.train.assign(minutes=5 + np.arange(len(part.train)) % 2)) for part in parts]
+    empty = [replace(part, validation=part.train[:0], test=part.train[:0]) for part in coded]
+
+    found = gather(contract, empty, ALL_MB / 4).train
+
+    assert found.class_counts.tolist() == [20 + 13 + 1 + 30, 20 + 12 + 30, 0]
+    assert found.targets == (0.0, 1.0)
+
+
+def test_nothing_to_learn_from_is_no_error_yet(ride_model: Model, parts: list[Split]) -> None:
+    empty = Split(parts[0].train[:0], parts[0].validation, parts[0].test)
+
+    material = gather(ride_model.contract, [empty], ALL_MB)
+
+    assert (len(material.train), len(material.validation), len(material.test)) == (0, 3, 1)
+    assert np.isnan(material.train.targets).all()
+
+
+def test_the_same_parts_train_the_same_network_and_another_than_all_kept(ride_model: Model, parts: list[Split]) -> None:
+    def train_on(memory_mb: float) -> Trained:
+        return train(ride_model, gather(ride_model.contract, parts, memory_mb), SETTINGS, device="cpu", threads=1)
+
+    first, again, kept = train_on(ALL_MB / 4), train_on(ALL_MB / 4), train_on(ALL_MB)
+
+    assert first.state == again.state
+    assert first.state != kept.state
+    assert first.metrics["mae"] == pytest.approx(kept.metrics["mae"], rel=0.5)
+
+
+class Interrupted(Exception):
+    """A kill."""
+
+
+class Kept:
+    """Keeps checkpoints in memory, one for every window, and dies at one."""
+
+    def __init__(self, dies_at: int) -> None:
+        self.content: bytes | None = None
+        self._left = dies_at
+
+    def load(self) -> bytes | None:
+        return self.content
+
+    def due(self) -> bool:
+        return True
+
+    def save(self, content: bytes) -> None:
+        if not self._left:
+            raise Interrupted
+        self._left -= 1
+        self.content = content
+
+
+def test_a_streamed_training_that_was_killed_goes_on_as_if_nothing_had_been(
+    ride_model: Model, parts: list[Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.learning.examples.WINDOW_BYTES", 1)  # so that each batch is a window
+    material = gather(ride_model.contract, parts, ALL_MB / 4)
+
+    def train_on(checkpoints: Kept | None) -> Trained:
+        return train(ride_model, material, SETTINGS, device="cpu", threads=1, checkpoints=checkpoints)
+
+    undisturbed = train_on(None)
+    for dies_at in (1, 8, 15):
+        kept = Kept(dies_at)
+        with pytest.raises(Interrupted):
+            train_on(kept)
+        kept._left = 1000
+        went_on = train_on(kept)
+        assert went_on.fitted.resumed_at == dies_at
+        assert (went_on.onnx, went_on.state) == (undisturbed.onnx, undisturbed.state)
