@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -15,6 +15,7 @@ from infra import tables
 from infra.errors import Misconfigured, NotFound
 from infra.traffic import Event
 from models.contract.columns import Contract, Number, Time
+from models.contract.lags import History
 from models.contract.table import to_instants
 from models.errors import DefinitionError
 from models.model import Model, MonthlySample
@@ -75,6 +76,8 @@ def load(definition: Model, first: str, last: str) -> Play:
     contract = definition.contract
     frames = [_read(definition, month, file) for month, file in sample_files(definition, first, last).items()]
     rows = pd.concat(frames, ignore_index=True)
+    if contract.lags:
+        rows = _with_lags(definition, first, rows)
     starts_at = month_start(contract, first)
     ends_at = month_start(contract, str(pd.Period(last, "M") + 1))
     rows["starts"] = _seconds(contract, rows[contract.time_column.name])
@@ -90,6 +93,17 @@ def load(definition: Model, first: str, last: str) -> Play:
 def _read(definition: Model, month: str, file: Path) -> pd.DataFrame:
     rows = definition.prepared(tables.read_raw(file.name, file.read_bytes(), dict(definition.raw_kinds)))
     return rows.assign(id=[f"{month}-{place:06d}" for place in range(len(rows))])
+
+
+def _with_lags(definition: Model, first: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Give rows what their callers would have known of the past, of the sample's earlier months as well."""
+    reach = timedelta(seconds=max(lag.reach_s for lag in definition.contract.lags))
+    oldest = str((pd.Period(first, "M").start_time - reach).to_period("M"))
+    earliest = sample_of(definition).history_from
+    before = [month for month in months(min(oldest, first), first)[:-1] if month >= earliest]
+    files = sample_files(definition, before[0], before[-1]) if before else {}
+    past = [*(_read(definition, month, file) for month, file in files.items()), rows]
+    return History(definition.contract, pd.concat(past, ignore_index=True)).with_lags(rows)
 
 
 def _seconds(contract: Contract, times: pd.Series) -> "pd.Series[float]":

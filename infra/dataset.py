@@ -6,11 +6,15 @@ table and journal cannot be told, and counts twice.
 Both come as frames of the contract's columns plus `event_at` and `known_at` (aware, UTC). Rows whose target lies
 outside the contract are left out; an event that both tables and journal have is the journal's.
 
-Cost: the journal is held in memory, of tables a group of rows at a time.
+Lags (`models.contract.lags`) are computed here, from what tables and journal know at that commit, so that it does not
+matter in which order anything came; answered rows keep those that the caller sent.
+
+Cost: the journal is held in memory, of tables a group of rows at a time and, where there are lags, what these are of.
 """
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, overload
 from zoneinfo import ZoneInfo
 
@@ -23,6 +27,7 @@ from infra.errors import NotFound
 from infra.lake.protocol import Lake
 from models.contract.answers import allows
 from models.contract.columns import Contract
+from models.contract.lags import EVENT_AT, KNOWN_AT, History, past_columns
 from models.contract.table import to_instants
 from models.model import Model
 
@@ -84,21 +89,27 @@ class KnownRows(Sequence[pd.DataFrame]):
         self._lake, self._commit, self._as_of, self._learn_from = lake, commit, as_of, learn_from
         first, since = "", None
         if learn_from is not None and contract.time is not None:
-            first = _month(contract, learn_from) if contract.is_monthly else ""
-            since = (contract.time.name, _a_day_before(contract, learn_from))
+            oldest = learn_from - timedelta(seconds=max((lag.reach_s for lag in contract.lags), default=0))
+            first = _month(contract, oldest) if contract.is_monthly else ""
+            since = (contract.time.name, _a_day_before(contract, oldest))
         prefix = table_prefix(model)
         paths = [entry.path for entry in lake.list(commit, prefix) if entry.path >= f"{prefix}{first}"]
         self._groups = [
             (path, group) for path in paths for group in tables.groups(lake, commit, path, self._asked, since)
         ]
         answered, answered_paths = labelled_predictions(contract, lake, commit)
-        self._answered = None if answered.empty else self._wanted(answered)
+        self._answered = None if answered.empty else self._wanted(self._with_lags(answered))
         self.paths = (*paths, *answered_paths)
         """The objects that they are read from."""
 
     @property
     def _columns(self) -> list[str]:
-        return [*(column.name for column in self._contract.inputs), self._contract.target.name]
+        return [*self._kept, *(lag.name for lag in self._contract.lags)]
+
+    @property
+    def _kept(self) -> list[str]:
+        """Name the columns that tables have."""
+        return [*(column.name for column in self._contract.without_lags.inputs), self._contract.target.name]
 
     @property
     def _moments(self) -> list[str]:
@@ -108,7 +119,27 @@ class KnownRows(Sequence[pd.DataFrame]):
 
     @property
     def _asked(self) -> list[str]:
-        return list(dict.fromkeys([*self._columns, *self._moments]))
+        return list(dict.fromkeys([*self._kept, *self._moments]))
+
+    def _with_lags(self, rows: pd.DataFrame) -> pd.DataFrame:
+        lacking = any(lag.name not in rows for lag in self._contract.lags)
+        return self._past.with_lags(rows) if lacking else rows
+
+    @cached_property
+    def _past(self) -> History:
+        return self.past(self._contract)
+
+    def past(self, contract: Contract) -> History:
+        """Read what lags of a contract of the model are computed from: all that lies in tables and journal."""
+        needed = past_columns(contract)
+        answered, _ = labelled_predictions(self._contract, self._lake, self._commit)
+        parts = [] if answered.empty else [answered]
+        for path, group in self._groups:
+            columns = list(dict.fromkeys([*needed, *self._moments]))
+            table = tables.read_group(self._lake, self._commit, path, group, columns)
+            parts.append(_with_moments(self._contract, table))
+        moments = [EVENT_AT, KNOWN_AT]
+        return History(contract, pd.concat([part[[*needed, *moments]] for part in parts], ignore_index=True))
 
     def __len__(self) -> int:
         return len(self._groups) + (self._answered is not None)
@@ -127,8 +158,8 @@ class KnownRows(Sequence[pd.DataFrame]):
             assert self._answered is not None
             return self._answered
         table = tables.read_group(self._lake, self._commit, *self._groups[place], self._asked)
-        rows = self._wanted(_with_moments(self._contract, table))
-        return rows if self._answered is None else _without(rows, self._answered)
+        rows = self._wanted(self._with_lags(_with_moments(self._contract, table)))
+        return rows if self._answered is None else _without(rows, self._answered, [*self._kept, EVENT_AT])
 
     def _wanted(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Leave out what was not known then, what is older than wanted, and what the target cannot be."""
@@ -164,16 +195,16 @@ class KnownRows(Sequence[pd.DataFrame]):
 def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime, learn_from: datetime | None = None) -> KnownRows:
     """Find everything that may be learned from at `as_of`: rows about moments from `learn_from` on.
 
-    Partitions of months that ended before `learn_from` are not read, nor are older rows that lie together in one.
+    Partitions of months that ended before `learn_from` are not read, nor are older rows that lie together in one; but
+    for those to which lags go back.
 
     Raises: `ContractError` naming the table that lacks a column, `Corrupt`.
     """
     return KnownRows(model, lake, commit, as_of, learn_from)
 
 
-def _without(history: pd.DataFrame, answered: pd.DataFrame) -> pd.DataFrame:
+def _without(history: pd.DataFrame, answered: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     """Leave out of the table what was answered and labelled as well: an event whose raw file came later counts once."""
-    key = list(answered.columns.drop("known_at"))
     answered_in = history["event_at"].between(answered["event_at"].min(), answered["event_at"].max())
     if not answered_in.any():
         return history

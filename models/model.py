@@ -108,7 +108,8 @@ class Model:
     naive: "Callable[[pd.DataFrame, pd.DataFrame], npt.NDArray[np.float32]] | None" = None
     """Answers the second table from the first without learning a network: what a first champion must beat.
 
-    Its answers are those of `models.contract.answers`. None: the median of all numbers, or how frequent each value is.
+    Its answers are those of `models.contract.answers`. None: the target's shortest lag, and where there is none the
+    median of all numbers, or how frequent each value is.
     """
     slices: "Callable[[pd.DataFrame], Mapping[str, pd.Series]] | None" = None
     """Groups for which losses are reported one by one. None: the values of each category that has few."""
@@ -180,13 +181,16 @@ class Model:
         return answers
 
     def _typical(self, train: "pd.DataFrame", rows: "pd.DataFrame") -> "npt.NDArray[np.float32]":
-        """Answer each row alike, as well as can be."""
+        """Answer each row by what was true last, and where that is not known, alike, as well as can be."""
         import numpy as np
 
         target, truth = self.contract.target, train[self.contract.target.name]
         if isinstance(target, Category):
             shares = truth.value_counts(normalize=True).reindex(list(target.values), fill_value=0.0)
             return np.tile(shares.to_numpy(np.float32), (len(rows), 1))
+        lags = sorted((lag for lag in self.contract.lags if lag.of == target.name), key=lambda lag: lag.seconds)
+        if lags:
+            return rows[lags[0].name].fillna(truth.median()).to_numpy(np.float32)
         return np.full(len(rows), truth.median(), np.float32)
 
     @property
@@ -194,7 +198,7 @@ class Model:
         """Say which columns a raw file must have, and of what kind."""
         if self.raw_columns:
             return self.raw_columns
-        contract = self.contract
+        contract = self.contract.without_lags
         kinds: dict[str, RawKind] = {contract.time.name: "time"} if contract.time else {}
         kinds |= {contract.known: "time"} if contract.known else {}
         for column in (*contract.features, contract.target, *contract.checks):

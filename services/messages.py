@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from models.contract.columns import Category, Number, Time
+from models.contract.columns import Category, Lag, Number, Time
 from models.contract.rows import MAXIMUM_ROWS, Id
 from models.deciding.rollout import Mode
 from models.errors import OkruhError
@@ -138,7 +138,7 @@ class ModelAnswer(Struct, frozen=True):
     digest: str
     """sha256 of the ONNX graph."""
     signature: str
-    inputs: tuple[Time | Number | Category, ...]
+    inputs: tuple[Time | Number | Lag | Category, ...]
     target: Number | Category
     metrics: dict[str, float]
     runs_on: Placement

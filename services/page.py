@@ -19,7 +19,7 @@ from html import escape
 import msgspec
 
 from models.bundle import Card
-from models.contract.columns import Category, Number, Time
+from models.contract.columns import Category, Number, Time, described
 from models.contract.rows import example_row
 from services.browser import SCRIPT, STYLE
 
@@ -162,7 +162,7 @@ def _json(value: object) -> str:
 def _field(name: str, column: Time | Number | Category, example: object) -> str:
     optional = isinstance(column, Number | Category) and column.nullable
     note = ", ".join(part for part in (_unit(column), "may be empty" if optional else "") if part)
-    hint = "; ".join(part for part in (column.description, _range(column)) if part)
+    hint = "; ".join(part for part in (described(column), _range(column)) if part)
     return f"""<div class="field">
 <label for="{name}">{escape(column.name)} <span>{escape(note)}</span></label>
 {_input(name, column, str(example), optional=optional)}

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.contract.clock import EARLIEST, LATEST, SECOND, Microseconds, moments
-from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
+from models.contract.columns import MISSING_CODE, Category, Contract, Lag, Number, Time
 from models.contract.rows import (
     ID,
     LONGEST_ID,
@@ -356,7 +356,12 @@ def _times(_: Time, found: pa.Array) -> _Read:
     return _Read(values, null | outside)
 
 
-_READ: Mapping[type, Callable[[Any, pa.Array], _Read]] = {Number: _numbers, Category: _categories, Time: _times}
+_READ: Mapping[type, Callable[[Any, pa.Array], _Read]] = {
+    Number: _numbers,
+    Lag: _numbers,
+    Category: _categories,
+    Time: _times,
+}
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -374,6 +379,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 _FITS: Mapping[type, Callable[[Any], Callable[[pa.DataType], bool]]] = {
     Number: lambda _: _is_number,
+    Lag: lambda _: _is_number,
     Category: lambda column: _is_text if column.is_text else _is_integer,
     Time: lambda column: lambda kind: bool(pa.types.is_timestamp(kind) and (kind.tz is None) == bool(column.zone)),
 }

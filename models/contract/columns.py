@@ -6,6 +6,8 @@ service needs no other definition.
 """
 
 import hashlib
+import math
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal
 
@@ -15,6 +17,9 @@ from models.errors import DefinitionError
 
 MISSING_CODE = -(2**63)
 """What stands for null where an integer category is an array."""
+
+_MOST_SERIES = 10_000_000
+"""That a lag may tell apart: numbered, with seconds of some millennia, they fit 64 bits."""
 
 
 class Number(msgspec.Struct, frozen=True, kw_only=True, tag="number"):
@@ -31,6 +36,46 @@ class Number(msgspec.Struct, frozen=True, kw_only=True, tag="number"):
         """Keep bounds as floats, so that a contract and its JSON form are equal."""
         msgspec.structs.force_setattr(self, "minimum", float(self.minimum))
         msgspec.structs.force_setattr(self, "maximum", float(self.maximum))
+
+
+class Lag(Number, frozen=True, kw_only=True, tag="lag"):
+    """What a number of the same series was some hours before.
+
+    To whoever asks a model it is a number that may be null, which the caller sends. In tables it is computed from rows
+    of the past (`models.contract.lags`), never read: from values alone that were known at the row's own moment.
+    """
+
+    nullable: bool = True
+    of: str
+    """The number: the target, or a feature."""
+    hours: float
+    """How long before; hours that have passed, whatever clocks were changed meanwhile. To the second."""
+    by: tuple[str, ...] = ()
+    """Categories among the features whose values tell series apart. Without any, all rows are of one."""
+    tolerance_minutes: float = 0.0
+    """The value may be so much older, where there is none of that very second; the newest then."""
+
+    @property
+    def seconds(self) -> int:
+        """How long before."""
+        return round(self.hours * 3600)
+
+    @property
+    def tolerance_s(self) -> int:
+        """How much older a value may be."""
+        return round(self.tolerance_minutes * 60)
+
+    @property
+    def reach_s(self) -> int:
+        """How far back the oldest value lies."""
+        return self.seconds + self.tolerance_s
+
+    @property
+    def meaning(self) -> str:
+        """Say what it is."""
+        older = f", or up to {_span(self.tolerance_s)} earlier" if self.tolerance_s else ""
+        series = f" of the same {' and '.join(self.by)}" if self.by else ""
+        return f"{self.of}{series} {_span(self.seconds)} before{older}"
 
 
 class Category(msgspec.Struct, frozen=True, kw_only=True, tag="category"):
@@ -80,7 +125,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     time: Time | None = None
     """Orders rows and cuts windows. None: rows are about no moment but that of their ingestion or answer, and are held
     out by what they hold."""
-    features: tuple[Number | Category, ...]
+    features: tuple[Number | Lag | Category, ...]
     """What a request carries beside `time`, in the graph's input order."""
     target: Number | Category
     """What is predicted; arrives later as a label. A number is estimated, of a category each value's probability."""
@@ -122,6 +167,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
                 _check_values(column)
             elif not column.minimum < column.maximum:
                 raise DefinitionError(f"contract: {column.name!r} needs minimum < maximum")
+        _check_lags(self)
 
     @property
     def inputs(self) -> tuple[Time | Number | Category, ...]:
@@ -161,6 +207,18 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(column for column in self.features if isinstance(column, Category))
 
     @property
+    def lags(self) -> tuple[Lag, ...]:
+        """The features that tables compute, in order."""
+        return tuple(column for column in self.features if isinstance(column, Lag))
+
+    @property
+    def without_lags(self) -> "Contract":
+        """What a table has to keep: the contract, but for the features that are computed from it."""
+        if not self.lags:
+            return self
+        return msgspec.structs.replace(self, features=tuple(one for one in self.features if not isinstance(one, Lag)))
+
+    @property
     def error_name(self) -> str:
         """What the mean loss of answers is called (`models.contract.answers`)."""
         return "Brier score" if isinstance(self.target, Category) else "mean error"
@@ -175,6 +233,20 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         """Digest of what is asked and of the answers' form; two bundles with one signature can serve for each other."""
         form = self.target.values if isinstance(self.target, Category) else ()
         return hashlib.sha256(msgspec.json.encode((self.inputs, form), order="deterministic")).hexdigest()
+
+
+def described(column: Time | Number | Category) -> str:
+    """Say what a column is: as its definition does, or, of a lag, by what it is computed from."""
+    meaning = f"{column.meaning}; null where that was not known yet" if isinstance(column, Lag) else ""
+    return column.description or meaning
+
+
+def _span(seconds: int) -> str:
+    units = (("day", 86_400, 2), ("hour", 3600, 1), ("minute", 60, 1), ("second", 1, 0))
+    unit, length = next(
+        (unit, length) for unit, length, least in units if not seconds % length and seconds >= least * length
+    )
+    return f"{seconds // length} {unit}{'' if seconds == length else 's'}"
 
 
 def _check_target(target: Number | Category) -> None:
@@ -196,3 +268,46 @@ def _check_values(category: Category) -> None:
         raise DefinitionError(f"contract: category {category.name!r} has a value twice")
     if {"", MISSING_CODE} & set(values):
         raise DefinitionError(f"contract: category {category.name!r} has the value that stands for null in arrays")
+
+
+def _check_lags(contract: Contract) -> None:
+    """Refuse lags that cannot be computed. Raises: `DefinitionError`."""
+    columns = {column.name: column for column in (*contract.features, contract.target)}
+    misplaced = [one.name for one in (*contract.checks, contract.target) if isinstance(one, Lag)]
+    if misplaced:
+        raise DefinitionError(f"contract: {misplaced[0]!r} is a lag; only features may be, neither target nor checks")
+    lags = {lag.name for lag in contract.lags}
+    if lags and contract.time is None:
+        raise DefinitionError(f"contract: lag {min(lags)!r} needs a time column, which says what came before")
+    if repeated := lags & set(contract.unique):
+        raise DefinitionError(f"contract: unique names {sorted(repeated)}, lags, which tables do not have")
+    for lag in contract.lags:
+        if why := _broken_lag(lag, columns, {one.name: len(one.values) for one in contract.categories}):
+            raise DefinitionError(f"contract: lag {lag.name!r} {why}")
+
+
+def _broken_lag(lag: Lag, columns: Mapping[str, Number | Category], categories: Mapping[str, int]) -> str:
+    """Say why a lag cannot be computed, by the columns and how many values categories have; nothing where it can."""
+    of = columns.get(lag.of)
+    numbers = [name for name, one in columns.items() if not isinstance(one, Category | Lag)]
+    there, told_apart = ", ".join(numbers) or "there is none", ", ".join(categories) or "there is none"
+    if of is None:
+        return f"is of {lag.of!r}, neither a feature nor the target; name a number: {there}"
+    if isinstance(of, Category | Lag):
+        return (
+            f"is of {lag.of!r}, {'a category' if isinstance(of, Category) else 'a lag itself'}; name a number: {there}"
+        )
+    if odd := [name for name in lag.by if name not in categories]:
+        return f"is by {odd[0]!r}; name features that are categories: {told_apart}"
+    if (most := math.prod(categories[name] for name in lag.by)) > _MOST_SERIES:
+        return f"tells {most:,} series apart, of {' and '.join(lag.by)}; at most {_MOST_SERIES:,} are"
+    if not (math.isfinite(lag.hours) and lag.seconds >= 1):
+        return f"lies {lag.hours:g} hours before; it must be some time before, a second at least"
+    if not (math.isfinite(lag.tolerance_minutes) and lag.tolerance_minutes >= 0):
+        return f"has tolerance_minutes {lag.tolerance_minutes:g}; use 0 or more"
+    if not lag.nullable:
+        return "must be nullable: the first rows of a series have none"
+    if lag.minimum > of.minimum or lag.maximum < of.maximum:
+        wider = f"{of.minimum:g} to {of.maximum:g}"
+        return f"allows {lag.minimum:g} to {lag.maximum:g}; allow what {of.name!r} may be, {wider}"
+    return ""

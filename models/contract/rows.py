@@ -20,7 +20,7 @@ import numpy.typing as npt
 from msgspec import UNSET, Meta, UnsetType
 
 from models.contract.clock import EARLIEST, EPOCH, LATEST, SECOND, microseconds
-from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
+from models.contract.columns import MISSING_CODE, Category, Contract, Lag, Number, Time, described
 from models.errors import ContractError, DefinitionError, Violation
 
 MAXIMUM_ROWS = 10_000
@@ -228,6 +228,7 @@ def graph_inputs(contract: Contract) -> Callable[[Columns], dict[str, Array]]:
 
 _GRAPH: Mapping[type, Callable[[Array], Array]] = {
     Number: lambda values: values.astype(np.float32),
+    Lag: lambda values: values.astype(np.float32),
     Time: lambda values: values // SECOND,
     Category: lambda values: values,
 }
@@ -297,7 +298,7 @@ def _request_type(row: type[msgspec.Struct]) -> type[msgspec.Struct]:
 
 def _value_type(column: Time | Number | Category) -> Any:
     """Give the type that decodes a column's value and, as JSON Schema, describes it."""
-    description = column.description or None
+    description = described(column) or None
     if isinstance(column, Time):
         local = {"format": "local-date-time", "x-zone": column.zone, "pattern": _LOCAL}
         form = {"format": "date-time"} if column.zone is None else local

@@ -51,12 +51,13 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
     """Check a prepared table.
 
     Args:
-        table: the contract's inputs, target, checks and `known`; other columns are dropped.
+        table: the contract's inputs but for lags, target, checks and `known`; other columns are dropped.
         name: what to call the table in messages; where partitions are files its partition, but for its ending.
 
     Raises: `ContractError` when the table as a whole is refused: no rows, missing columns, wrong types, too few
         accepted, too many refused, too old at its partition's end.
     """
+    contract = contract.without_lags
     wanted = [column.name for column in (*contract.inputs, contract.target, *contract.checks)]
     wanted += [contract.known] if contract.known else []
     if missing := [column for column in wanted if column not in table.columns]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pandas as pd
 import pytest
 
@@ -13,6 +14,7 @@ from flows.loop import loop
 from flows.play import Play, month_start, months
 from infra.errors import Misconfigured, NotFound
 from models.catalog.taxi_eta import CONTRACT, MODEL
+from models.contract.columns import Lag
 from models.errors import DefinitionError
 from models.model import Model, MonthlySample
 
@@ -146,3 +148,28 @@ def test_a_loop_that_makes_no_sense_is_refused_before_anything_is_done(
         loop("taxi_eta", history_from, play_from, "2020-12")
 
     assert not (home / "lake").exists()
+
+
+def test_requests_carry_the_lags_that_were_known_when_they_were_sent(tmp_path: Path) -> None:
+    lag = Lag(name="before", of="trip_minutes", hours=24, by=("pickup_zone",), unit="minutes", minimum=1, maximum=120)
+    definition = small(tmp_path, [("2020-03-01 08:00", "2020-03-01 08:30"), ("2020-03-02 08:00", "2020-03-02 08:10")])
+    march = pd.read_parquet(tmp_path / "2020-03.parquet")
+    at = [pd.Timestamp("2020-02-29 08:00"), pd.Timestamp("2020-02-29 08:20")]
+    march[:1].assign(pickup_datetime=at[0], dropoff_datetime=at[1]).to_parquet(tmp_path / "2020-02.parquet")
+    contract = msgspec.structs.replace(CONTRACT, features=(*CONTRACT.features, lag))
+
+    events = play.load(replace(definition, contract=contract), "2020-03", "2020-03").events
+
+    sent = [json.loads(event.body)["rows"][0]["before"] for event in events if not event.is_label]
+    assert sent == [20.0, 30.0]
+
+
+def test_the_first_months_of_a_sample_have_no_past(tmp_path: Path) -> None:
+    lag = Lag(name="before", of="trip_minutes", hours=24 * 90, unit="minutes", minimum=1, maximum=120)
+    definition = small(tmp_path, [("2020-03-01 08:00", "2020-03-01 08:30")])
+    contract = msgspec.structs.replace(CONTRACT, features=(*CONTRACT.features, lag))
+    sample = replace(play.sample_of(definition), history_from="2020-03")
+
+    events = play.load(replace(definition, contract=contract, sample=sample), "2020-03", "2020-03").events
+
+    assert json.loads(events[0].body)["rows"][0]["before"] is None

@@ -11,7 +11,7 @@ import pytest
 
 import models.catalog
 from models import definitions
-from models.contract.columns import Contract, Number
+from models.contract.columns import Contract, Lag, Number, Time
 from models.errors import DefinitionError
 from models.model import RESERVED, Model, MonthlySample
 
@@ -120,3 +120,18 @@ def test_a_sample_has_one_file_a_month(tmp_path: Path) -> None:
     )
 
     assert sample.file("2020-02") == tmp_path / "rides_2020-02.parquet"
+
+
+def test_what_was_true_last_has_to_be_beaten_where_it_is_asked_for() -> None:
+    load = Number(name="load", unit="MW", minimum=0, maximum=100)
+    heat = Number(name="heat", unit="C", minimum=-50, maximum=50)
+    lags = [
+        Lag(name=f"{of.name}_{hours}h", of=of.name, hours=hours, unit=of.unit, minimum=of.minimum, maximum=of.maximum)
+        for of, hours in ((load, 24), (load, 2), (heat, 1))
+    ]
+    contract = Contract(time=Time(name="at", zone=None, parts=()), features=(heat, *lags), target=load)
+    model = Model(name="load", description="", contract=contract, network=lambda _: pytest.fail("nothing is trained"))
+    rows = pd.DataFrame({"load_24h": [1.0, 2.0], "load_2h": [3.0, None], "heat_1h": [5.0, 6.0]})
+
+    assert model.naive_answers(pd.DataFrame({"load": [7.0, 8.0, 30.0]}), rows).tolist() == [3.0, 8.0]
+    assert dict(model.raw_kinds) == {"at": "time", "heat": "number", "load": "number"}

@@ -1,16 +1,19 @@
 """The contract: what can be meant is kept, what cannot is refused when it is written."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import pytest
 
-from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time, TimePart
+from models.contract.columns import MISSING_CODE, Category, Contract, Lag, Number, Time, TimePart
+from models.contract.rows import RowDecoder
 from models.errors import DefinitionError
 
 TIME = Time(name="at", zone=None, parts=(TimePart.HOUR,))
 NUMBER = Number(name="size", unit="m", minimum=0, maximum=1)
 TARGET = Number(name="price", unit="EUR", minimum=0, maximum=9)
+NUMBER_ALONE = Contract(time=TIME, features=(NUMBER,), target=TARGET)
 
 
 @dataclass
@@ -70,3 +73,84 @@ def test_signature_changes_with_what_a_request_carries_only(tiny_contract: Contr
 
     assert other_target.signature == tiny_contract.signature
     assert fewer_features.signature != tiny_contract.signature
+
+
+KIND = Category(name="kind", values=("a", "b"))
+LAG = Lag(name="price_1d", of="price", hours=24, by=("kind",), unit="EUR", minimum=0, maximum=9)
+
+
+def lagged(
+    time: Time | None = TIME, features: tuple[Number | Category, ...] = (NUMBER, KIND), **changes: Any
+) -> Contract:
+    return Contract(time=time, features=(*features, msgspec.structs.replace(LAG, **changes)), target=TARGET)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"time": None}, "lag 'price_1d' needs a time column"),
+        ({"of": "cost"}, "'price_1d' is of 'cost', neither a feature nor the target; name a number: size, price"),
+        ({"of": "kind"}, "'price_1d' is of 'kind', a category; name a number: size, price"),
+        ({"of": "price_1d"}, "'price_1d' is of 'price_1d', a lag itself; name a number"),
+        ({"by": ("colour",)}, "'price_1d' is by 'colour'; name features that are categories: kind"),
+        ({"by": ("size",)}, "'price_1d' is by 'size'; name features that are categories: kind"),
+        ({"hours": 0}, "'price_1d' lies 0 hours before; it must be some time before"),
+        ({"hours": -24}, "'price_1d' lies -24 hours before"),
+        ({"hours": float("nan")}, "'price_1d' lies nan hours before"),
+        ({"tolerance_minutes": -1}, "'price_1d' has tolerance_minutes -1; use 0 or more"),
+        ({"nullable": False}, "'price_1d' must be nullable: the first rows of a series have none"),
+        ({"maximum": 8}, "'price_1d' allows 0 to 8; allow what 'price' may be, 0 to 9"),
+        (
+            {
+                "features": tuple(Category(name=f"k{at}", values=tuple(range(300))) for at in range(3)),
+                "by": ("k0", "k1", "k2"),
+            },
+            "'price_1d' tells 27,000,000 series apart, of k0 and k1 and k2; at most 10,000,000",
+        ),
+    ],
+)
+def test_refuses_a_lag_that_cannot_be_computed(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(DefinitionError, match=reason):
+        lagged(**changes)
+
+
+def test_refuses_a_lag_where_tables_would_have_to_keep_it() -> None:
+    other = msgspec.structs.replace(LAG, by=())
+
+    with pytest.raises(DefinitionError, match="'price_1d' is a lag; only features may be"):
+        Contract(time=TIME, features=(NUMBER,), target=TARGET, checks=(other,))
+    with pytest.raises(DefinitionError, match=r"unique names \['price_1d'\], lags, which tables do not have"):
+        msgspec.structs.replace(lagged(), unique=("at", "price_1d"))
+
+
+def test_a_lag_is_a_number_to_whoever_asks_and_no_column_of_a_table() -> None:
+    contract = lagged()
+
+    assert [column.name for column in contract.numbers] == ["size", "price_1d"]
+    assert contract.without_lags == Contract(time=TIME, features=(NUMBER, KIND), target=TARGET)
+    assert NUMBER_ALONE.without_lags is NUMBER_ALONE
+    assert msgspec.json.decode(msgspec.json.encode(contract), type=Contract) == contract
+    assert contract.signature != lagged(hours=48).signature
+
+
+@pytest.mark.parametrize(
+    ("changes", "meaning"),
+    [
+        ({}, "price of the same kind 24 hours before; null where that was not known yet"),
+        ({"hours": 168, "by": ()}, "price 7 days before; null"),
+        ({"hours": 1}, "price of the same kind 1 hour before; null"),
+        ({"hours": 0.25}, "price of the same kind 15 minutes before; null"),
+        ({"hours": 1 / 3600}, "price of the same kind 1 second before; null"),
+        (
+            {"hours": 36, "tolerance_minutes": 90},
+            "price of the same kind 36 hours before, or up to 90 minutes earlier; null",
+        ),
+        ({"description": "what it cost"}, "what it cost"),
+    ],
+)
+def test_requests_are_told_what_a_lag_is(changes: dict[str, Any], meaning: str) -> None:
+    contract = lagged(**changes)
+
+    schemas = msgspec.json.schema(RowDecoder(contract).request)["$defs"]
+
+    assert schemas["Row"]["properties"]["price_1d"]["anyOf"][0]["description"].startswith(meaning)
