@@ -74,13 +74,19 @@ def new(
     target: Annotated[str, typer.Option(metavar="COLUMN", help="What to predict.")],
     time: Annotated[str | None, typer.Option(metavar="COLUMN", help="What moment a row is about.")] = None,
     task: Annotated[Task | None, typer.Option(help="What is asked; without it, what the target suggests.")] = None,
+    lags: Annotated[
+        str | None, typer.Option(metavar="SPANS", help="Earlier values of the target to learn from: 1h,24h,7d.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="COLUMNS", help="What tells series apart that lags are of, by commas.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a definition for a table: its columns, ranges and categories, to be read and edited."""
     from flows.new import new as run
 
     with waiting(f"looking at {table}"):
-        done = run(name, table, target, time, task)
+        done = run(name, table, target, time, task, lags.split(",") if lags else (), by.split(",") if by else ())
     _show(done, screens.drafted, as_json)
 
 
@@ -288,7 +294,10 @@ def predict(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Have a service answer the rows of a file, counted from 0; with an id each, they are recorded once."""
+    """Have a service answer the rows of a file, counted from 0; with an id each, they are recorded once.
+
+    Lags that the rows lack are computed from the lake.
+    """
     from flows.predict import STANDARD, read_key
     from flows.predict import predict as run
 

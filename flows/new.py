@@ -1,8 +1,9 @@
 """New: a table that nobody has described yet becomes a definition that people read, edit and train."""
 
 import json
+import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -16,13 +17,15 @@ from flows.sync import RAW_SUFFIXES, raw_files
 from infra import tables
 from infra.errors import Conflict, Misconfigured, NotFound, Unavailable
 from models.bundle import MODEL_NAME
-from models.contract.columns import Category, Number, Task, Time
+from models.contract.columns import Category, Lag, Number, Task, Time
 from models.contract.draft import Draft, draft
 from models.errors import ContractError, DefinitionError
 from models.model import RESERVED
 
 _SMALL_ROWS = 20_000
 _LINE = 120
+_SPAN = re.compile(r"([0-9]+)([mhd])")
+_HOURS = {"m": 1 / 60, "h": 1, "d": 24}
 
 
 class Drafted(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +42,15 @@ class Drafted(msgspec.Struct, frozen=True, kw_only=True):
     """Columns that it does not have, and why."""
 
 
-def new(name: str, table: str, target: str, time: str | None = None, task: Task | None = None) -> Drafted:
+def new(
+    name: str,
+    table: str,
+    target: str,
+    time: str | None = None,
+    task: Task | None = None,
+    lags: Sequence[str] = (),
+    by: Sequence[str] = (),
+) -> Drafted:
     """Write `NAME/__init__.py` into the catalog, from what a table holds.
 
     Args:
@@ -48,6 +59,8 @@ def new(name: str, table: str, target: str, time: str | None = None, task: Task 
         target: the column to predict.
         time: the column that says what moment a row is about.
         task: what is asked; without it, what the target suggests.
+        lags: how long before a row the target shall be looked up, each as 15m, 24h or 7d.
+        by: columns whose values tell series apart.
 
     Raises: `Conflict` where there is a model of that name, `ContractError`, `DefinitionError`, `NotFound`,
         `Misconfigured`, `Unavailable`.
@@ -59,7 +72,8 @@ def new(name: str, table: str, target: str, time: str | None = None, task: Task 
     folder = catalog.new_folder(name)
     if name in catalog.names() or folder.exists():
         raise Conflict(f"there is a model {name} already; choose another name, or remove {folder}")
-    found = draft(_read(table), target, time, task, RESERVED)
+    before = {f"{target}_{span.strip()}": _hours(span.strip()) for span in lags}
+    found = draft(_read(table), target, time, task, RESERVED, before, by)
     file = folder / "__init__.py"
     try:
         folder.mkdir(parents=True)
@@ -103,6 +117,12 @@ def _opened(table: str) -> Iterator[IO[bytes]]:
         raise Unavailable(f"{table} cannot be read: {error}") from error
     with file:
         yield file
+
+
+def _hours(span: str) -> float:
+    if (match := _SPAN.fullmatch(span)) is None or not int(match[1]):
+        raise Misconfigured(f"--lags {span}: say how long before, in minutes, hours or days: 15m, 24h, 7d")
+    return int(match[1]) * _HOURS[match[2]]
 
 
 def _source(name: str, table: str, found: Draft) -> str:
@@ -172,7 +192,10 @@ def _time(time: Time) -> str:
 def _column(column: Number | Category, seen: str, indent: int, before: str = "") -> list[str]:
     """Write a column, with what was seen of it above."""
     space = " " * indent
-    more = {"nullable": "True"} if column.nullable else {}
+    more = {"nullable": "True"} if column.nullable and not isinstance(column, Lag) else {}
+    if isinstance(column, Lag):
+        by = ", ".join(map(_text, column.by)) + ("," if len(column.by) == 1 else "")
+        more = {"of": _text(column.of), "hours": _in_hours(column)} | ({"by": f"({by})"} if by else {})
     if isinstance(column, Number):
         bounds = {"minimum": f"{column.minimum:.12g}", "maximum": f"{column.maximum:.12g}"}
         said = {"name": _text(column.name), "unit": _text(column.unit), **bounds, **more}
@@ -186,6 +209,10 @@ def _column(column: Number | Category, seen: str, indent: int, before: str = "")
         return [seen_line, one_line]
     lines = [line for argument in arguments for line in _wrapped(f"{argument},", space + "    ")]
     return [seen_line, f"{space}{before}{type(column).__name__}(", *lines, f"{space}),"]
+
+
+def _in_hours(lag: Lag) -> str:
+    return f"{lag.seconds // 60} / 60" if lag.seconds % 3600 else f"{lag.seconds // 3600}"
 
 
 def _wrapped(text: str, space: str) -> list[str]:

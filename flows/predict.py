@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
@@ -24,9 +24,12 @@ import pyarrow.parquet as pq
 from infra.client import PROBABILITIES, Client, Predictions, answered_columns
 from infra.errors import Misconfigured, NotFound, Unavailable
 from models.contract import arrow
-from models.contract.columns import Category, Number
+from models.contract.columns import Category, Contract, Number
 from models.contract.rows import MAXIMUM_ROWS
 from models.errors import ContractError, Violation
+
+if TYPE_CHECKING:
+    from flows.lags import Lags
 
 STANDARD = "-"
 """Standard input, standard output."""
@@ -58,6 +61,8 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     """How many rows each version answered."""
     refused: list[RefusedRow]
     out: str
+    unknown_lags: dict[str, int]
+    """Of lags that the rows lacked, for how many rows they were not known in the lake either."""
 
 
 def predict(
@@ -72,6 +77,8 @@ def predict(
 ) -> Predicted:
     """Have a service that serves `model` answer a file's rows, and write row, id, value and version of each.
 
+    Lags that rows lack are computed from what the lake knows.
+
     Raises: `ContractError` with file, row and rule, unless refused rows are skipped; `Unavailable` where another model
         is served, or nothing answers; `NotFound`, `Misconfigured`, `Conflict`.
     """
@@ -79,11 +86,21 @@ def predict(
         served = client.model()
         if served.model != model:
             raise Unavailable(f"{url} serves {served.model}, not {model}; name another address by --url")
+        lags = _lags(model, served.contract)
         with _written(out, served.target) as write:
-            answers = client.predict_iter(batches, skip_refused=skip_refused)
+            answers = client.predict_iter(lags.added(batches) if lags else batches, skip_refused=skip_refused)
             count, versions, refused = _copy(answers, write, lambda done: tell(done, total))
     found = [RefusedRow(one.row, one.field, one.rule) for one in refused]
-    return Predicted(model=model, rows=count, versions=versions, refused=found, out=out)
+    unknown = dict(lags.unknown) if lags else {}
+    return Predicted(model=model, rows=count, versions=versions, refused=found, out=out, unknown_lags=unknown)
+
+
+def _lags(model: str, contract: Contract) -> "Lags | None":
+    if not contract.lags:
+        return None
+    from flows.lags import Lags  # and pandas
+
+    return Lags(model, contract)
 
 
 def read_key(variable: str | None, file: Path | None) -> str | None:

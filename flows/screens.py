@@ -137,6 +137,9 @@ def predicted(result: "Predicted") -> None:
         screen.print(f"  row {one.row}, {one.field}: {one.rule}", soft_wrap=True)
     if (more := len(result.refused) - _ROWS_SHOWN) > 0:
         screen.print(f"  and {more:,} more (--json lists all)", soft_wrap=True)
+    for name, count in result.unknown_lags.items():
+        if count:
+            screen.print(f"{name} was not known for {count:,} of the rows, and sent as null")
     if result.refused:
         count = len({one.row for one in result.refused})
         screen.print(f"rows that break the contract and have no answer: {count:,}")

@@ -5,15 +5,17 @@ people to fill in. Columns from which nothing can be learned (one value only, an
 say the target) are left out, and said so. Cost: a few passes over each column.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.contract.columns import Category, Contract, Number, Task, Time, TimePart
+from models.contract.columns import Category, Contract, Lag, Number, Task, Time, TimePart
+from models.contract.lags import History, past_columns
 from models.errors import ContractError
 
 UNIT = ""
@@ -53,6 +55,8 @@ def draft(
     time: str | None = None,
     task: Task | None = None,
     taken: Collection[str] = (),
+    lags: Mapping[str, float] = MappingProxyType({}),
+    by: Sequence[str] = (),
 ) -> Draft:
     """Look at a table and write a contract for it.
 
@@ -62,11 +66,14 @@ def draft(
         time: the column that says what moment a row is about; None where there is none.
         task: what is asked of the target; None: what its kind suggests.
         taken: names that no column may have.
+        lags: hours before a row at which the target is looked up, by what the column shall be called.
+        by: columns whose values tell series apart.
 
-    Raises: `ContractError` for a target or a time that cannot be one.
+    Raises: `ContractError` for a target, a time, lags or series that cannot be.
     """
     names = _check(table, target, time, taken)
     label, task = _target(target, table[target], task)
+    _check_lags(table, label, time, lags, by)
     columns, seen, left_out = list[Number | Category](), {target: _seen(label, table[target])}, dict[str, str]()
     moment = None if time is None else _time(time, table[time])
     for name in names:
@@ -74,7 +81,9 @@ def draft(
             continue
         why = "no column may be called so; rename it" if name in taken or "/" in name or not name else ""
         why = why or _useless(table[name], table[target])
-        found = why or _feature(name, table[name])
+        found = why or (_category if name in by else _feature)(name, table[name])
+        if isinstance(found, str) and name in by:
+            raise ContractError(f"{name!r} tells no series apart: {found}")
         if isinstance(found, str):
             left_out[name] = found
         else:
@@ -82,7 +91,9 @@ def draft(
             seen[name] = _seen(found, table[name])
     if not columns and not (moment and moment.parts):
         raise ContractError("no column is left to predict from: " + "; ".join(f"{k}: {v}" for k, v in left_out.items()))
+    columns += [_lag(name, label, hours, by) for name, hours in lags.items()]
     contract = Contract(time=moment, features=tuple(columns), target=label, partition="file" if moment else "month")
+    seen |= _seen_lags(contract, table)
     span_days = None if time is None else _span_s(table[time]) / 86_400
     return Draft(contract, task, table.num_rows, span_days, seen, left_out)
 
@@ -130,6 +141,69 @@ def _target(name: str, values: pa.ChunkedArray, task: Task | None) -> tuple[Numb
     if task == "binary" and len(distinct) != 2:
         raise ContractError(f"target {name!r} has {len(distinct)} values; --task binary wants two: use multiclass")
     return Category(name=name, values=tuple(distinct)), task
+
+
+def _check_lags(
+    table: pa.Table, target: Number | Category, time: str | None, lags: Mapping[str, float], by: Sequence[str]
+) -> None:
+    """Refuse lags where there can be none, and series without lags."""
+    if by and not lags:
+        raise ContractError(f"series are told apart by {', '.join(by)}, and no lag is asked for")
+    if lags and time is None:
+        raise ContractError("lags need a time column, which says what came before")
+    if lags and isinstance(target, Category):
+        raise ContractError(f"lags are of numbers, and {target.name!r} is a category; use --task regression")
+    if missing := [name for name in by if name not in table.column_names]:
+        raise ContractError(f"there is no column {missing[0]!r}; the table has {', '.join(table.column_names)}")
+    if {target.name, time} & set(by):
+        raise ContractError("series are told apart by other columns than the target and the time")
+    if there := [name for name in lags if name in table.column_names]:
+        raise ContractError(f"there is a column {there[0]!r} already, as a lag would be called; rename or remove it")
+
+
+def _category(name: str, values: pa.ChunkedArray) -> Category | str:
+    """Describe a column as a category, whatever it seems to be, or say why it is none."""
+    nullable = values.null_count > 0 or _has_nan(values)
+    if pa.types.is_boolean(values.type):
+        return Category(name=name, values=(0, 1), nullable=nullable)
+    if not (_is_text(values.type) or _is_number(values.type)) or _has_fractions(values):
+        return f"it is {values.type}; a category is of text or whole numbers"
+    distinct = _distinct(values)
+    if len(distinct) > _MOST_CATEGORIES:
+        return f"it has {len(distinct):,} values; a category has at most {_MOST_CATEGORIES:,}"
+    return Category(name=name, values=tuple(distinct), nullable=nullable)
+
+
+def _lag(name: str, target: Number | Category, hours: float, by: Sequence[str]) -> Lag:
+    assert isinstance(target, Number)
+    return Lag(
+        name=name,
+        of=target.name,
+        hours=hours,
+        by=tuple(by),
+        unit=target.unit,
+        minimum=target.minimum,
+        maximum=target.maximum,
+    )
+
+
+def _seen_lags(contract: Contract, table: pa.Table) -> dict[str, str]:
+    """Say of how many rows lags are found. Raises: `ContractError` for one that no row has."""
+    if not contract.lags:
+        return {}
+    rows = table.select(past_columns(contract)).to_pandas()
+    if pa.types.is_date(table[contract.time_column.name].type):
+        rows = rows.astype({contract.time_column.name: "datetime64[s]"})
+    found = History(contract, rows).with_lags(rows)
+    for lag in contract.lags:
+        if found[lag.name].isna().all():
+            raise ContractError(
+                f"no row has a {lag.meaning}, to the second: choose other lags, or draft without and declare them "
+                "with a tolerance"
+            )
+    crowded = rows.duplicated([contract.time_column.name, *contract.lags[0].by]).mean()
+    odd = f"; SEVERAL SERIES? {crowded:.1%} of rows have the moment of another" if crowded else ""
+    return {lag.name: f"{lag.meaning}, {found[lag.name].isna().mean():.1%} missing{odd}" for lag in contract.lags}
 
 
 def _feature(name: str, values: pa.ChunkedArray) -> Number | Category | str:

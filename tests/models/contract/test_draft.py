@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from models.contract.columns import Category, Number, Task, TimePart
+from models.contract.columns import Category, Lag, Number, Task, TimePart
 from models.contract.draft import draft
 from models.errors import ContractError
 
@@ -149,3 +149,55 @@ def test_refuses_what_cannot_be_a_target_or_a_time(
 ) -> None:
     with pytest.raises(ContractError, match=reason):
         draft(table(**changes), target, time, task)
+
+
+AT = np.arange("2020-01-01", "2020-02-01", dtype="M8[h]")[: ROWS // 2].astype("M8[s]").repeat(2)
+SITE = np.tile([7, 9], ROWS // 2)
+
+
+def test_declares_the_lags_that_are_asked_for_and_tells_how_many_rows_have_them() -> None:
+    series = table(at=pa.array(AT), site=SITE)
+
+    found = draft(series, "price", "at", lags={"price_1h": 1, "price_1d": 24}, by=["site"])
+
+    target = found.contract.target
+    assert isinstance(target, Number)
+    assert found.contract.features[-3] == Category(name="site", values=(7, 9))  # whole numbers that name a series
+    assert found.contract.features[-1] == Lag(
+        name="price_1d", of="price", hours=24, by=("site",), unit="", minimum=target.minimum, maximum=target.maximum
+    )
+    assert found.seen["price_1h"] == "price of the same site 1 hour before, 0.5% missing"
+    assert found.seen["price_1d"] == "price of the same site 24 hours before, 12.0% missing"
+
+
+def test_tells_of_rows_that_seem_to_be_of_several_series() -> None:
+    found = draft(table(at=pa.array(AT), site=SITE), "price", "at", lags={"price_1h": 1})
+
+    assert found.seen["price_1h"].endswith("0.5% missing; SEVERAL SERIES? 50.0% of rows have the moment of another")
+
+
+def test_a_series_of_days_has_lags_of_days() -> None:
+    days = np.arange("2020-01-01", "2021-02-04", dtype="M8[D]")[:ROWS]
+
+    assert draft(table(at=days), "price", "at", lags={"price_7d": 168}).seen["price_7d"].endswith("1.8% missing")
+
+
+@pytest.mark.parametrize(
+    ("changes", "target", "time", "by", "reason"),
+    [
+        ({}, "price", None, [], "lags need a time column"),
+        ({}, "kind", "at", [], "lags are of numbers, and 'kind' is a category"),
+        ({"lag": COUNT}, "price", "at", [], "there is a column 'lag' already, as a lag would be called"),
+        ({}, "price", "at", ["site"], "there is no column 'site'; the table has at, price"),
+        ({}, "price", "at", ["price"], "other columns than the target and the time"),
+        ({"site": ["x"] * ROWS}, "price", "at", ["site"], "'site' tells no series apart: 'x' in each row"),
+        ({"site": PRICE}, "price", "at", ["site"], "'site' tells no series apart: LEAK"),
+        ({"site": COUNT + 0.5}, "price", "at", ["site"], "'site' tells no series apart: it is double; a category is"),
+        ({}, "price", "at", [], "no row has a price 1 hour before, to the second: choose other lags"),
+    ],
+)
+def test_refuses_lags_that_cannot_be(
+    changes: dict[str, Any], target: str, time: str | None, by: list[str], reason: str
+) -> None:
+    with pytest.raises(ContractError, match=reason):
+        draft(table(**changes), target, time, lags={"lag": 1}, by=by)
