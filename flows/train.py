@@ -474,8 +474,11 @@ def _bundle(
             computed=trained.computed,
         ),
         metrics=trained.metrics,
-        slices=trained.slices,
+        slices=trained.evaluation.mean_losses(),
         parity=trained.parity,
         onnx_digest=digest,
+        description=definition.description,
+        caveat=definition.sample.caveat if definition.sample else "",
+        evaluation=trained.evaluation,
     )
     return Bundle(card=card, onnx=trained.onnx, profile=trained.profile, state=trained.state)

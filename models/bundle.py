@@ -14,6 +14,7 @@ import msgspec
 
 from models.contract.columns import Contract
 from models.errors import BundleError, DefinitionError
+from models.figures import Evaluation
 
 MODEL_NAME = re.compile(r"[a-z](?!\w*__)[a-z0-9_]{2,39}")
 """What a model may be called: it becomes a folder, a Bento and a repository (lakeFS takes none of fewer letters)."""
@@ -100,10 +101,16 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float]
     """On the test rows, which the training never saw; errors in the target's unit."""
     slices: dict[str, dict[str, float]]
-    """The same, by slice name and value."""
+    """Mean losses, by slice and group."""
     parity: Parity
     onnx_digest: str
     """sha256 of `model.onnx`."""
+    description: str = ""
+    """What the model is for, as its definition says."""
+    caveat: str = ""
+    """What a reader must know of the sample that it was trained on."""
+    evaluation: Evaluation | None = None
+    """None in cards of before it was kept."""
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
