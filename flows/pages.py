@@ -1,6 +1,6 @@
 """HTML pages that need no network: one file each, with the code that draws its plots in it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -44,20 +44,3 @@ def figure_html(figure: go.Figure, first: bool = False) -> str:
     )
     html: str = to_html(figure, include_plotlyjs=first, full_html=False, config={"displayModeBar": False})
     return html
-
-
-def table_html(
-    heads: list[str], rows: list[list[str]], numbers: tuple[int, ...] = (), marked: Collection[int] = ()
-) -> str:
-    """Lay out a table; `numbers` are the places of its columns of numbers, `marked` those of rows that stand out."""
-
-    def cells(tag: str, values: list[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if place in numbers else ''}>{escape(value)}</{tag}>"
-            for place, value in enumerate(values)
-        )
-
-    lines = "".join(
-        f"<tr{' class=m' if place in marked else ''}>{cells('td', row)}</tr>" for place, row in enumerate(rows)
-    )
-    return f"<table><tr>{cells('th', heads)}</tr>{lines}</table>" if rows else "<p>None.</p>"

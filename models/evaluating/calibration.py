@@ -34,7 +34,7 @@ def calibration(target: Category, answers_NK: Answers, place_N: Places, resample
         return _of_event(f"{target.name} is {target.values[1]}", answers_NK[:, 1], place_N == 1, resamples)
     likeliest_N = answers_NK.argmax(axis=1)
     told_N = np.take_along_axis(answers_NK, likeliest_N[:, None], axis=1)[:, 0]
-    return _of_event(f"{target.name} is the likeliest value", told_N, likeliest_N == place_N, resamples)
+    return _of_event(f"the likeliest {target.name} is right", told_N, likeliest_N == place_N, resamples)
 
 
 def _of_event(event: str, told_N: Answers, came_N: npt.NDArray[np.bool_], resamples: Resamples) -> Calibration:

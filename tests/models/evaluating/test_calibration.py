@@ -83,7 +83,7 @@ def test_of_several_values_the_likeliest_is_judged() -> None:
         for told_NK in (answers_NK, sharpened_NK)
     )
 
-    assert true.event == "kind is the likeliest value"
+    assert true.event == "the likeliest kind is right"
     assert true.expected_error < 0.012
     assert sharp.expected_error > 0.1  # too sure of itself
     assert all(one.told > one.came for one in sharp.bins[3:])
