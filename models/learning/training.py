@@ -117,9 +117,7 @@ def train(
     )
 
 
-def _held_out(
-    contract: Contract, answered: npt.NDArray[np.float32], *parts: pd.DataFrame
-) -> Iterator[Answered]:
+def _held_out(contract: Contract, answered: npt.NDArray[np.float32], *parts: pd.DataFrame) -> Iterator[Answered]:
     """Give each held-out part with its answers, which are the last of all, in the parts' order."""
     start = len(answered) - sum(map(len, parts))
     for part in parts:
