@@ -1,7 +1,7 @@
 """How surely a figure is known: 95 % intervals from figures of rows that were drawn again, a block at a time.
 
 Rows near in time are alike: in a day of bad traffic many errors are large, and drawn one by one rows would seem to say
-more than they do. So blocks are spans of time where rows have one: whole days where there are at least `FEW_BLOCKS`,
+more than they do. So blocks are spans of time where rows have one: whole days where there are at least `FEW_DAYS`,
 shorter spans where there are not (Carlstein, "The use of subseries values for estimating the variance of a general
 statistic from a stationary sequence", 1986). What is alike for longer than a block is not seen by it. Rows without a
 time count as independent: each is a block, or, of many, as many random ones as keep the number of blocks bounded.
@@ -25,6 +25,7 @@ from models.figures import Interval
 
 CONFIDENCE = 0.95
 DRAWS = 1000
+FEW_DAYS = 7
 FEW_BLOCKS, MOST_BLOCKS = 20, 1000
 LEAST_BLOCKS = 5
 BINS = 2000
@@ -49,7 +50,7 @@ def blocks(rows: int, seconds_N: Places | None, seed: int = 0) -> Places:
     first, span_s = int(seconds_N.min()), int(np.ptp(seconds_N)) + 1
     day_N = seconds_N // _DAY_S
     days = int(np.ptp(day_N)) + 1
-    if len(np.unique(day_N)) >= FEW_BLOCKS:
+    if len(np.unique(day_N)) >= FEW_DAYS:
         place_N = (day_N - first // _DAY_S) // -(-days // MOST_BLOCKS)
     else:
         place_N = (seconds_N - first) * FEW_BLOCKS // span_s

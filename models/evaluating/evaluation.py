@@ -17,7 +17,7 @@ from models.figures import Epoch, Evaluation, Group, Span, Spread
 from models.inference import GraphInputs
 
 _HOUR_S, _DAY_S = 3600, 86_400
-_SPANS_S = (_HOUR_S, 3 * _HOUR_S, 6 * _HOUR_S, 12 * _HOUR_S, *(days * _DAY_S for days in (1, 2, 7, 14, 28, 91, 364)))
+_SPANS_S = (_HOUR_S, 3 * _HOUR_S, 6 * _HOUR_S, *(days * _DAY_S for days in (1, 2, 7, 14, 28, 91, 364)))
 _MOST_SPANS = 40
 _SPREADS = 20
 _ROWS_A_SPREAD = 20
