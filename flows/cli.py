@@ -383,6 +383,23 @@ def runs(
     _show(found, screens.runs, as_json)
 
 
+@app.command()
+def card(
+    model: ModelName,
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION", help="Without it, the champion, or else the newest.")
+    ] = None,
+    branch: Branch = None,
+    as_json: Json = False,
+) -> None:
+    """Show how good a version is, and how surely; writes its card as a page below OKRUH_HOME/reports."""
+    from flows.card import card as run
+    from flows.card import with_page
+
+    found = run(model, version, branch)
+    _show(found.card if as_json else with_page(found), screens.card, as_json)
+
+
 @app.command("data-diff")
 def data_diff(
     model: ModelName,

@@ -109,7 +109,8 @@ def _number(value: float | str | None) -> str:
 
 
 def _write(found: DataDifference, states: "list[pd.DataFrame]", page: Path) -> None:
-    from flows.pages import figure_html, table_html, write_page
+    from flows.pages import figure_html, write_page
+    from models.pages.markup import table_html
 
     title = f"{found.model}: data at {found.before[:12]} and {found.after[:12]}"
     rows = found.rows

@@ -17,7 +17,7 @@ from flows.sync import RAW_SUFFIXES, raw_files
 from infra import tables
 from infra.errors import Conflict, Misconfigured, NotFound, Unavailable
 from models.bundle import MODEL_NAME
-from models.contract.columns import Category, Lag, Number, Task, Time
+from models.contract.columns import Category, Lag, Number, Slice, Task, Time
 from models.contract.draft import Draft, draft
 from models.errors import ContractError, DefinitionError
 from models.model import RESERVED
@@ -130,6 +130,7 @@ def _source(name: str, table: str, found: Draft) -> str:
     contract, time, target = found.contract, found.contract.time, found.contract.target
     kinds = {type(column).__name__ for column in (*contract.features, target)} | {"Contract"}
     kinds |= ({"Time", "TimePart"} if time.parts else {"Time"}) if time else set()
+    kinds |= {"Slice"} if contract.slices else set()
     features = [line for column in contract.features for line in _column(column, found.seen[column.name], 8)]
     return "\n".join(
         (
@@ -158,6 +159,8 @@ def _source(name: str, table: str, found: Draft) -> str:
             *(["    ),"] if features else []),
             *_column(target, found.seen[target.name], 4, "target="),
             *(['    partition="file",'] if time else []),
+            "    # Groups whose error is reported one by one; a number is cut as well: Slice(column=..., edges=(1, 3))",
+            *_slices(contract.slices or ()),
             ")",
             *(line for column, why in found.left_out.items() for line in _comment(f"Left out: {column}, {why}")),
             "",
@@ -213,6 +216,17 @@ def _column(column: Number | Category, seen: str, indent: int, before: str = "")
 
 def _in_hours(lag: Lag) -> str:
     return f"{lag.seconds // 60} / 60" if lag.seconds % 3600 else f"{lag.seconds // 3600}"
+
+
+def _slices(slices: Sequence[Slice]) -> list[str]:
+    lines = []
+    for one in slices:
+        said = {"column": _text(one.column)}
+        said |= {"part": f"TimePart.{one.part.name}"} if one.part else {}
+        edges = ", ".join(f"{edge:g}" for edge in one.edges) + ("," if len(one.edges) == 1 else "")
+        said |= {"edges": f"({edges})"} if edges else {}
+        lines.append(f"        Slice({', '.join(f'{name}={value}' for name, value in said.items())}),")
+    return ["    slices=(", *lines, "    ),"] if lines else ["    slices=(),"]
 
 
 def _wrapped(text: str, space: str) -> list[str]:

@@ -1,13 +1,13 @@
 """HTML pages that need no network: one file each, with the code that draws its plots in it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 import plotly.graph_objects as go
 from plotly.io import to_html
 
-from infra.errors import Unavailable
+from infra.folders import write_report
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#1f2933}
@@ -24,14 +24,7 @@ def write_page(path: Path, title: str, body: Sequence[str]) -> Path:
     """Write a page of HTML parts. Raises: `Unavailable`."""
     page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"
     page += f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise Unavailable(
-            f"{path} cannot be written: {error.strerror}; free some space, or name another place"
-        ) from error
-    return path
+    return write_report(path, page.encode())
 
 
 def figure_html(figure: go.Figure, first: bool = False) -> str:
@@ -44,20 +37,3 @@ def figure_html(figure: go.Figure, first: bool = False) -> str:
     )
     html: str = to_html(figure, include_plotlyjs=first, full_html=False, config={"displayModeBar": False})
     return html
-
-
-def table_html(
-    heads: list[str], rows: list[list[str]], numbers: tuple[int, ...] = (), marked: Collection[int] = ()
-) -> str:
-    """Lay out a table; `numbers` are the places of its columns of numbers, `marked` those of rows that stand out."""
-
-    def cells(tag: str, values: list[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if place in numbers else ''}>{escape(value)}</{tag}>"
-            for place, value in enumerate(values)
-        )
-
-    lines = "".join(
-        f"<tr{' class=m' if place in marked else ''}>{cells('td', row)}</tr>" for place, row in enumerate(rows)
-    )
-    return f"<table><tr>{cells('th', heads)}</tr>{lines}</table>" if rows else "<p>None.</p>"

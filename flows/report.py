@@ -5,11 +5,12 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from flows.pages import figure_html, table_html, write_page
+from flows.pages import figure_html, write_page
 from flows.story import Story, Told
 from models.contract.answers import shown
 from models.contract.columns import Contract
 from models.model import Model
+from models.pages.markup import table_html
 
 _FIRST, _SERVED, _ALARM, _PROMOTED = "#c05621", "#2b6cb0", "#c53030", "#2f855a"
 

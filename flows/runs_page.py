@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 import plotly.graph_objects as go
 
-from flows.pages import figure_html, table_html, write_page
+from flows.pages import figure_html, write_page
 from flows.runs import Line, Runs, changes, differing, figure, metric_names, parameters, shown, took
 from infra.settings import load_settings
+from models.pages.markup import table_html
 
 _COLOURS = (
     *("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280"),

@@ -17,8 +17,10 @@ from rich.text import Text
 
 from infra.lake.names import some
 from models.contract.answers import shown
+from models.pages import words
 
 if TYPE_CHECKING:
+    from flows.card import Found
     from flows.data_diff import DataDifference
     from flows.forget import Forgotten
     from flows.keys import Listed, Made, Revoked
@@ -43,12 +45,14 @@ if TYPE_CHECKING:
     from models.deciding.reproduction import Difference
     from models.deciding.rollout import Challenger, Compared
     from models.deciding.verdict import PromotionReport
+    from models.figures import Evaluation, Interval
 
 _UNLIMITED = 10_000
 _INDENT = 14
 _FILES_SHOWN = 50
 _ROWS_SHOWN = 20
 _METRICS_SHOWN = 3
+_COLUMNS_SHOWN = 8
 
 
 class _Screen(Console):
@@ -476,6 +480,59 @@ def _tables(paths: Sequence[str]) -> str:
     shown = f"{len(tables)}: {' to '.join(dict.fromkeys((*tables[:1], *tables[-1:])))}" if tables else "none"
     journalled = len(paths) - len(tables)
     return f"{shown}, and {journalled} of the journal" if journalled else shown
+
+
+def card(result: "Found") -> None:
+    """Show the main figures of a card, with their intervals."""
+    one, found = result.card, result.card.evaluation
+    contract = one.contract
+    _print(f"{one.model} {one.version} on branch {result.branch}", style="bold")
+    _print_prose("", one.description)
+    table = _table(
+        "", contract.error_unit, "95% interval", "rows", numbers=(contract.error_unit, "95% interval", "rows")
+    )
+    for name, value in one.metrics.items():
+        if name != words.COUNT:
+            interval = _of_interval(found.intervals.get(name)) if found else ""
+            table.add_row(words.METRICS.get(name, name), words.number(value), interval, f"{one.data.rows_test:,}")
+    if found is not None:
+        naive = (words.number(found.naive_loss), _of_interval(found.naive_interval), f"{one.data.rows_test:,}")
+        table.add_row(f"{contract.error_name} without learning", *naive)
+        for name, groups in found.slices.items():
+            for group, of in groups.items():
+                cells = (words.number(of.loss), _of_interval(of.interval), f"{of.rows:,}")
+                table.add_row(f"{contract.error_name}, {name} {group}", *cells)
+    _print_table(table)
+    if found is None:
+        _print("its card is of before more than that was kept; train again for intervals, calibration and importance")
+    else:
+        _print_fields(_of_evaluation(found, contract.error_unit))
+    if one.caveat:
+        _print_prose("bear in mind: ", one.caveat)
+    _print(f"page: {result.page}")
+
+
+def _of_interval(interval: "Interval | None") -> str:
+    return "" if interval is None else words.span(interval.low, interval.high)
+
+
+def _of_evaluation(found: "Evaluation", unit: str) -> dict[str, str]:
+    fields = {}
+    if (calibration := found.calibration) is not None:
+        fields["calibration"] = (
+            f"told and found are {calibration.expected_error:.1%} apart in the mean; by chance "
+            f"{calibration.error_by_chance:.1%} (that {calibration.event})"
+        )
+    if (made := found.prediction_intervals) is not None:
+        fields["intervals"] = "; ".join(
+            f"of {one.share:.0%} held {one.coverage:.1%}, mean width {words.with_unit(one.mean_width, unit)}"
+            for one in made.levels
+        )
+    elif found.no_prediction_intervals:
+        fields["intervals"] = f"none: {found.no_prediction_intervals}"
+    ranked = sorted(found.importance.items(), key=lambda one: -one[1].loss_increase)
+    fields["rests on"] = ", ".join(f"{name} {one.loss_increase:+.3g}" for name, one in ranked[:_COLUMNS_SHOWN])
+    return fields
 
 
 def runs(result: "Runs") -> None:

@@ -263,13 +263,24 @@ class _Told:
             Outcome(
                 model=card.model,
                 version=card.version,
-                summary=card.metrics,
+                summary=card.metrics | (card.evaluation.summary() if card.evaluation else {}),
                 files=files,
                 references=references,
                 warm_start=card.warm_start,
-                plots={f"error by {name}": bars for name, bars in card.slices.items()},
+                plots=_plots(card),
             )
         )
+
+
+def _plots(card: Card) -> dict[str, dict[str, float]]:
+    """Give what a tracker draws of a card."""
+    plots = {f"error by {name}": bars for name, bars in card.slices.items()}
+    found = card.evaluation
+    if found is not None:
+        plots["rise of the error without"] = {name: one.loss_increase for name, one in found.importance.items()}
+        if found.calibration is not None:
+            plots["came, by what was told"] = {f"{one.told:.3f}": one.came for one in found.calibration.bins}
+    return plots
 
 
 def take_part(task: dict[str, Any]) -> None:
@@ -474,8 +485,11 @@ def _bundle(
             computed=trained.computed,
         ),
         metrics=trained.metrics,
-        slices=trained.slices,
+        slices=trained.evaluation.mean_losses(),
         parity=trained.parity,
         onnx_digest=digest,
+        description=definition.description,
+        caveat=definition.sample.caveat if definition.sample else "",
+        evaluation=trained.evaluation,
     )
     return Bundle(card=card, onnx=trained.onnx, profile=trained.profile, state=trained.state)

@@ -33,7 +33,7 @@ SOURCES = Path(__file__).resolve().parents[1]
 SERVED = ("services", "infra", "models")
 """Packages whose Python files a Bento contains; `bentofile.yaml` and `bentofile.gpu.yaml` say the same."""
 
-LEFT_OUT = ("models/catalog", "models/learning")
+LEFT_OUT = ("models/catalog", "models/evaluating", "models/learning")
 """What a service never imports."""
 
 _FILES = ("model.onnx", "card.json", "profile.json")

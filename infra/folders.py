@@ -1,7 +1,9 @@
-"""Folders whose names outlive a power cut."""
+"""Folders whose names outlive a power cut, and reports, which may be made again."""
 
 import os
 from pathlib import Path
+
+from infra.errors import Unavailable
 
 
 def make_folder(folder: Path) -> None:
@@ -19,3 +21,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_report(path: Path, content: bytes) -> Path:
+    """Write what people read. Raises: `Unavailable`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise Unavailable(
+            f"{path} cannot be written: {error.strerror}; free some space, or name another place"
+        ) from error
+    return path

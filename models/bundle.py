@@ -2,7 +2,8 @@
 
 Four files: `model.onnx` (preprocessing inside), `card.json` (what it is and where it comes from), `profile.json` (what
 its errors and columns looked like when it was judged), `state.safetensors` (weights, to train on from). The card ties
-code, data and model together and carries the contract, so that a service needs nothing else.
+code, data and model together and carries the contract, so that a service needs nothing else. A fifth, `card.html`, is
+the card for people; it follows from the card, and bundles of before it was written have none.
 """
 
 import hashlib
@@ -14,11 +15,15 @@ import msgspec
 
 from models.contract.columns import Contract
 from models.errors import BundleError, DefinitionError
+from models.figures import Evaluation
+from models.pages.card import card_page
 
 MODEL_NAME = re.compile(r"[a-z](?!\w*__)[a-z0-9_]{2,39}")
 """What a model may be called: it becomes a folder, a Bento and a repository (lakeFS takes none of fewer letters)."""
 
 FILES = ("model.onnx", "card.json", "profile.json", "state.safetensors")
+"""What a bundle needs."""
+PAGE = "card.html"
 
 
 class DataReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,14 +105,20 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float]
     """On the test rows, which the training never saw; errors in the target's unit."""
     slices: dict[str, dict[str, float]]
-    """The same, by slice name and value."""
+    """Mean losses, by slice and group."""
     parity: Parity
     onnx_digest: str
     """sha256 of `model.onnx`."""
+    description: str = ""
+    """What the model is for, as its definition says."""
+    caveat: str = ""
+    """What a reader must know of the sample that it was trained on."""
+    evaluation: Evaluation | None = None
+    """None in cards of before it was kept."""
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
-    """The four files, in memory."""
+    """The files, in memory."""
 
     card: Card
     onnx: bytes
@@ -126,7 +137,8 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     def files(self) -> dict[str, bytes]:
         """Give each file's content by name."""
         card = msgspec.json.format(msgspec.json.encode(self.card), indent=2)
-        return dict(zip(FILES, (self.onnx, card, self.profile, self.state), strict=True))
+        needed = dict(zip(FILES, (self.onnx, card, self.profile, self.state), strict=True))
+        return needed | {PAGE: card_page(self.card)}
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> "Bundle":

@@ -41,9 +41,6 @@ RESERVED = frozenset(
 )
 """What answered predictions carry beside the contract's columns, and the graph's output."""
 
-_FEW = 20
-"""Values of a category that are reported one by one."""
-
 RawKind = Literal["time", "integer", "number", "text"]
 
 
@@ -111,8 +108,6 @@ class Model:
     Its answers are those of `models.contract.answers`. None: the target's shortest lag, and where there is none the
     median of all numbers, or how frequent each value is.
     """
-    slices: "Callable[[pd.DataFrame], Mapping[str, pd.Series]] | None" = None
-    """Groups for which losses are reported one by one. None: the values of each category that has few."""
     sample: Sample | Fetched | None = None
     parity_tolerance: float = 1e-3
     """Largest accepted difference between graph and network, in the target's unit, or of a probability."""
@@ -212,18 +207,3 @@ class Model:
         if self.watch.ceiling is not None:
             return self.watch.ceiling
         return 1.0 if isinstance(target, Category) else (target.maximum - target.minimum) / 4
-
-    def sliced(self, rows: "pd.DataFrame") -> "Mapping[str, pd.Series]":
-        """Call `slices`. Raises: `DefinitionError` where a slice does not name a group for each row."""
-        import pandas as pd
-
-        if self.slices is None:
-            few = [column.name for column in self.contract.categories if len(column.values) <= _FEW]
-            return {name: rows[name] for name in few}
-        found = self.slices(rows)
-        for name, groups in found.items():
-            if not (isinstance(groups, pd.Series) and groups.index.equals(rows.index)):
-                raise DefinitionError(
-                    f"model {self.name}: slice {name!r} must be a Series with the index of the rows it is given"
-                )
-        return found

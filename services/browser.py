@@ -5,31 +5,11 @@ fields that `services.page` has written, sends one row to `/v1/predict`, and sho
 else and keeps nothing: a key lives as long as its field. Where one is needed to see the page, it asks for it first.
 """
 
-STYLE = """
-:root {
-  color-scheme: light dark;
-  --ground: #f6f7f9; --sheet: #fff; --ink: #1b2330; --quiet: #56606f; --line: #d5dae2; --edge: #7d8796;
-  --accent: #0b5cad; --on-accent: #fff; --wrong: #b3261e; --wrong-ground: #fdf1f0; --band: #d9e8f8;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ground: #12161c; --sheet: #1b2129; --ink: #e8ecf2; --quiet: #a4afbd; --line: #333c48; --edge: #78859a;
-    --accent: #7cb8f5; --on-accent: #0c1a29; --wrong: #ff9d94; --wrong-ground: #35211f; --band: #23405e;
-  }
-}
-* { box-sizing: border-box; }
-[hidden] { display: none !important; }
-body {
-  margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 3rem; background: var(--ground); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere;
-}
-h1 { margin: 0; font-size: 1.75rem; line-height: 1.2; }
-h2 { margin: 0 0 1rem; font-size: 1.1rem; }
-p { margin: 0; }
-header { margin-bottom: 1.5rem; }
-header p, .hint, .quiet, caption, th { color: var(--quiet); }
-code, pre { font: .875rem/1.5 ui-monospace, monospace; }
-.sheet { background: var(--sheet); border: 1px solid var(--line); border-radius: .75rem; padding: 1.25rem; }
+from models.pages.look import LOOK
+
+STYLE = (
+    LOOK
+    + """
 main { display: grid; gap: 1.25rem; grid-template-columns: minmax(0, 1fr); }
 .field { margin-bottom: 1rem; }
 label { display: block; font-weight: 600; margin-bottom: .25rem; }
@@ -40,7 +20,6 @@ input, select {
 }
 [aria-invalid=true] { border-color: var(--wrong); background: var(--wrong-ground); }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.hint { font-size: .875rem; margin-top: .25rem; }
 .error { font-size: .875rem; margin-top: .25rem; color: var(--wrong); font-weight: 600; }
 .buttons { display: flex; flex-wrap: wrap; gap: .75rem; }
 button {
@@ -61,14 +40,7 @@ form[aria-busy=true] button[type=submit] { cursor: progress; }
 .scale b { position: absolute; top: -.25rem; bottom: -.25rem; width: 4px; margin-left: -2px; background: var(--accent);
   border-radius: 2px; }
 .ends { display: flex; justify-content: space-between; font-size: .875rem; color: var(--quiet); margin-bottom: 1rem; }
-table {
-  width: 100%; margin-bottom: 1.5rem; border-collapse: collapse; break-inside: avoid;
-  font-variant-numeric: tabular-nums;
-}
-caption { text-align: left; font-weight: 600; padding-bottom: .25rem; }
-th, td { padding: .4rem 0; border-top: 1px solid var(--line); text-align: left; vertical-align: top; }
-th { font-weight: 400; width: 45%; padding-right: 1rem; }
-summary { cursor: pointer; min-height: 2rem; color: var(--accent); }
+th { width: 45%; }
 pre { white-space: pre-wrap; background: var(--ground); border-radius: .5rem; padding: .75rem; margin: .5rem 0 0; }
 #answer { min-height: 8rem; }
 @media (min-width: 52rem) {
@@ -77,6 +49,7 @@ pre { white-space: pre-wrap; background: var(--ground); border-radius: .5rem; pa
   .tables { columns: 2; column-gap: 2.5rem; }
 }
 """
+)
 
 SCRIPT = r"""
 "use strict";

@@ -21,24 +21,13 @@ import msgspec
 from models.bundle import Card
 from models.contract.columns import Category, Number, Time, described
 from models.contract.rows import example_row
+from models.pages import words
 from services.browser import SCRIPT, STYLE
 
 CONTENT_TYPE = b"text/html; charset=utf-8"
 
 _SELECTED_FROM = 12
 """Categories of more values are searched by typing."""
-
-_METRICS = {
-    "mae": "mean error",
-    "median_absolute_error": "median error",
-    "absolute_error_90": "nine of ten errors are at most",
-    "bias": "mean of predicted - true",
-    "brier": "Brier score",
-    "log_loss": "logarithmic loss, nats",
-    "accuracy": "share of right answers",
-    "roc_auc": "area under the ROC curve",
-}
-_COUNTS = {"rows": "rows judged"}
 
 
 def _policy() -> bytes:
@@ -215,7 +204,7 @@ def _input(name: str, column: Time | Number | Category, example: str, *, optiona
 def _tables(card: Card) -> str:
     unit, what = card.contract.error_unit, card.contract.error_name.capitalize()
     metrics = {
-        _METRICS.get(name, _COUNTS.get(name, name)): f"{value:,.0f}" if name in _COUNTS else _with_unit(value, unit)
+        words.METRICS.get(name, name): f"{value:,.0f}" if name == words.COUNT else _with_unit(value, unit)
         for name, value in card.metrics.items()
     }
     return "\n".join(

@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from enum import StrEnum
+from itertools import pairwise
 from typing import Literal
 
 import msgspec
@@ -119,6 +120,27 @@ class Time(msgspec.Struct, frozen=True, kw_only=True, tag="time"):
     description: str = ""
 
 
+class Slice(msgspec.Struct, frozen=True, kw_only=True):
+    """Groups of rows whose error is reported one by one."""
+
+    column: str
+    """An input. A category gives a group for each value, or for each of its most frequent ones."""
+    part: TimePart | None = None
+    """Which part of a time."""
+    edges: tuple[float, ...] = ()
+    """Where a number or a part of a time is cut, an edge belonging to what is above it. None: a number at the quartiles
+    of the rows, a part of a time nowhere: each of its values is a group."""
+
+    def __post_init__(self) -> None:
+        """Keep edges as floats, so that a contract and its JSON form are equal."""
+        msgspec.structs.force_setattr(self, "edges", tuple(map(float, self.edges)))
+
+    @property
+    def name(self) -> str:
+        """What the groups are called together."""
+        return self.column if self.part is None else self.part.value
+
+
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """The columns of a model and what a table of them must keep."""
 
@@ -144,6 +166,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """A larger share of refused rows than this refuses a table."""
     maximum_gap_days: float | None = None
     """Freshness: the newest row of a table may lie at most this long before the end of its month. None: any."""
+    slices: tuple[Slice, ...] | None = None
+    """Groups whose error is reported one by one. None: the values of each category that has few."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant. Raises: `DefinitionError`."""
@@ -168,6 +192,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
             elif not column.minimum < column.maximum:
                 raise DefinitionError(f"contract: {column.name!r} needs minimum < maximum")
         _check_lags(self)
+        _check_slices(self)
 
     @property
     def inputs(self) -> tuple[Time | Number | Category, ...]:
@@ -216,7 +241,10 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         """What a table has to keep: the contract, but for the features that are computed from it."""
         if not self.lags:
             return self
-        return msgspec.structs.replace(self, features=tuple(one for one in self.features if not isinstance(one, Lag)))
+        lags = {lag.name for lag in self.lags}
+        features = tuple(one for one in self.features if one.name not in lags)
+        slices = None if self.slices is None else tuple(one for one in self.slices if one.column not in lags)
+        return msgspec.structs.replace(self, features=features, slices=slices)
 
     @property
     def error_name(self) -> str:
@@ -311,3 +339,27 @@ def _broken_lag(lag: Lag, columns: Mapping[str, Number | Category], categories: 
         wider = f"{of.minimum:g} to {of.maximum:g}"
         return f"allows {lag.minimum:g} to {lag.maximum:g}; allow what {of.name!r} may be, {wider}"
     return ""
+
+
+_FINE_PARTS = (TimePart.MINUTE_OF_DAY, TimePart.DAY_OF_YEAR)
+"""Parts of a time with too many values for a group each."""
+
+
+def _check_slices(contract: Contract) -> None:
+    inputs = {column.name: column for column in contract.inputs}
+    names = [one.name for one in contract.slices or ()]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise DefinitionError(f"contract: slices {repeated} are declared more than once")
+    for one in contract.slices or ():
+        column = inputs.get(one.column)
+        if column is None:
+            raise DefinitionError(f"contract: a slice is of {one.column!r}, which is no input")
+        if isinstance(column, Time) != (one.part is not None):
+            must = "needs a part, such as TimePart.HOUR" if one.part is None else "has no parts: only a time has"
+            raise DefinitionError(f"contract: the slice of {one.column!r} {must}")
+        if one.part in _FINE_PARTS and not one.edges:
+            raise DefinitionError(f"contract: the slice of {one.part} needs edges; a group for each value is too many")
+        if isinstance(column, Category) and one.edges:
+            raise DefinitionError(f"contract: the slice of {one.column!r} has edges, and the column is no number")
+        if not all(before < after for before, after in pairwise(one.edges)):
+            raise DefinitionError(f"contract: the edges of the slice of {one.column!r} must rise")

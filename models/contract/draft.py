@@ -5,7 +5,7 @@ people to fill in. Columns from which nothing can be learned (one value only, an
 say the target) are left out, and said so. Cost: a few passes over each column.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.contract.columns import Category, Contract, Lag, Number, Task, Time, TimePart
+from models.contract.columns import Category, Contract, Lag, Number, Slice, Task, Time, TimePart
 from models.contract.lags import History, past_columns
 from models.errors import ContractError
 
@@ -28,6 +28,8 @@ _FEW_CLASSES = 10
 """Whole numbers with at most so many values are taken for classes."""
 _CODED_AS = ("id", "code", "zone", "type", "class", "category", "kind")
 """How names of whole numbers end that count nothing."""
+_FEW_GROUPS, _MOST_SLICES = 20, 8
+"""Values of a category that is a slice, and how many such are suggested."""
 _TOLD_ROWS = 100_000
 """Rows on which it is looked whether a column says the target."""
 _ALIKE = 0.9999
@@ -92,7 +94,13 @@ def draft(
     if not columns and not (moment and moment.parts):
         raise ContractError("no column is left to predict from: " + "; ".join(f"{k}: {v}" for k, v in left_out.items()))
     columns += [_lag(name, label, hours, by) for name, hours in lags.items()]
-    contract = Contract(time=moment, features=tuple(columns), target=label, partition="file" if moment else "month")
+    contract = Contract(
+        time=moment,
+        features=tuple(columns),
+        target=label,
+        partition="file" if moment else "month",
+        slices=tuple(_slices(moment, columns)),
+    )
     seen |= _seen_lags(contract, table)
     span_days = None if time is None else _span_s(table[time]) / 86_400
     return Draft(contract, task, table.num_rows, span_days, seen, left_out)
@@ -247,6 +255,16 @@ def _time(name: str, values: pa.ChunkedArray) -> Time:
     parts += [TimePart.WEEKDAY] if span_s > _TWO_DAYS_S else []
     parts += [TimePart.MONTH] if span_s > _TWO_MONTHS_S else []
     return Time(name=name, zone=None if values.type.tz else "UTC", parts=tuple(parts))
+
+
+def _slices(time: Time | None, columns: Collection[Number | Category]) -> Iterator[Slice]:
+    """Suggest for which groups of rows errors are reported: those that people will ask about."""
+    if time is not None and TimePart.HOUR in time.parts:
+        yield Slice(column=time.name, part=TimePart.HOUR, edges=(6, 12, 18))
+    if time is not None and TimePart.WEEKDAY in time.parts:
+        yield Slice(column=time.name, part=TimePart.WEEKDAY)
+    few = [one for one in columns if isinstance(one, Category) and len(one.values) <= _FEW_GROUPS]
+    yield from (Slice(column=one.name) for one in few[:_MOST_SLICES])
 
 
 def _seconds(values: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":

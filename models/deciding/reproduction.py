@@ -10,6 +10,7 @@ Costs a pass over both bundles' tensors.
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -21,6 +22,7 @@ from onnx import AttributeProto, helper, numpy_helper
 from safetensors import deserialize
 
 from models.bundle import Bundle, Card, DataReference
+from models.figures import Evaluation
 
 Likeness = Literal["identical", "equal", "different"]
 """The same bytes; not above the tolerance; neither."""
@@ -76,6 +78,7 @@ def compare(then: Bundle, now: Bundle, tolerance: float = TOLERANCE) -> tuple[Pa
         _part("weights", _weights, then.state, now.state, tolerance),
         _part("graph", _graph, then.onnx, now.onnx, tolerance),
         _part("metrics", _metrics, then.card, now.card, tolerance),
+        _part("evaluation", _evaluation, *_evaluations(then.card, now.card), tolerance),
         _part("profile", _profile, then.profile, now.profile, tolerance),
     )
 
@@ -180,6 +183,27 @@ def _data(data: DataReference) -> dict[str, Item]:
 
 def _metrics(card: Card) -> dict[str, Item]:
     return _figures({**card.metrics, "slices": card.slices})
+
+
+def _evaluations(then: Card, now: Card) -> tuple[Evaluation | None, Evaluation | None]:
+    """Give both evaluations, or, where one card is of before it was kept, none."""
+    return (then.evaluation, now.evaluation) if then.evaluation and now.evaluation else (None, None)
+
+
+def _evaluation(found: Evaluation | None) -> dict[str, Item]:
+    """Give figures of one sort as one tensor, for some of them are next to nothing, and one's sign means nothing."""
+    sorts: dict[str, dict[str, float]] = {}
+    items: dict[str, Item] = {}
+    for path, item in _walk({} if found is None else msgspec.json.decode(msgspec.json.encode(found)), ""):
+        if isinstance(item, float):
+            table, *rest = re.sub(r"\[\d+\]", ".", path).split(".")
+            sort = f"{table}: {[name for name in rest if name][-1]}" if len(rest) > 1 else table
+            sorts.setdefault(sort, {})[path] = item
+        else:
+            items[path] = item
+    for sort, figures in sorts.items():
+        items |= {f"{sort}, of": ", ".join(figures), sort: np.array(list(figures.values()))}
+    return items
 
 
 def _profile(content: bytes) -> dict[str, Item]:

@@ -1,5 +1,6 @@
 """One training, from three spans of a table to what a bundle holds."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,11 @@ from models.contract.answers import losses, shape
 from models.contract.columns import Contract, Number
 from models.contract.table import time_part, to_columns
 from models.errors import BundleError, DefinitionError, ParityFailed
-from models.learning import evaluation, loop
+from models.evaluating.evaluation import Answered, evaluate
+from models.evaluating.measures import measure
+from models.figures import Epoch, Evaluation
+from models.inference import GraphInputs, Predictor, Runtime
+from models.learning import loop
 from models.learning.devices import choose_device, describe, repeatable
 from models.learning.examples import HeldRows, to_examples
 from models.learning.export import as_tensors, check_parity, export
@@ -44,7 +49,7 @@ class Trained:
     profile: bytes
     state: bytes
     metrics: dict[str, float]
-    slices: dict[str, dict[str, float]]
+    evaluation: Evaluation
     parity: Parity
     computed: Computed
     fitted: Fitted
@@ -75,8 +80,7 @@ def train(
     """
     contract = model.contract
     newest, validation, test = material.train.newest, material.validation, material.test
-    model.naive_answers(newest, test)  # what the definition gives wrongly is better said before training
-    slices = model.sliced(test)
+    naive = model.naive_answers(newest, test)  # what is wrong with it is better said before training
     with repeatable(settings.seed, threads):
         chosen = choose_device(device)
         fitted = fit(model, material, settings, chosen, warm_start, report, checkpoints)
@@ -90,18 +94,39 @@ def train(
         onnx = export(network, contract, prepared[:EXAMPLE_ROWS])
         answered = loop.predict(network, prepared)
         parity = check_parity(onnx, contract, columns, answered, model.parity_tolerance)
-    tested = answered[len(answered) - len(test) :]
-    truth = test[contract.target.name]
+    stopped, tested = _held_out(contract, answered, validation, test)
+    test_columns = {name: values[len(answered) - len(test) :] for name, values in columns.items()}
     return Trained(
         onnx=onnx,
-        profile=profile.encode(_profile(model, test, tested)),
+        profile=profile.encode(_profile(model, test_columns, tested)),
         state=save({name: value.contiguous() for name, value in fitted.network.state_dict().items()}),
-        metrics=evaluation.measure(contract.target, tested, truth),
-        slices=evaluation.measure_slices(contract.target, tested, truth, slices),
+        metrics=measure(contract.target, tested.answers, tested.truth),
+        evaluation=evaluate(
+            contract,
+            tested,
+            test_columns,
+            stopped,
+            naive,
+            Predictor(onnx, contract, Runtime(threads=threads)).predict,
+            _epochs(fitted),
+            settings.seed,
+        ),
         parity=parity,
         computed=describe(chosen, threads, current().size),
         fitted=fitted,
     )
+
+
+def _held_out(contract: Contract, answered: npt.NDArray[np.float32], *parts: pd.DataFrame) -> Iterator[Answered]:
+    """Give each held-out part with its answers, which are the last of all, in the parts' order."""
+    start = len(answered) - sum(map(len, parts))
+    for part in parts:
+        yield Answered(answered[start : start + len(part)], part[contract.target.name].tolist())
+        start += len(part)
+
+
+def _epochs(fitted: Fitted) -> list[Epoch]:
+    return [Epoch(train_loss=one["train_loss"], validation_error=one.get("validation_error")) for one in fitted.epochs]
 
 
 def take_part(
@@ -210,11 +235,11 @@ def _load_state(network: nn.Module, state: bytes) -> None:
         ) from error
 
 
-def _profile(model: "Model", test: pd.DataFrame, answered: npt.NDArray[np.float32]) -> profile.Profile:
-    target = model.contract.target
+def _profile(model: "Model", columns: GraphInputs, tested: Answered) -> profile.Profile:
+    loss_N = losses(model.contract.target, tested.answers, tested.truth)
     return profile.Profile(
-        columns=profile.describe_columns(model.contract, to_columns(model.contract, test)),
-        loss=profile.describe_loss(losses(target, answered, test[target.name].tolist()), model.ceiling),
+        columns=profile.describe_columns(model.contract, columns),
+        loss=profile.describe_loss(loss_N, model.ceiling),
     )
 
 

@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 from rich.console import Console
 from rich.table import Table
 
-from flows.pages import figure_html, table_html, write_page
+from flows.pages import figure_html, write_page
+from models.pages.markup import table_html
 
 _HEADS = ("figure", "value", "unit", "bound", "met", "compared with")
 _COMPARISONS = {"<=": operator.le, "<": operator.lt, "==": operator.eq, ">=": operator.ge}

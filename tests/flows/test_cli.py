@@ -335,7 +335,14 @@ def test_looks_after_no_lake_that_is_not_there(fresh: Desk, verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--help",), ("status", "taxi_eta"), ("runs", "taxi_eta"), ("lineage", "taxi_eta", "VERSION")]
+    "words",
+    [
+        ("--help",),
+        ("status", "taxi_eta"),
+        ("runs", "taxi_eta"),
+        ("lineage", "taxi_eta", "VERSION"),
+        ("card", "taxi_eta"),
+    ],
 )
 def test_only_reading_starts_neither_prefect_nor_torch_nor_bentoml(
     promoted: tuple[Desk, str], words: tuple[str, ...]
@@ -441,6 +448,22 @@ def test_lineage_leads_from_a_version_to_its_data(
     assert answer["partitions"] == [f"data/trips/{month}.parquet" for month in MONTHS]
     for name in ("version", "onnx_digest", "data_commit", "registered_by", "flow_run", "tracker_run"):
         assert answer[name] in for_people.stdout
+
+
+def test_a_card_is_shown_with_its_page_and_given_whole(promoted: tuple[Desk, str]) -> None:
+    desk, version = promoted
+
+    for_people, for_programs = desk.okruh("card", "taxi_eta"), only_object(desk.okruh("card", "taxi_eta", "--json"))
+    unknown = desk.okruh("card", "taxi_eta", "nobody")
+
+    page = desk.place / "okruh" / "reports" / f"taxi_eta-card-{version}.html"
+    assert for_people.stdout.splitlines()[0] == f"taxi_eta {version} on branch main"
+    assert for_people.stdout.splitlines()[-1] == f"page: {page}"
+    assert page.read_text().startswith("<!doctype html>")
+    mean = for_programs["evaluation"]["intervals"]["mae"]
+    assert mean["low"] < for_programs["metrics"]["mae"] < mean["high"]
+    assert any(line.startswith("mean error, trip_miles from 8 ") for line in for_people.stdout.splitlines())
+    assert (unknown.returncode, unknown.stdout) == (WRONG_USE, "")
 
 
 def test_runs_are_listed_compared_and_drawn(trained: tuple[Desk, dict[str, Any]]) -> None:

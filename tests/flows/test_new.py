@@ -76,6 +76,11 @@ def test_a_drafted_model_goes_through_the_circuit_as_it_is(
     assert promote("orders", version).allowed
     card = registry.load_card(assemble(load_settings()).lake("orders"), "main", version)
     assert card.metrics["roc_auc"] > 0.8
+    assert list(card.slices) == [*(["hour", "weekday"] if time else []), "country", "express"]
+    assert card.evaluation is not None
+    assert card.evaluation.calibration is not None
+    assert card.evaluation.calibration.event == "returned is 1"
+    assert card.evaluation.importance["price"].loss_increase > 0.02
 
 
 def test_the_sources_that_decide_a_result_hold_the_definition(own: Path, orders: Path) -> None:

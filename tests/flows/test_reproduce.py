@@ -72,7 +72,7 @@ def test_a_warm_started_version_of_a_replay_is_identical_from_the_lake_alone(tra
     done = reproduce("taxi_eta", version, keep=True)
 
     assert [(part.name, part.likeness, part.differing) for part in done.parts] == [
-        (name, "identical", 0) for name in ("data", "weights", "graph", "metrics", "profile")
+        (name, "identical", 0) for name in ("data", "weights", "graph", "metrics", "evaluation", "profile")
     ]
     assert (done.verdict, done.branch, done.code.recorded) == ("identical", "loop-1", code_commit())
     assert done.code.same_sources

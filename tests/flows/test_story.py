@@ -54,7 +54,6 @@ def model(tiny_contract: Contract) -> Model:
         prepare=lambda raw: raw,
         network=NotImplemented,
         naive=NotImplemented,
-        slices=NotImplemented,
     )
 
 

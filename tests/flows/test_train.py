@@ -14,7 +14,7 @@ from infra.checkpoints import FileCheckpoints
 from infra.dataset import known_rows
 from infra.errors import NotFound
 from infra.provenance import code_commit, distributions, environment_digest, source_digest
-from models.bundle import FILES
+from models.bundle import FILES, PAGE
 from models.catalog.taxi_eta import MODEL
 from models.errors import ContractError, Refused
 from models.learning import training
@@ -53,7 +53,7 @@ def test_a_bundle_names_code_data_environment_and_runs(trained: Path) -> None:
     assert (card.as_of, card.seed, card.settings["epochs"]) == (AS_OF, 0, 2)
     assert card.parity.largest_difference <= card.parity.tolerance
     assert card.metrics["rows"] == card.data.rows_test > 1500
-    assert set(card.slices) == {"hour", "miles"}
+    assert set(card.slices) == {"hour", "trip_miles"}
 
 
 def test_a_bundle_is_one_commit_that_names_what_it_comes_from(trained: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_bundle_is_one_commit_that_names_what_it_comes_from(trained: Path) -> 
     commit = next(lake().log("main", f"bundles/{version}"))
 
     changed = {change.path for change in lake().diff(commit.parents[0], commit.id)}
-    assert changed == {f"bundles/{version}/{name}" for name in FILES} | {f"reports/runs/{version}.jsonl"}
+    assert changed == {f"bundles/{version}/{name}" for name in (*FILES, PAGE)} | {f"reports/runs/{version}.jsonl"}
     assert commit.metadata == {
         "kind": "train",
         "version": version,

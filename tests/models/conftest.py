@@ -1,6 +1,6 @@
 """What the tests of models share: a definition that trains in a blink, and rows for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -43,10 +43,6 @@ def _naive(train: pd.DataFrame, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
     return np.full(len(rows), train["minutes"].mean(), dtype=np.float32)
 
 
-def _slices(rows: pd.DataFrame) -> Mapping[str, pd.Series]:
-    return {"kind": rows["kind"]}
-
-
 @pytest.fixture(scope="session")
 def ride_model() -> Model:
     """Minutes of a ride from its distance, load, kind and hour."""
@@ -68,7 +64,6 @@ def ride_model() -> Model:
         prepare=lambda raw: raw,
         network=_network,
         naive=_naive,
-        slices=_slices,
         training=TrainingSettings(epochs=2, batch_rows=32),
     )
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from models.bundle import FILES, Bundle, Card, bundle_folder, decode_card
+from models.bundle import FILES, PAGE, Bundle, Card, bundle_folder, decode_card
 from models.errors import BundleError
 
 BundleMaker = Callable[..., Bundle]
@@ -15,7 +15,7 @@ BundleMaker = Callable[..., Bundle]
 def test_a_bundle_survives_its_files(make_bundle: BundleMaker) -> None:
     bundle = make_bundle()
 
-    assert tuple(bundle.files()) == FILES
+    assert tuple(bundle.files()) == (*FILES, PAGE)
     assert Bundle.from_files(bundle.files()) == bundle
 
 
@@ -99,3 +99,12 @@ def test_reads_a_card_of_before_the_environments_list_and_the_processor_were_kep
 
     assert decode_card(msgspec.json.encode(older)) == card
     assert (card.origin.distributions, card.origin.computed) == ((), None)
+
+
+def test_reads_a_card_of_before_an_evaluation_was_kept(make_bundle: BundleMaker) -> None:
+    card = make_bundle().card
+    older = msgspec.to_builtins(card)
+    del older["evaluation"], older["description"], older["caveat"], older["contract"]["slices"]
+
+    assert decode_card(msgspec.json.encode(older)) == card
+    assert card.evaluation is None

@@ -8,7 +8,7 @@ the Eastern one.
 from typing import TYPE_CHECKING
 
 from models.catalog.flight_delay.source import fetch
-from models.contract.columns import Category, Contract, Number, Time, TimePart
+from models.contract.columns import Category, Contract, Number, Slice, Time, TimePart
 from models.learning.settings import TrainingSettings
 from models.model import Fetched, Model
 
@@ -51,6 +51,12 @@ CONTRACT = Contract(
     checks=(Number(name="delay_minutes", unit="minutes", minimum=-180, maximum=1800, description="of the arrival"),),
     minimum_rows=10_000,
     maximum_refused=0.01,
+    slices=(
+        Slice(column="departed_at", part=TimePart.HOUR, edges=(6, 12, 18)),
+        Slice(column="departed_at", part=TimePart.WEEKDAY),
+        Slice(column="distance", edges=(250, 500, 1000, 2000)),
+        Slice(column="origin"),
+    ),
 )
 
 

@@ -8,7 +8,7 @@ a trip; a real service would send the routed distance.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.contract.columns import Category, Contract, Number, Time, TimePart
+from models.contract.columns import Category, Contract, Number, Slice, Time, TimePart
 from models.deciding.promotion import GateSettings
 from models.deciding.retraining import RetrainingSettings
 from models.learning.settings import TrainingSettings
@@ -16,8 +16,6 @@ from models.model import Model, MonthlySample
 from models.watching.alarms import WatchSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
     import numpy.typing as npt
     import pandas as pd
@@ -49,6 +47,10 @@ CONTRACT = Contract(
     minimum_rows=1_000,
     maximum_refused=0.2,
     maximum_gap_days=5,
+    slices=(
+        Slice(column="pickup_at", part=TimePart.HOUR, edges=(6, 10, 16, 20)),
+        Slice(column="trip_miles", edges=(1, 3, 8)),
+    ),
 )
 
 
@@ -100,17 +102,6 @@ def naive(train: "pd.DataFrame", rows: "pd.DataFrame") -> "npt.NDArray[np.float3
     return np.asarray(rows["trip_miles"].to_numpy() / found.to_numpy(), dtype=np.float32)
 
 
-def slices(rows: "pd.DataFrame") -> "Mapping[str, pd.Series]":
-    """Report errors by part of the day and by distance."""
-    import pandas as pd
-
-    hours, miles = [-1, 5, 9, 15, 19, 23], [0, 1, 3, 8, 50]
-    return {
-        "hour": pd.cut(rows["pickup_at"].dt.hour, hours, labels=["0-5", "6-9", "10-15", "16-19", "20-23"]),
-        "miles": pd.cut(rows["trip_miles"], miles, labels=["under 1", "1-3", "3-8", "over 8"]),
-    }
-
-
 MODEL = Model(
     name="taxi_eta",
     description="Minutes that a yellow-cab trip in New York will take, told when it starts.",
@@ -128,7 +119,6 @@ MODEL = Model(
     prepare=prepare,
     network=make_network,
     naive=naive,
-    slices=slices,
     sample=MonthlySample(
         folder=Path(__file__).parent / "trips",
         file_name="trips_{month}.parquet",

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from models.catalog.taxi_eta import CONTRACT, MODEL, make_network, naive, prepare, slices
+from models.catalog.taxi_eta import CONTRACT, MODEL, make_network, naive, prepare
 from models.contract.columns import TimePart
 from models.contract.table import REASON, Validated, time_part, to_columns, validate
+from models.evaluating.groups import groups
 from models.learning.blocks import replace_missing
 from models.learning.examples import Examples
 from models.learning.loop import predict
@@ -133,22 +134,11 @@ def test_naive_falls_back_to_one_speed_for_an_hour_that_it_never_saw() -> None:
     assert naive(known, later).tolist() == [14.0, 8.0, 25.0]
 
 
-def test_slices_cover_every_row(checked: Validated) -> None:
-    for name, groups in slices(checked.accepted).items():
-        assert groups.index.equals(checked.accepted.index), name
-        assert groups.notna().all(), name
-        assert (groups.value_counts() > 0).all(), name
+def test_errors_are_reported_by_hour_and_by_distance(checked: Validated) -> None:
+    found = groups(CONTRACT, to_columns(CONTRACT, checked.accepted))
 
-
-def test_slices_cover_the_ends_of_the_contract() -> None:
-    rows = pd.DataFrame(
-        {"pickup_at": pd.to_datetime(["2020-04-01 00:00:00", "2020-04-01 23:59:59"]), "trip_miles": [0.1, 50.0]}
-    )
-
-    groups = slices(rows)
-
-    assert groups["hour"].tolist() == ["0-5", "20-23"]
-    assert groups["miles"].tolist() == ["under 1", "over 8"]
+    assert found["hour"].names == ("0-5", "6-9", "10-15", "16-19", "20-23")
+    assert found["trip_miles"].names == ("under 1", "1 to 3", "3 to 8", "from 8")
 
 
 def test_a_missing_zone_sets_its_row_apart_and_not_the_file() -> None:

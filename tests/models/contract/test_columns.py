@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from models.contract.columns import MISSING_CODE, Category, Contract, Lag, Number, Time, TimePart
+from models.contract.columns import MISSING_CODE, Category, Contract, Lag, Number, Slice, Time, TimePart
 from models.contract.rows import RowDecoder
 from models.errors import DefinitionError
 
@@ -154,3 +155,41 @@ def test_requests_are_told_what_a_lag_is(changes: dict[str, Any], meaning: str) 
     schemas = msgspec.json.schema(RowDecoder(contract).request)["$defs"]
 
     assert schemas["Row"]["properties"]["price_1d"]["anyOf"][0]["description"].startswith(meaning)
+
+
+SLICED = Contract(
+    time=Time(name="at", zone=None, parts=()),
+    features=(Number(name="size", unit="m", minimum=0, maximum=9), Category(name="kind", values=("a", "b"))),
+    target=Number(name="minutes", unit="min", minimum=0, maximum=90),
+)
+
+
+def test_slices_change_nothing_that_is_asked_or_answered() -> None:
+    sliced = replace(SLICED, slices=(Slice(column="size", edges=(1, 3)), Slice(column="at", part=TimePart.HOUR)))
+
+    assert sliced.signature == SLICED.signature
+    assert msgspec.json.decode(msgspec.json.encode(sliced), type=Contract) == sliced
+
+
+def test_a_contract_of_before_slices_were_declared_is_read() -> None:
+    older = msgspec.to_builtins(SLICED)
+    del older["slices"]
+
+    assert msgspec.convert(older, Contract, strict=False) == SLICED
+
+
+@pytest.mark.parametrize(
+    ("slices", "said"),
+    [
+        ((Slice(column="minutes"),), "a slice is of 'minutes', which is no input"),
+        ((Slice(column="kind"), Slice(column="kind")), r"slices \['kind'\] are declared more than once"),
+        ((Slice(column="at"),), "the slice of 'at' needs a part, such as TimePart.HOUR"),
+        ((Slice(column="size", part=TimePart.HOUR),), "the slice of 'size' has no parts: only a time has"),
+        ((Slice(column="at", part=TimePart.DAY_OF_YEAR),), "the slice of day_of_year needs edges"),
+        ((Slice(column="kind", edges=(1,)),), "the slice of 'kind' has edges, and the column is no number"),
+        ((Slice(column="size", edges=(1, 1)),), "the edges of the slice of 'size' must rise"),
+    ],
+)
+def test_refuses_slices_that_cannot_be_meant(slices: tuple[Slice, ...], said: str) -> None:
+    with pytest.raises(DefinitionError, match=f"^contract: {said}"):
+        replace(SLICED, slices=slices)

@@ -49,6 +49,16 @@ def test_without_a_time_there_is_none() -> None:
     assert (found.contract.time, found.span_days) == (None, None)
 
 
+def test_suggests_groups_to_report_errors_for() -> None:
+    slices = draft(table(), "price", "at").contract.slices
+
+    assert slices is not None
+    assert [one.name for one in slices] == ["hour", "weekday", "kind", "new"]
+    without = draft(table(at=None), "price").contract.slices
+    assert without is not None
+    assert [one.name for one in without] == ["kind", "new"]
+
+
 def test_gaps_make_a_column_nullable_and_are_told() -> None:
     gaps = [None if place % 4 == 0 else value for place, value in enumerate(KIND.tolist())]
     numbers = np.where(np.arange(ROWS) % 8 == 0, np.nan, DRAW.normal(-5, 1, ROWS))

@@ -14,6 +14,7 @@ from safetensors.torch import save
 
 from models.bundle import Bundle
 from models.deciding.reproduction import Difference, Part, compare, judge
+from models.figures import Epoch, Evaluation, Group, Importance, Interval
 from tests.conftest import BundleMaker
 
 GraphChange = Callable[[onnx.ModelProto], None]
@@ -66,6 +67,7 @@ def test_the_same_bundle_is_identical_in_every_part(then: Bundle) -> None:
         ("weights", "identical", 2),
         ("graph", "identical", 18),
         ("metrics", "identical", 4),
+        ("evaluation", "identical", 0),
         ("profile", "identical", 2),
     ]
     assert all((part.differing, part.first, part.largest_share) == (0, None, None) for part in parts)
@@ -200,6 +202,52 @@ def test_a_figure_of_a_slice_is_named_by_its_path(then: Bundle) -> None:
     again = with_card(then, slices={"hour": {"8": 5.0}, "empty": {"9": float("nan")}})
 
     assert first_of(then, again, "metrics") == Difference(what="slices.hour.8", then="2.5", now="5", share=0.5)
+
+
+def an_evaluation(**importance: float) -> Evaluation:
+    return Evaluation(
+        blocks=30,
+        naive_loss=3.5,
+        naive_interval=Interval(low=3.25, high=3.75),
+        intervals={"mae": Interval(low=1.5, high=2.5)},
+        slices={"hour": {"8": Group(loss=2.5, rows=100, interval=None)}},
+        importance={name: Importance(loss_increase=value, interval=None) for name, value in importance.items()},
+        importance_rows=200,
+        over_time=(),
+        epochs=(Epoch(train_loss=3.0, validation_error=None),),
+    )
+
+
+def test_figures_of_one_sort_are_measured_together(then: Bundle) -> None:
+    before = with_card(then, evaluation=an_evaluation(distance=8.0, noise=0.0001))
+    after = with_card(then, evaluation=an_evaluation(distance=8.0, noise=-0.0002))
+
+    part = part_of(before, after, "evaluation", tolerance=1e-4)
+
+    assert part.likeness == "equal"  # noise for noise; of its own size it would be three times as much
+    assert part.first is not None
+    assert part.first.what == "importance: loss_increase"
+    assert part.first.share == pytest.approx(0.0003 / 8.0)
+    assert part_of(before, before, "evaluation").likeness == "identical"
+
+
+def test_what_an_evaluation_tells_of_is_compared_as_well(then: Bundle) -> None:
+    before = with_card(then, evaluation=an_evaluation(distance=8.0))
+    after = with_card(then, evaluation=an_evaluation(distances=8.0))
+
+    part = part_of(before, after, "evaluation", tolerance=0.5)
+
+    assert part.likeness == "different"
+    assert part.first is not None
+    assert part.first.what == "importance.distance.interval"
+
+
+def test_of_a_card_of_before_evaluations_none_is_compared(then: Bundle) -> None:
+    again = with_card(then, evaluation=an_evaluation(distance=8.0))
+
+    part = part_of(then, again, "evaluation")
+
+    assert (part.likeness, part.compared) == ("identical", 0)
 
 
 def test_a_profile_is_compared_figure_by_figure(then: Bundle) -> None:

@@ -1,16 +1,15 @@
 """Errors of predictions: exact on tiny data."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn import metrics
 
 from models.contract.columns import Category, Number
-from models.learning.evaluation import measure, measure_slices
+from models.evaluating.measures import measure
 
 MINUTES = Number(name="minutes", unit="min", minimum=0, maximum=90)
 PREDICTED = np.array([1.0, 2.0, 3.0, 10.0], dtype=np.float32)
-TRUTH = pd.Series([2.0, 2.0, 1.0, 3.0], index=[7, 8, 9, 10])
+TRUTH = [2.0, 2.0, 1.0, 3.0]
 
 
 def test_measures_are_those_of_the_errors() -> None:
@@ -27,22 +26,13 @@ def test_a_prediction_that_is_no_number_is_seen() -> None:
     assert np.isnan(measure(MINUTES, np.full(4, np.nan, np.float32), TRUTH)["mae"])
 
 
-def test_slices_give_the_mean_error_of_each_value_that_occurs() -> None:
-    kinds = pd.Series(pd.Categorical(["a", "b", "a", None], categories=["a", "b", "c"]), index=TRUTH.index)
-    hours = pd.Series([1, 1, 2, 2], index=TRUTH.index)
-
-    slices = measure_slices(MINUTES, PREDICTED, TRUTH, {"kind": kinds, "hour": hours})
-
-    assert slices == {"kind": {"a": 1.5, "b": 0.0}, "hour": {"1": 0.5, "2": 4.5}}
-
-
 @pytest.mark.parametrize("values", [(0, 1), ("bike", "car", "foot")])
 def test_measures_of_probabilities_are_those_of_scikit_learn(values: tuple[int | str, ...]) -> None:
     draw = np.random.default_rng(0)
     answers_NK = draw.dirichlet(np.ones(len(values)), 500).round(1) + 0.05  # many are equal
     answers_NK = (answers_NK / answers_NK.sum(axis=1, keepdims=True)).astype(np.float32)
     place_N = draw.integers(0, len(values), 500)
-    truth = pd.Series([values[place] for place in place_N])
+    truth = [values[place] for place in place_N]
 
     found = measure(Category(name="kind", values=values), answers_NK, truth)
 
@@ -60,6 +50,6 @@ def test_measures_of_probabilities_are_those_of_scikit_learn(values: tuple[int |
 def test_no_area_under_a_curve_where_one_value_never_came() -> None:
     answers_NK = np.array([[0.2, 0.8], [0.6, 0.4]], np.float32)
 
-    found = measure(Category(name="late", values=(0, 1)), answers_NK, pd.Series([1, 1]))
+    found = measure(Category(name="late", values=(0, 1)), answers_NK, [1, 1])
 
     assert (found["accuracy"], "roc_auc" in found) == (0.5, False)
