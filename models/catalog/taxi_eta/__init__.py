@@ -128,7 +128,7 @@ MODEL = Model(
         caveat="The sample's distance is the driven one, known at the end of a trip; a real service would send the "
         "routed one.",
     ),
-    training=TrainingSettings(),
+    training=TrainingSettings(epochs=12),
     gate=GateSettings(),
     watch=WatchSettings(ceiling=30),
     retraining=RetrainingSettings(),
