@@ -15,13 +15,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 import typer
 
 from flows import screens
-from flows.progress import counting, waiting
+from flows.progress import counting, searching, waiting
 from infra.errors import Misconfigured, NotFound
 from models.contract.columns import Task
 from models.errors import DefinitionError, OkruhError, Refused
@@ -138,6 +138,31 @@ def train(
     )
     if registered is not None:
         _show(registered, partial(screens.registered, model), as_json)
+
+
+@app.command()
+def tune(
+    model: ModelName,
+    trials: Annotated[int, typer.Option(help="How many there shall be in all; those of before count.", min=1)] = 20,
+    as_of: AsOf = None,
+    learn_from: LearnFrom = None,
+    changes: Changes = None,
+    on: Annotated[Literal["ray"] | None, typer.Option(help="Run several at a time on a Ray cluster.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="How many at a time; without it, what there is room for.")] = None,
+    branch: Branch = None,
+    as_json: Json = False,
+) -> None:
+    """Search good settings, and register a candidate by the best."""
+    moment, first, (overrides, network) = _moment(as_of), _moment(learn_from), _changes(model, changes or [])
+    if on is not None:
+        from infra.ray_cluster import check_installed
+
+        check_installed()
+    from flows.tune import tune as run
+
+    with searching(f"tuning {model}"):
+        done = _flow(lambda: run(model, trials, moment, branch, first, overrides, network, on, jobs))
+    _show(done, screens.tuned, as_json)
 
 
 @app.command()

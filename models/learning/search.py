@@ -82,7 +82,7 @@ _FIXED = frozenset(
     f"{TRAINING}{name}"
     for name in (
         *("validation_days", "test_days", "validation_share", "test_share"),
-        *("loss", "class_weights", "seed"),
+        *("loss", "class_weights", "seed", "memory_mb"),
     )
 )
 
