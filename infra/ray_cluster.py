@@ -134,16 +134,17 @@ def joined(
     """
     check_installed()
     os.environ.update(_QUIET)
-    if address is None:  # as other users of this machine have no token, they run nothing there
+    if address is None:  # its ports are open to other machines, which without the token can run nothing there
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray  # which reads these variables once
 
     common = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": {**_QUIET, **variables}}}
-    alone = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     with _place(folder) as place:
         try:
-            ray.init(**common, **(alone | {"_temp_dir": place} if address is None else {"address": address}))
+            ray.init(
+                **common, **({"address": address} if address else {"include_dashboard": False, "_temp_dir": place})
+            )
         except (ConnectionError, OSError, RuntimeError, TimeoutError) as error:
             where = f"at {address}" if address else f"on this machine, in {folder}"
             raise Unavailable(f"Ray does not answer {where}: {str(error).splitlines()[0]}") from error
