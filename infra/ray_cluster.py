@@ -14,7 +14,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def joined(
     import ray  # which reads these variables once
 
     common = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": {**_QUIET, **variables}}}
-    with _place(folder) as place:
+    with _place(folder) as place, redirect_stdout(sys.stderr):  # Ray prints there what befalls trials
         try:
             ray.init(
                 **common, **({"address": address} if address else {"include_dashboard": False, "_temp_dir": place})
