@@ -26,6 +26,7 @@ from infra.settings import load_settings
 from infra.studies import Trial
 from models.catalog.digits import MODEL
 from models.errors import ContractError, DefinitionError, TrainingDiverged
+from models.model import Sample
 
 FEW = {"epochs": 4}
 TRIALS = 7
@@ -149,7 +150,7 @@ def test_what_is_set_is_not_searched_and_other_settings_are_another_search(tuned
 def test_the_rows_that_judge_a_version_are_not_looked_at(
     tuned: Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert MODEL.sample is not None
+    assert isinstance(MODEL.sample, Sample)
     (file,) = MODEL.sample.folder.iterdir()
     rows = pd.read_parquet(file)
     judged = judges(rows)
