@@ -37,6 +37,7 @@ def test_a_changed_network_is_recorded_and_another_training(trained: Path) -> No
     (line,) = runs("taxi_eta", [made.version]).runs
     assert line.settings == together(card.settings, card.network_settings)
     assert changes(line) == "epochs=2 network.width=48"
+    assert b"network.width" in lake().get("main", f"bundles/{made.version}/card.html")
 
 
 def test_a_tracker_is_told_of_the_network(trained: Path) -> None:
