@@ -29,6 +29,7 @@ check: $(DEV)
 	$(BIN)/mypy
 
 proof: $(DEV)
+	$(PIP) install --constraint constraints.txt --editable '.[cpu,dev,ray]'
 	$(BIN)/python -m pytest -m proof
 
 bench-%: $(DEV)

@@ -15,13 +15,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 import typer
 
 from flows import screens
-from flows.progress import counting, waiting
+from flows.progress import counting, searching, waiting
 from infra.errors import Misconfigured, NotFound
 from models.contract.columns import Task
 from models.errors import DefinitionError, OkruhError, Refused
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from models.learning.settings import Setting
 
 DONE, FAILED, WRONG_USE, REFUSED = 0, 1, 2, 3
-_TRAINING = "training."
 BY_SIGNAL = 128
 
 R = TypeVar("R")
@@ -64,6 +63,15 @@ app = typer.Typer(
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name in models/catalog.", callback=_known)]
 Branch = Annotated[str | None, typer.Option(help="Lake branch; without it, OKRUH_BRANCH.")]
 AsOf = Annotated[str | None, typer.Option(metavar="TIME", help="Only what was known then, ISO 8601; without it, now.")]
+LearnFrom = Annotated[str | None, typer.Option(metavar="TIME", help="Only rows about later moments.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A setting to change, such as training.epochs=2 or network.width=64; repeatable.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -115,22 +123,46 @@ def ingest(
 def train(
     model: ModelName,
     as_of: AsOf = None,
-    learn_from: Annotated[str | None, typer.Option(metavar="TIME", help="Only rows about later moments.")] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting to change, such as training.epochs=2; repeatable."),
-    ] = None,
+    learn_from: LearnFrom = None,
+    changes: Changes = None,
     branch: Branch = None,
     as_json: Json = False,
 ) -> None:
     """Train a network and register it as a bundle."""
-    moment, first, overrides = _moment(as_of), _moment(learn_from), _training_settings(model, changes or [])
+    moment, first, (overrides, network) = _moment(as_of), _moment(learn_from), _changes(model, changes or [])
     from flows.together import in_company
     from flows.train import train as run
 
-    registered = in_company(lambda: _flow(lambda: run(model, moment, branch, first, overrides), f"training {model}"))
+    registered = in_company(
+        lambda: _flow(lambda: run(model, moment, branch, first, overrides, network), f"training {model}")
+    )
     if registered is not None:
         _show(registered, partial(screens.registered, model), as_json)
+
+
+@app.command()
+def tune(
+    model: ModelName,
+    trials: Annotated[int, typer.Option(help="How many there shall be in all; those of before count.", min=1)] = 20,
+    as_of: AsOf = None,
+    learn_from: LearnFrom = None,
+    changes: Changes = None,
+    on: Annotated[Literal["ray"] | None, typer.Option(help="Run several at a time on a Ray cluster.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="How many at a time; without it, what there is room for.")] = None,
+    branch: Branch = None,
+    as_json: Json = False,
+) -> None:
+    """Search good settings, and register a candidate by the best."""
+    moment, first, (overrides, network) = _moment(as_of), _moment(learn_from), _changes(model, changes or [])
+    if on is not None:
+        from infra.ray_cluster import check_installed
+
+        check_installed()
+    from flows.tune import tune as run
+
+    with searching(f"tuning {model}"):
+        done = _flow(lambda: run(model, trials, moment, branch, first, overrides, network, on, jobs))
+    _show(done, screens.tuned, as_json)
 
 
 @app.command()
@@ -645,18 +677,25 @@ def _check_rollout(acts: "list[Act]", version: str | None, terms: dict[str, Any]
         raise Misconfigured(f"{options}: these are terms of a trial, and go with --shadow or --canary")
 
 
-def _training_settings(model: str, changes: list[str]) -> "dict[str, Setting]":
-    """Read `training.name=value` pairs, and refuse what could not train. Raises: `Misconfigured`, `DefinitionError`."""
+def _changes(model: str, changes: list[str]) -> "tuple[dict[str, Setting], dict[str, Setting]]":
+    """Read `training.name=value` and `network.name=value` pairs, and refuse what could not train.
+
+    Raises: `Misconfigured`, `DefinitionError`.
+    """
     from flows import catalog
+    from models.setting_names import NETWORK, TRAINING, apart
 
     texts: dict[str, str] = {}
     for change in changes:
         name, is_pair, text = change.partition("=")
-        if not (is_pair and name.startswith(_TRAINING)):
-            raise Misconfigured(f"--set {change}: write it as {_TRAINING}NAME=VALUE, such as {_TRAINING}epochs=2")
-        texts[name.removeprefix(_TRAINING)] = text
-    meant = catalog.load(model).training.with_changes(texts).flat()
-    return {name: meant[name] for name in texts}
+        if not (is_pair and name.startswith((TRAINING, NETWORK))):
+            ways = f"{TRAINING}NAME=VALUE or {NETWORK}NAME=VALUE"
+            raise Misconfigured(f"--set {change}: write it as {ways}, such as {TRAINING}epochs=2")
+        texts[name] = text
+    training, network = apart(texts)
+    definition = catalog.load(model)
+    meant = definition.training.with_changes(training).flat(), definition.network_with(network)
+    return {name: meant[0][name] for name in training}, {name: meant[1][name] for name in network}
 
 
 if __name__ == "__main__":

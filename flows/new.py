@@ -141,9 +141,10 @@ def _source(name: str, table: str, found: Draft) -> str:
             "contract are set apart at ingestion.",
             '"""',
             "",
-            "from typing import TYPE_CHECKING",
+            "from typing import TYPE_CHECKING, Any",
             "",
             f"from models.contract.columns import {', '.join(sorted(kinds))}",
+            "from models.learning.search import Choice, Floats, Integers",
             "from models.learning.settings import TrainingSettings",
             "from models.model import Model",
             "",
@@ -165,11 +166,11 @@ def _source(name: str, table: str, found: Draft) -> str:
             *(line for column, why in found.left_out.items() for line in _comment(f"Left out: {column}, {why}")),
             "",
             "",
-            'def make_network(train: "Examples") -> "nn.Module":',
+            'def make_network(train: "Examples", **settings: Any) -> "nn.Module":',
             '    """Make an untrained network."""',
             "    from models.learning.networks import TabularNetwork",
             "",
-            "    return TabularNetwork(CONTRACT, train)",
+            "    return TabularNetwork(CONTRACT, train, **settings)",
             "",
             "",
             "MODEL = Model(",
@@ -177,9 +178,11 @@ def _source(name: str, table: str, found: Draft) -> str:
             f"    description={_text(f'Predicts {target.name}.')},",
             "    contract=CONTRACT,",
             "    network=make_network,",
+            '    network_settings={"width": 192, "layers": 2, "dropout": 0.1, "numbers": "piecewise_linear"},',
             "    training=TrainingSettings(",
             *(f"        {setting}={value}," for setting, value in _training(found).items()),
             "    ),",
+            *_search(found),
             ")",
             "",
         )
@@ -246,6 +249,22 @@ def _comment(text: str) -> list[str]:
 
 def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _search(found: Draft) -> list[str]:
+    """Say what `okruh tune` tries."""
+    rows = (32, 64, 128) if found.rows < _SMALL_ROWS else (512, 1024, 2048)
+    return [
+        "    search={",
+        '        "training.learning_rate": Floats(2e-4, 2e-2, log=True),',
+        f'        "training.batch_rows": Choice({rows}),',
+        '        "training.weight_decay": Floats(1e-4, 0.3, log=True),',
+        '        "network.width": Integers(32, 384, step=32),',
+        '        "network.layers": Integers(1, 4),',
+        '        "network.dropout": Floats(0.0, 0.5),',
+        '        "network.numbers": Choice(("piecewise_linear", "periodic", "plain")),',
+        "    },",
+    ]
 
 
 def _training(found: Draft) -> dict[str, str]:

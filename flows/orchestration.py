@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
+from pydantic import SecretStr
 
 from flows import catalog
 from infra.errors import Unavailable
@@ -64,6 +65,7 @@ import prefect  # noqa: E402
 from prefect import Flow, State, Task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.settings import (  # noqa: E402
+    PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     get_current_settings,
@@ -145,6 +147,46 @@ def emit(event: str, model: str, payload: dict[str, Any]) -> None:
     from prefect.events import emit_event
 
     emit_event(event=event, resource={"prefect.resource.id": f"okruh.model.{model}"}, payload=payload)
+
+
+def worker_environment() -> dict[str, str]:
+    """Give what processes of other machines need to find in their environment: our settings, without secrets.
+
+    Secrets are not sent: a machine that wants the lake's keys has them in its own environment.
+    """
+    settings = load_settings()
+    hidden = {f"OKRUH_{name.upper()}" for name, value in settings if isinstance(value, SecretStr)}
+    ours = {name: value for name, value in settings.environment().items() if name not in hidden}
+    return _environment(settings) | ours | {"PREFECT_API_URL": _server(), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
+
+
+def _server() -> str:
+    """Give the address of Prefect's server, the temporary one included."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    return os.environ.get("PREFECT_API_URL") or SubprocessASGIServer().api_url
+
+
+@contextmanager
+def steps_on_ray(threads: int, gpus: int) -> Iterator[Callable[..., Any]]:
+    """Give what runs a step on the Ray cluster that this process has joined: it takes the step and its arguments.
+
+    What it gives has a `result()`, and the reference that Ray knows it by as `wrapped_future`. A step whose process has
+    gone is not run again by itself.
+
+    Args:
+        threads: cores that a step takes.
+        gpus: GPUs that it takes.
+    """
+    from prefect_ray import RayTaskRunner
+    from prefect_ray.context import remote_options
+
+    with (
+        temporary_settings({PREFECT_API_URL: _server()}),  # steps take our settings along
+        remote_options(num_cpus=threads, num_gpus=gpus, max_retries=0),
+        RayTaskRunner() as runner,
+    ):
+        yield lambda step, **arguments: runner.submit(step, arguments)
 
 
 @contextmanager

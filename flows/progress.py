@@ -61,6 +61,41 @@ def trainings_shown_by(show: Callable[[Training], None]) -> Iterator[None]:
         _training.reset(token)
 
 
+_search: ContextVar[Callable[[int, int, str], None]] = ContextVar("search", default=lambda *_: None)
+
+
+def searches_shown() -> Callable[[int, int, str], None]:
+    """Give what shows how many trials of how many a search has done, and a word on the best, if anybody looks."""
+    return _search.get()
+
+
+@contextmanager
+def searching(doing: str) -> Iterator[None]:
+    """Show on a terminal how far the block's search is, and the training that goes on; leaves nothing behind."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[best]}"),
+        TextColumn("{task.fields[saying]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        row = bars.add_task(doing, total=None, best="", saying="")
+        token = _search.set(lambda done, wanted, word: bars.update(row, completed=done, total=wanted, best=word))
+        try:
+            with trainings_shown_by(lambda training: bars.update(row, saying=_said(training))):
+                yield
+        finally:
+            _search.reset(token)
+
+
 def _said(training: Training) -> str:
     return f"epoch {training.epoch} of {training.epochs}, loss {training.train_loss:.4g}"
 

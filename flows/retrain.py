@@ -122,5 +122,6 @@ def _recipe(definition: Model, lake: Lake, commit: str, alarm: Alarm, test_from:
         validation_from=test_from,
         test_from=test_from,
         settings=policy.training.flat(),
+        network=registry.load_card(lake, commit, serving.champion).network_settings,
         warm_start=serving.champion,
     )

@@ -51,6 +51,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     environment_digest: str
     flow_run: str
     tracker_run: str
+    study: str | None
+    """The search of which it is a trial."""
+    trial: int | None
     metrics: dict[str, float | None]
     curves: dict[str, Curve]
     """Where runs are chosen, or they are asked for."""
@@ -73,7 +76,8 @@ def runs(model: str, names: Sequence[str] = (), most: int | None = None, curves:
 
     Args:
         model: name in the catalog.
-        names: runs to compare, each by its id, its beginning, or the version that it has yielded; without it, all.
+        names: runs to compare, each by its id, its beginning, or the version that it has yielded, or all trials of a
+            search by the search's name; without it, all.
         most: how many, without names.
         curves: whether to give them also without names.
 
@@ -82,7 +86,7 @@ def runs(model: str, names: Sequence[str] = (), most: int | None = None, curves:
     catalog.load(model)
     settings = load_settings()
     found = sorted(_all(assemble(settings), model, settings.branch), key=lambda run: run.begun.at, reverse=True)
-    picked = [_named(found, name) for name in dict.fromkeys(names)] if names else found[:most]
+    picked = [run for name in dict.fromkeys(names) for run in _named(found, name)] if names else found[:most]
     lines = [_line(run, with_curves=bool(names) or curves) for run in picked]
     return Runs(model=model, runs=lines, chosen=bool(names), differing=differing(lines))
 
@@ -102,14 +106,16 @@ def _all(platform: Platform, model: str, branch: str) -> Iterator[Run]:
                 yield registered(lake, name, version, registry.load_card(lake, name, version))
 
 
-def _named(found: Sequence[Run], name: str) -> Run:
+def _named(found: Sequence[Run], name: str) -> list[Run]:
+    if trials := [run for run in reversed(found) if run.begun.study == name]:
+        return trials
     exact = [run for run in found if name in (run.id, run.version)]
     alike = exact[:1] or [run for run in found if run.id.startswith(name)]
     if not alike:
         raise NotFound(f"no run is called {name!r}; `okruh runs` without a name lists them")
     if len(alike) > 1:
         raise Misconfigured(f"{len(alike)} runs begin with {name!r}, such as {alike[0].id}; write more of its id")
-    return alike[0]
+    return alike[:1]
 
 
 def _line(run: Run, with_curves: bool) -> Line:
@@ -135,6 +141,8 @@ def _line(run: Run, with_curves: bool) -> Line:
         environment_digest=begun.environment_digest,
         flow_run=begun.flow_run,
         tracker_run=begun.tracker_run,
+        study=begun.study,
+        trial=begun.trial,
         metrics=run.metrics,
         curves=_curves(run.curve) if with_curves else {},
     )
@@ -189,6 +197,11 @@ def shown(value: object) -> str:
 def figure(value: float | None) -> str:
     """Write a metric for people."""
     return "" if value is None else f"{value:,.0f}" if value.is_integer() else f"{value:,.4g}"
+
+
+def yielded(line: Line) -> str:
+    """Name what a run has yielded: a version, or as a trial an answer to a search."""
+    return line.version or (f"trial {line.trial} of {line.study}" if line.study else "")
 
 
 def took(seconds: float | None) -> str:

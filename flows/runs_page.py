@@ -8,7 +8,7 @@ import msgspec
 import plotly.graph_objects as go
 
 from flows.pages import figure_html, write_page
-from flows.runs import Line, Runs, changes, differing, figure, metric_names, parameters, shown, took
+from flows.runs import Line, Runs, changes, differing, figure, metric_names, parameters, shown, took, yielded
 from infra.settings import load_settings
 from models.pages.markup import table_html
 
@@ -58,7 +58,7 @@ def _overview(lines: Sequence[Line]) -> str:
         [
             line.id,
             line.status,
-            line.version or "",
+            yielded(line),
             f"{line.began_at:%Y-%m-%d %H:%M}",
             took(line.seconds),
             *(figure(line.metrics.get(name)) for name in metrics),
@@ -115,7 +115,7 @@ def _table(lines: Sequence[Line], rows: dict[str, list[float | None]]) -> str:
 
 
 def _label(line: Line) -> str:
-    return line.version or line.id
+    return line.version or (f"trial {line.trial}" if line.study else line.id)
 
 
 def _cut(text: str) -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flows.story import Story
     from flows.sync import Ingested
     from flows.train import Registered
+    from flows.tune import Tuned
     from flows.upkeep import History, Verified
     from infra.bentos import Built
     from infra.lake.copying import Copied
@@ -116,6 +117,34 @@ def registered(model: str, result: "Registered") -> None:
     _print(f"{result.version} registered{found}; `okruh promote {model} {result.version}` lets it serve if it wins")
     for name, value in result.metrics.items():
         _print(f"  {name:<24}{value:,.{0 if value.is_integer() else 3}f}")
+
+
+def tuned(result: "Tuned") -> None:
+    """Show the trials of a search, the best first, what decides, and the candidate."""
+    from flows.runs import figure, shown, took
+
+    names = list(dict.fromkeys(name for one in result.trials for name in one.settings))
+    numbers = ("trial", "error", "epochs", "took")
+    table = _table("trial", "status", "error", "epochs", "took", "settings", numbers=numbers)
+    for one in result.trials:
+        settings = " ".join(f"{name}={shown(one.settings[name])}" for name in names if name in one.settings)
+        cells = [str(one.number), one.status, figure(one.error), str(one.epochs), took(one.seconds)]
+        table.add_row(*cells, settings)
+    _print_table(table)
+    for one in result.trials:
+        if one.reason is not None:
+            _print_prose(f"trial {one.number} {one.status}: ", one.reason, indent=2)
+    if result.taken_up:
+        _print(f"{result.taken_up} trial{'' if result.taken_up == 1 else 's'} of before had been broken off")
+    if result.importances:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importances.items())
+        _print_prose("what decides: ", shares, style="bold", indent=2)
+    best = result.trials[0]
+    if result.usual_error and best.error is not None:
+        gain = f"{1 - best.error / result.usual_error:.1%} less than the {figure(result.usual_error)} it began from"
+        _print_prose("", f"trial {best.number} has the smallest validation error: {figure(best.error)}, {gain}")
+    _print(f"okruh runs {result.model} {result.study} compares the trials; add --html for their curves")
+    registered(result.model, result.registered)
 
 
 def judged(report: "PromotionReport") -> None:
@@ -548,14 +577,14 @@ def runs(result: "Runs") -> None:
 
 
 def _print_runs(lines: "Sequence[RunLine]") -> None:
-    from flows.runs import changes, figure, metric_names, took
+    from flows.runs import changes, figure, metric_names, took, yielded
 
     metrics = metric_names(lines)[:_METRICS_SHOWN]
     table = _table("run", "status", "version", "began", "took", *metrics, "settings", numbers=("took", *metrics))
     for line in lines:
         figures = [figure(line.metrics.get(name)) for name in metrics]
         began = f"{line.began_at:%Y-%m-%d %H:%M}"
-        table.add_row(line.id, line.status, line.version or "", began, took(line.seconds), *figures, changes(line))
+        table.add_row(line.id, line.status, yielded(line), began, took(line.seconds), *figures, changes(line))
     _print_table(table)
     for line in lines:
         if line.reason is not None:
@@ -563,13 +592,13 @@ def _print_runs(lines: "Sequence[RunLine]") -> None:
 
 
 def _print_compared(result: "Runs") -> None:
-    from flows.runs import figure, metric_names, parameters, shown, took
+    from flows.runs import figure, metric_names, parameters, shown, took, yielded
 
     lines = result.runs
     table = _table("", "", *(line.id for line in lines))
     rows: dict[str, list[str]] = {
         "status": [line.status for line in lines],
-        "version": [line.version or "" for line in lines],
+        "version": [yielded(line) for line in lines],
         "began": [f"{line.began_at:%Y-%m-%d %H:%M}" for line in lines],
         "took": [took(line.seconds) for line in lines],
         "tracker run": [line.tracker_run or "none" for line in lines],

@@ -20,11 +20,12 @@ from infra.lake.transaction import transaction
 from infra.provenance import code_commit, distributions, environment_digest
 from infra.runs import REPORTS, Begun, Ended, new_id
 from infra.settings import load_settings
-from infra.tracking.messages import Outcome
+from infra.tracking.messages import Outcome, Score
 from models.bundle import Bundle, Card, DataReference, Origin, bundle_folder
 from models.errors import ContractError, DefinitionError
 from models.learning.settings import Setting, TrainingSettings
 from models.model import Model
+from models.setting_names import together
 
 if TYPE_CHECKING:
     from models.learning.loop import Checkpoints, Progress, Report
@@ -55,6 +56,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     test_from: datetime | None = None
     """Rows known from it on judge; in between they stop the training."""
     settings: dict[str, Setting]
+    network: dict[str, Setting] = {}
+    """Network settings; those that it lacks are the definition's."""
     warm_start: str | None = None
     """Version whose weights the training starts from."""
 
@@ -74,6 +77,7 @@ def train(
     branch: str | None = None,
     learn_from: datetime | None = None,
     overrides: Mapping[str, Setting] | None = None,
+    network: Mapping[str, Setting] | None = None,
 ) -> Registered:
     """Train a network from scratch on everything known and register it as a bundle; it does not serve yet.
 
@@ -86,20 +90,39 @@ def train(
         branch: lake branch; without it, OKRUH_BRANCH.
         learn_from: rows about earlier moments are left out; without it, none are.
         overrides: training settings to change, by name.
+        network: network settings to change, by name.
     """
     definition = catalog.load(model)
     branch = branch or load_settings().branch
+    return run_recipe(
+        definition, recipe_from_scratch(definition, branch, as_of, learn_from, overrides, network), branch
+    )
+
+
+def recipe_from_scratch(
+    definition: Model,
+    branch: str,
+    as_of: datetime | None,
+    learn_from: datetime | None,
+    overrides: Mapping[str, Setting] | None,
+    network: Mapping[str, Setting] | None,
+) -> Recipe:
+    """Say how a network is trained on everything known; see `train`. Raises: `DefinitionError`, `NotFound`."""
     settings = definition.training.with_changes(overrides or {})
     _refuse_unheeded(definition, overrides or {})
-    lake = assemble(load_settings()).lake(model)
-    commit = lake.resolve(branch)
-    as_of = as_of or _newest_moment(definition, lake, commit)
-    recipe = Recipe(as_of=as_of, learn_from=learn_from, settings=settings.flat())
-    if definition.contract.time is not None:
-        test_from = as_of - timedelta(days=settings.test_days)
-        validation_from = test_from - timedelta(days=settings.validation_days)
-        recipe = msgspec.structs.replace(recipe, validation_from=validation_from, test_from=test_from)
-    return run_recipe(definition, recipe, branch)
+    lake = assemble(load_settings()).lake(definition.name)
+    as_of = as_of or _newest_moment(definition, lake, lake.resolve(branch))
+    recipe = Recipe(
+        as_of=as_of,
+        learn_from=learn_from,
+        settings=settings.flat(),
+        network=definition.network_with(network or {}),
+    )
+    if definition.contract.time is None:
+        return recipe
+    test_from = as_of - timedelta(days=settings.test_days)
+    validation_from = test_from - timedelta(days=settings.validation_days)
+    return msgspec.structs.replace(recipe, validation_from=validation_from, test_from=test_from)
 
 
 def _refuse_unheeded(definition: Model, overrides: Mapping[str, Setting]) -> None:
@@ -166,7 +189,7 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     plan = msgspec.convert(recipe, Recipe)
     device = choose_device(settings.device).type
     current().tell(as_json(Task(model=model, recipe=plan, commit=commit)))
-    told = _Told(platform, definition, plan, commit, branch, _named(device, current().size))
+    told = Told(platform, definition, plan, commit, branch, _named(device, current().size))
     checkpoints = platform.checkpoints(model, key)
     try:
         rows, material, warm = _read(definition, lake, commit, plan)
@@ -186,6 +209,11 @@ def _named(device: str, processes: int) -> str:
     return device if processes == 1 else f"{processes} x {device}"
 
 
+def first_line(error: BaseException) -> str:
+    """Say what an error says first, or of what kind it is."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 _DIGITS = 16
 _CONFIG = (
     *("as_of", "learn_from", "branch", "data_commit", "data_digest", "code_commit", "source_digest"),
@@ -194,13 +222,23 @@ _CONFIG = (
 """What a tracker is told of a run's beginning, beside its settings."""
 
 
-class _Told:
+class Told:
     """Who hears of a training: the index of runs, the tracker, and whoever looks."""
 
     def __init__(
-        self, platform: Platform, definition: Model, plan: Recipe, commit: str, branch: str, device: str
+        self,
+        platform: Platform,
+        definition: Model,
+        plan: Recipe,
+        commit: str,
+        branch: str,
+        device: str,
+        study: str | None = None,
+        trial: int | None = None,
     ) -> None:
-        usual = (definition.retraining.training if plan.warm_start else definition.training).flat()
+        training = (definition.retraining.training if plan.warm_start else definition.training).flat()
+        usual = together(training, definition.network_settings)
+        settings = together(plan.settings, definition.network_with(plan.network))
         at = datetime.now(UTC)
         begun = Begun(
             id=new_id(at),
@@ -209,8 +247,8 @@ class _Told:
             at=at,
             as_of=plan.as_of,
             learn_from=plan.learn_from,
-            settings=plan.settings,
-            changed=tuple(name for name, value in plan.settings.items() if value != usual[name]),
+            settings=settings,
+            changed=tuple(name for name, value in settings.items() if value != usual[name]),
             data_commit=commit,
             data_digest=data_digest(definition, platform.lake(definition.name), commit)[:_DIGITS],
             code_commit=code_commit(),
@@ -220,11 +258,14 @@ class _Told:
             device=device,
             flow_run=flow_run_name(),
             tracker_run="",
+            study=study,
+            trial=trial,
         )
         told = as_json(begun)
-        config = {name: told[name] for name in _CONFIG} | plan.settings
+        config = {name: told[name] for name in _CONFIG} | settings
         self._platform = platform
-        self._tracked = platform.tracker().start(f"okruh-{begun.model}", begun.id, f"{plan.as_of:%Y-%m-%d}", config)
+        name = f"{plan.as_of:%Y-%m-%d}" if trial is None else f"trial {trial}"
+        self._tracked = platform.tracker().start(f"okruh-{begun.model}", begun.id, name, config, study)
         self.begun = msgspec.structs.replace(begun, tracker_run=self._tracked.reference)
         try:
             self.record = platform.runs(begun.model).begin(self.begun)
@@ -244,9 +285,15 @@ class _Told:
         card = bundle.card
         return Ended(at=datetime.now(UTC), status="finished", version=card.version, metrics=dict(card.metrics))
 
+    def end_trial(self, status: Literal["finished", "pruned"], error: float) -> None:
+        """Tell how far a trial has come: its smallest validation error."""
+        metrics: dict[str, float | None] = {"validation_error": error}
+        self.record.end(Ended(at=datetime.now(UTC), status=status, metrics=metrics))
+        self._tracked.finish(Score(summary={"validation_error": error}))
+
     def fail(self, error: BaseException) -> None:
         """Tell that it has yielded nothing."""
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         status: Literal["failed", "broken off"] = "failed" if isinstance(error, Exception) else "broken off"
         self.record.end(Ended(at=datetime.now(UTC), status=status, reason=reason))
         self._tracked.finish(None)
@@ -296,6 +343,7 @@ def take_part(task: dict[str, Any]) -> None:
         msgspec.convert(one.recipe.settings, TrainingSettings),
         device=settings.device,
         threads=settings.train_threads,
+        network_settings=one.recipe.network,
         warm_start=warm,
     )
 
@@ -337,6 +385,7 @@ def _learn(
         msgspec.convert(plan.settings, TrainingSettings),
         device=settings.device,
         threads=settings.train_threads,
+        network_settings=plan.network,
         warm_start=warm,
         report=report,
         checkpoints=checkpoints,
@@ -351,6 +400,7 @@ def recipe_of(card: Card) -> Recipe:
         validation_from=card.data.validation_from,
         test_from=card.data.test_from,
         settings=card.settings,
+        network=card.network_settings,
         warm_start=card.warm_start,
     )
 
@@ -385,6 +435,11 @@ class _Splits(Sequence["Split"]):
         if plan.validation_from is not None and plan.test_from is not None:
             return split_in_time(part, part["known_at"], plan.validation_from, plan.test_from)
         return split_by_content(self._contract, part, shares.validation_share, shares.test_share)
+
+
+def read_material(definition: Model, lake: Lake, commit: str, plan: Recipe) -> "Material":
+    """Read the rows of a recipe, cut into its three parts. Raises: see `cut`."""
+    return cut(definition, known_rows(definition, lake, commit, plan.as_of, plan.learn_from), plan)
 
 
 def cut(definition: Model, rows: KnownRows, plan: Recipe) -> "Material":
@@ -464,6 +519,7 @@ def _bundle(
         created_at=datetime.now(UTC),
         seed=int(plan.settings["seed"] or 0),
         settings=plan.settings,
+        network_settings=definition.network_with(plan.network),
         warm_start=plan.warm_start,
         data=DataReference(
             commit=commit,

@@ -23,6 +23,7 @@ import msgspec
 from infra.errors import NotFound, Unavailable
 from infra.lake.protocol import Lake
 from models.bundle import Card
+from models.setting_names import together
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ REPORTS = "reports/runs/"
 _POINTS = 1_000
 _ID_BYTES = 2
 
-Status = Literal["running", "finished", "failed", "broken off"]
+Status = Literal["running", "finished", "pruned", "failed", "broken off"]
+"""`pruned`: a trial of a search that was worse than others at an epoch, and stopped there."""
 
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
@@ -44,6 +46,7 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
     as_of: datetime
     learn_from: datetime | None = None
     settings: dict[str, float | int | str | bool | None]
+    """Those of the training, and as `network.NAME` those of the network."""
     changed: tuple[str, ...] = ()
     """Settings that are others than the definition's."""
     data_commit: str
@@ -57,6 +60,10 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
     """Such as `cpu`, or `2 x cuda`; empty where it is not known: of a run that is known by its card alone."""
     flow_run: str
     tracker_run: str
+    study: str | None = None
+    """The search of which it is a trial; a trial yields no bundle, and its metric is the best validation error."""
+    trial: int | None = None
+    """Its number there, from 0 on."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True, tag="point"):
@@ -71,7 +78,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     """What became of a training."""
 
     at: datetime
-    status: Literal["finished", "failed", "broken off"]
+    status: Literal["finished", "pruned", "failed", "broken off"]
     reason: str | None = None
     """Why it has yielded nothing."""
     version: str | None = None
@@ -188,7 +195,7 @@ def of_card(card: Card, branch: str) -> Run:
         at=card.created_at,
         as_of=card.as_of,
         learn_from=card.data.learn_from,
-        settings=card.settings,
+        settings=together(card.settings, card.network_settings),
         data_commit=card.data.commit,
         code_commit=origin.code_commit,
         source_digest=origin.source_digest,

@@ -71,6 +71,14 @@ class Settings(BaseSettings):
     train_checkpoint_s: float = Field(default=10.0, gt=0)
     """Seconds between the checkpoints of a training, from which it goes on after a kill."""
 
+    studies: SecretStr | None = None
+    """Where searches keep their trials: a database's address as SQLAlchemy writes it, such as
+    `postgresql://user:password@host/name`; without it, files in `home`."""
+
+    ray_address: str | None = None
+    """The Ray cluster on which `okruh tune --on ray` runs its trials, such as `10.0.0.5:6379` or `ray://host:10001`;
+    without it, one is started on this machine for as long as the search takes."""
+
     provider: Literal["auto", "cpu", "cuda", "tensorrt", "coreml", "openvino"] = "auto"
     """What runs the served model. `auto`: the best one that the installed onnxruntime offers and that can be used here;
     tensorrt only where it is named. A named one that cannot be used is an error."""
@@ -136,7 +144,7 @@ class Settings(BaseSettings):
             )
         return value if parts.path.strip("/") else urlunsplit(parts._replace(path="/v1/traces"))
 
-    @field_validator("home", "branch", "model", "keys", "catalog", mode="before")
+    @field_validator("home", "branch", "model", "keys", "catalog", "studies", "ray_address", mode="before")
     @classmethod
     def _given(cls, value: object) -> object:
         if value == "":

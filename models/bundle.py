@@ -98,6 +98,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     settings: dict[str, float | int | str | bool | None]
     """Training settings, flat."""
+    network_settings: dict[str, float | int | str | bool | None] = {}
+    """What the network was made with, beside the rows; empty in cards of before it was kept."""
     warm_start: str | None
     """The version whose weights the training started from."""
     data: DataReference

@@ -3,6 +3,7 @@
 Its parts that need torch or the training rows are functions, so that reading a definition stays cheap.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,9 @@ from models.contract.columns import Category, Contract, Number
 from models.deciding.promotion import GateSettings
 from models.deciding.retraining import RetrainingSettings
 from models.errors import DefinitionError
-from models.learning.settings import TrainingSettings
+from models.learning.search import Space, check_names, usual
+from models.learning.settings import Setting, TrainingSettings, changed
+from models.setting_names import apart
 from models.watching.alarms import WatchSettings
 
 if TYPE_CHECKING:
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
     from torch import nn
-
-    from models.learning.examples import Examples
 
 RESERVED = frozenset(
     {
@@ -95,13 +96,20 @@ class Model:
     """Columns that a raw file must have, and of what kind; others are ignored. Without any, those of the contract."""
     prepare: "Callable[[pd.DataFrame], pd.DataFrame] | None" = None
     """Turns a raw table into the contract's columns; pure pandas, drops no row. None: it has them already."""
-    network: "Callable[[Examples], nn.Module]"
-    """Makes an untrained network; may take scales and bins from the training rows.
+    network: "Callable[..., nn.Module]"
+    """Makes an untrained network of training rows (`models.learning.examples.Examples`), from which it may take scales
+    and bins, and of the network settings by name.
 
     Its forward takes (numbers [N, F] float32 with NaN for null, categories [N, C] int64 with 0 for null and otherwise
     the 1-based place in the contract, time_parts [N, P] int64) and gives the target [N], or, where it is a category of
     K values, [N, K]: the logarithm of each one's probability, but for a constant a row.
     """
+    network_settings: Mapping[str, Setting] = field(default_factory=dict)
+    """What `network` takes beside the rows, with the values that it usually has; `--set network.NAME=VALUE` changes
+    one. A value stays of the kind that it has here: 0.1 is a number, 2 a whole one."""
+    search: Space | None = None
+    """What `okruh tune` tries, by a setting's whole name, such as `training.learning_rate` or `network.width`. None:
+    settings of the training around those here."""
     naive: "Callable[[pd.DataFrame, pd.DataFrame], npt.NDArray[np.float32]] | None" = None
     """Answers the second table from the first without learning a network: what a first champion must beat.
 
@@ -133,11 +141,44 @@ class Model:
         kinds = get_args(RawKind)
         if wrong := sorted({kind for kind in self.raw_columns.values() if kind not in kinds}):
             raise DefinitionError(f"model {self.name}: raw_columns has kinds {wrong}; there are {', '.join(kinds)}")
+        self._check_network_settings()
+        self._check_search()
         if self.retraining.minimum_labels * self.retraining.test_share < self.gate.minimum_rows:
             raise DefinitionError(
                 f"model {self.name}: retraining.minimum_labels x retraining.test_share must reach gate.minimum_rows, "
                 "or the first candidate after an alarm cannot win"
             )
+
+    def _check_network_settings(self) -> None:
+        if empty := [name for name, value in self.network_settings.items() if value is None]:
+            raise DefinitionError(
+                f"model {self.name}: network_settings must have a value for {empty[0]}, which says of what kind it is"
+            )
+        try:
+            if self.network_settings:
+                inspect.signature(self.network).bind(None, **self.network_settings)
+        except TypeError as error:
+            raise DefinitionError(
+                f"model {self.name}: `network` does not take the rows and {', '.join(self.network_settings)}: {error}"
+            ) from error
+
+    def _check_search(self) -> None:
+        """Refuse a space with something in it that cannot be a setting. Raises: `DefinitionError`."""
+        check_names(self.search or {})
+        for name, axis in (self.search or {}).items():
+            for value in axis.ends():
+                training, network = apart({name: value})
+                self.training.with_changes(training)
+                self.network_with(network)
+
+    @property
+    def space(self) -> Space:
+        """Say what `okruh tune` tries."""
+        return self.search or usual(self.training, embeds=bool(self.contract.categories or self.contract.time_parts))
+
+    def network_with(self, changes: Mapping[str, Setting]) -> dict[str, Setting]:
+        """Give the network settings with some changed; text is taken for what it says. Raises: `DefinitionError`."""
+        return changed("network", self.network_settings, changes)
 
     def prepared(self, raw: "pd.DataFrame") -> "pd.DataFrame":
         """Call `prepare`. Raises: `DefinitionError` where it does not give a table of as many rows."""

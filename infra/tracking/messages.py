@@ -18,6 +18,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     id: str
     name: str
     config: dict[str, Any]
+    group: str | None = None
+    """The search of which it is a trial."""
     watched: int
     """The process whose use of the machine is recorded, and with which recording ends."""
     wait_s: float
@@ -47,10 +49,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Bars, by title and by the name of a bar."""
 
 
+class Score(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What a trial has yielded: figures, and no bundle."""
+
+    summary: dict[str, float]
+
+
 class Finish(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """End the run; without an outcome it has failed."""
 
-    outcome: Outcome | None
+    outcome: Outcome | Score | None
 
 
 Message = Start | Figures | Finish

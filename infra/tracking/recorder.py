@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from infra.tracking.messages import Figures, Finish, Outcome, Start, read
+from infra.tracking.messages import Figures, Finish, Outcome, Score, Start, read
 
 _STATISTICS_S = 5.0
 """Seconds between looks at the machine."""
@@ -50,6 +50,8 @@ class _Recording:
             id=start.id,
             name=start.name,
             config=start.config,
+            group=start.group,
+            job_type="training" if start.group is None else "trial",
             dir=start.folder,
             mode="offline",
             settings=settings,
@@ -60,10 +62,11 @@ class _Recording:
     def log(self, message: Figures) -> None:
         self._run.log(message.figures, step=message.step)
 
-    def finish(self, outcome: Outcome | None) -> None:
+    def finish(self, outcome: Outcome | Score | None) -> None:
         """End the run; what cannot be kept of the outcome costs neither the rest nor the figures."""
         if outcome is not None:
             self._run.summary.update(outcome.summary)
+        if isinstance(outcome, Outcome):
             self._try("the bundle is not kept", self._keep, outcome)
             self._try("plots are not kept", self._plot, outcome)
         self._run.finish(exit_code=int(outcome is None))
@@ -71,7 +74,7 @@ class _Recording:
             self._sending.wait()
             if not list(self._place.glob("*.wandb.synced")):
                 self._say(f"the run is not sent whole; `wandb sync {self._place}` sends it")
-            elif outcome is not None and outcome.warm_start is not None:
+            elif isinstance(outcome, Outcome) and outcome.warm_start is not None:
                 self._try("the warm start is not linked", self._use, outcome)
 
     def _try(self, otherwise: str, part: Callable[[Outcome], None], outcome: Outcome) -> None:

@@ -27,7 +27,7 @@ from infra.errors import Misconfigured
 from infra.provenance import ROOT
 from infra.settings import Settings
 from infra.tracking import recorder
-from infra.tracking.messages import Figures, Finish, Message, Outcome, Start, write
+from infra.tracking.messages import Figures, Finish, Message, Outcome, Score, Start, write
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Run(Protocol):
         """Add figures of a step; steps do not fall."""
         ...
 
-    def finish(self, outcome: Outcome | None) -> None:
+    def finish(self, outcome: Outcome | Score | None) -> None:
         """End the run, with what it has yielded, or as a failed one."""
         ...
 
@@ -59,8 +59,8 @@ class Run(Protocol):
 class Tracker(Protocol):
     """Starts runs."""
 
-    def start(self, project: str, id: str, name: str, config: Config) -> Run:  # noqa: A002
-        """Start one run; its id is nobody else's."""
+    def start(self, project: str, id: str, name: str, config: Config, group: str | None = None) -> Run:  # noqa: A002
+        """Start one run; its id is nobody else's. `group`: the search of which it is a trial."""
         ...
 
 
@@ -69,14 +69,14 @@ class SilentTracker:
 
     reference = ""
 
-    def start(self, project: str, id: str, name: str, config: Config) -> Run:  # noqa: A002, ARG002
+    def start(self, project: str, id: str, name: str, config: Config, group: str | None = None) -> Run:  # noqa: A002, ARG002
         """Give a run that keeps nothing."""
         return self
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Keep nothing."""
 
-    def finish(self, outcome: Outcome | None) -> None:
+    def finish(self, outcome: Outcome | Score | None) -> None:
         """Keep nothing."""
 
 
@@ -88,7 +88,7 @@ class WandbTracker:
         self._mode = mode
         self._wait_s = wait_s
 
-    def start(self, project: str, id: str, name: str, config: Config) -> Run:  # noqa: A002
+    def start(self, project: str, id: str, name: str, config: Config, group: str | None = None) -> Run:  # noqa: A002
         """Start a run; a tracker that cannot start gives a silent one."""
         start = Start(
             folder=str(self._folder),
@@ -97,6 +97,7 @@ class WandbTracker:
             id=id,
             name=name,
             config=dict(config),
+            group=group,
             watched=os.getpid(),
             wait_s=self._wait_s,
         )
@@ -152,7 +153,7 @@ class _WandbRun:
                 logger.warning("tracking is slower than the training: figures are dropped, from step %d on", step)
             self._dropped = True
 
-    def finish(self, outcome: Outcome | None) -> None:
+    def finish(self, outcome: Outcome | Score | None) -> None:
         until = monotonic() + self._start.wait_s
         try:
             if self._sending.is_alive():

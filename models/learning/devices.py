@@ -34,6 +34,11 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def is_full(error: RuntimeError) -> bool:
+    """Say whether it is for want of a GPU's memory that something has failed."""
+    return isinstance(error, torch.OutOfMemoryError)
+
+
 def describe(device: torch.device, threads: int, processes: int) -> Computed:
     """Name all of what computes that weights depend on."""
     capability = torch.backends.cpu.get_cpu_capability()

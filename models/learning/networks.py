@@ -5,7 +5,7 @@ Both are made of the training rows (`Examples`), from which they take scales and
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from models.contract.columns import Category, Contract, Number, TimePart
 from models.errors import DefinitionError
 from models.learning.blocks import Periodic, PiecewiseLinear, Residual, Standardised, replace_missing, start_small
 from models.learning.examples import Examples
+
+Embedded = Literal["piecewise_linear", "periodic", "plain"]
 
 _MOST_CELLS = 50
 """Of an embedding."""
@@ -43,7 +45,7 @@ class TabularNetwork(nn.Module):
         width: int = 192,
         layers: int = 2,
         dropout: float = 0.1,
-        numbers: Literal["piecewise_linear", "periodic", "plain"] = "piecewise_linear",
+        numbers: Embedded = "piecewise_linear",
         bins: int = 16,
     ) -> None:
         """Prepare the layers.
@@ -53,9 +55,11 @@ class TabularNetwork(nn.Module):
             numbers: how a number is embedded: by the bins of its quantiles, by waves of learned lengths, or not.
             bins: bins, or waves, a number.
 
-        Raises: `DefinitionError` for a table without a feature.
+        Raises: `DefinitionError` for a table without a feature, and for numbers that are embedded in no such way.
         """
         super().__init__()
+        if numbers not in (ways := get_args(Embedded)):
+            raise DefinitionError(f"network: numbers are embedded as one of {', '.join(ways)}, not {numbers!r}")
         values_NF = torch.from_numpy(train.inputs.numbers_NF)
         self.standardised = Standardised(values_NF)
         self.bins = PiecewiseLinear(values_NF, bins) if numbers == "piecewise_linear" and contract.numbers else None

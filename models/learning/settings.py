@@ -1,5 +1,6 @@
 """How a network is trained. Apart from the loop, so that reading a definition does not import torch."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import NoneType
@@ -89,6 +90,22 @@ class TrainingSettings:
 _KINDS: dict[str, Any] = get_type_hints(TrainingSettings)
 
 
+def changed(owner: str, usual: Mapping[str, Setting], changes: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Give settings with some changed, each of the kind that its usual value has. Raises: `DefinitionError`."""
+    if unknown := sorted(changes.keys() - usual.keys()):
+        there = f"there are {', '.join(usual)}" if usual else "the definition declares none"
+        raise DefinitionError(f"no {owner} setting is called {', '.join(unknown)}; {there}")
+    meant = {
+        name: _convert(name, type(usual[name]), value, strict=False, owner=owner) for name, value in changes.items()
+    }
+    if infinite := [name for name, value in meant.items() if isinstance(value, float) and not math.isfinite(value)]:
+        raise DefinitionError(f"{owner}.{infinite[0]} must be finite, not {meant[infinite[0]]!r}")
+    return {**usual, **meant}
+
+
+_WHAT: dict[Any, str] = {int: "a whole number", bool: "true or false", str: "text"}
+
+
 def _choices(kind: Any) -> list[str]:
     found: list[str] = []
     for one in get_args(kind):
@@ -99,13 +116,13 @@ def _choices(kind: Any) -> list[str]:
     return found
 
 
-def _convert(name: str, kind: Any, value: object, *, strict: bool = True) -> Any:
+def _convert(name: str, kind: Any, value: object, *, strict: bool = True, owner: str = "training") -> Any:
     if not strict and value == "none" and NoneType in get_args(kind):
         return None
     try:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
         choices = _choices(kind)
-        what = f"one of {', '.join(choices)}" if choices else "a whole number" if kind is int else "a number"
+        what = f"one of {', '.join(choices)}" if choices else _WHAT.get(kind, "a number")
         what += " or none" if NoneType in get_args(kind) else ""
-        raise DefinitionError(f"training.{name} must be {what}, not {value!r}") from error
+        raise DefinitionError(f"{owner}.{name} must be {what}, not {value!r}") from error

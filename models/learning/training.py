@@ -1,6 +1,6 @@
 """One training, from three spans of a table to what a bundle holds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,13 +23,13 @@ from models.figures import Epoch, Evaluation
 from models.inference import GraphInputs, Predictor, Runtime
 from models.learning import loop
 from models.learning.devices import choose_device, describe, repeatable
-from models.learning.examples import HeldRows, to_examples
+from models.learning.examples import Examples, HeldRows, to_examples
 from models.learning.export import as_tensors, check_parity, export
 from models.learning.loop import Checkpoints, Fitted, Report
 from models.learning.material import NEWEST, Material
 from models.learning.objectives import answering, objective
 from models.learning.preprocessing import Prepared, prepare
-from models.learning.settings import TrainingSettings
+from models.learning.settings import Setting, TrainingSettings
 from models.learning.world import current
 from models.watching import profile
 
@@ -62,6 +62,7 @@ def train(
     *,
     device: str,
     threads: int,
+    network_settings: Mapping[str, Setting] | None = None,
     warm_start: bytes | None = None,
     report: Report = loop.unheard,
     checkpoints: Checkpoints | None = None,
@@ -71,6 +72,7 @@ def train(
     Args:
         material: three parts of the accepted rows; only the validation part may be empty.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        network_settings: those that are others than the definition's; it may have all.
         warm_start: the champion's `state.safetensors`, to train on from.
         report: takes how far it has come.
         checkpoints: of a training with the same arguments.
@@ -83,7 +85,7 @@ def train(
     naive = model.naive_answers(newest, test)  # what is wrong with it is better said before training
     with repeatable(settings.seed, threads):
         chosen = choose_device(device)
-        fitted = fit(model, material, settings, chosen, warm_start, report, checkpoints)
+        fitted = fit(model, material, settings, chosen, warm_start, report, checkpoints, network_settings)
         judged = pd.concat([newest, validation, test], ignore_index=True).tail(
             max(len(validation) + len(test), PARITY_ROWS)
         )
@@ -136,11 +138,12 @@ def take_part(
     *,
     device: str,
     threads: int,
+    network_settings: Mapping[str, Setting],
     warm_start: bytes | None,
 ) -> None:
     """Do this process's part of a training that another one leads, by `train` with the same arguments."""
     with repeatable(settings.seed, threads):
-        fit(model, material, settings, choose_device(device), warm_start)
+        fit(model, material, settings, choose_device(device), warm_start, network_settings=network_settings)
 
 
 def fit(
@@ -151,13 +154,15 @@ def fit(
     warm_start: bytes | None = None,
     report: Report = loop.unheard,
     checkpoints: Checkpoints | None = None,
+    network_settings: Mapping[str, Setting] | None = None,
 ) -> Fitted:
     """Make a model's network and train it, together with whoever else does. Call inside `repeatable`.
 
     Raises: see `train`.
     """
     sample = material.train.sample
-    network = _check_answer(model, model.network(sample), sample.inputs[:EXAMPLE_ROWS])
+    made = _make_network(model, sample, model.network_with(network_settings or {}))
+    network = _check_answer(model, made, sample.inputs[:EXAMPLE_ROWS])
     if warm_start is not None:
         _load_state(network, warm_start)
     held_out = material.validation
@@ -167,6 +172,20 @@ def fit(
     return loop.fit(
         network, rows, validation, aim, settings, device, report=report, checkpoints=checkpoints, world=world
     )
+
+
+def _make_network(model: "Model", examples: Examples, settings: dict[str, Setting]) -> object:
+    """Make an untrained network. Raises: `DefinitionError` where it cannot be made with what was changed."""
+    changed = [f"network.{name}={value}" for name, value in settings.items() if value != model.network_settings[name]]
+    try:
+        return model.network(examples, **settings)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if not changed:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DefinitionError(
+            f"model {model.name}: the network cannot be made with {', '.join(changed)}: {reason}"
+        ) from error
 
 
 def _check_answer(model: "Model", network: object, first: Prepared) -> nn.Module:

@@ -18,6 +18,7 @@ from models.pages.drawing import Axis, Range, Series, chart_html, ranges_html
 from models.pages.look import LOOK
 from models.pages.markup import facts_html, table_html
 from models.pages.words import COUNT, METRICS, number, percent, span, with_unit
+from models.setting_names import together
 
 if TYPE_CHECKING:
     from models.bundle import Card
@@ -308,7 +309,7 @@ def _training(card: "Card") -> str:
     curve = _curve(found) if found is not None and len(found.epochs) > 1 else ""
     settings = [
         (name, "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value))
-        for name, value in card.settings.items()
+        for name, value in together(card.settings, card.network_settings).items()
     ]
     warm = (
         f"Training went on from the weights of {escape(card.warm_start)}."

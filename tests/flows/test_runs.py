@@ -20,6 +20,7 @@ from infra.assembly import assemble
 from infra.errors import Misconfigured, NotFound
 from infra.settings import load_settings
 from models.errors import Refused
+from models.setting_names import together
 from tests.flows.conftest import AS_OF, EPOCHS, add_scaled, champion, lake
 from tests.flows.test_report import EVIL, Page
 from tests.infra.test_runs import BEGUN
@@ -52,7 +53,7 @@ def test_a_training_is_a_run_with_its_curve_and_what_it_came_from(trained: Path)
 
     card = registry.load_card(lake(), "main", champion())
     assert (line.status, line.version, line.branch, line.reason) == ("finished", card.version, "main", None)
-    assert (line.settings, line.changed) == (card.settings, ("epochs",))
+    assert (line.settings, line.changed) == (together(card.settings, card.network_settings), ("epochs",))
     assert (line.metrics, line.as_of) == (card.metrics, AS_OF)
     assert (line.data_commit, line.code_commit) == (card.data.commit, card.origin.code_commit)
     assert (line.tracker_run, line.flow_run) == (card.origin.tracker_run, card.origin.flow_run)
@@ -156,6 +157,8 @@ def line(number: int, **changes: object) -> Line:
         "environment_digest": "e",
         "flow_run": "f",
         "tracker_run": "t",
+        "study": None,
+        "trial": None,
         "metrics": {"brier": 0.125 * number, "rows": 2000.0},
         "curves": {
             "train_loss": {"steps": [1, 2, 3], "values": [3.0, 2.0, None]},

@@ -32,6 +32,13 @@ def test_a_card_is_for_people_too(make_bundle: BundleMaker) -> None:
     assert '  "as_of": "2020-01-01T00:00:00Z",' in lines
 
 
+def test_a_card_of_before_network_settings_were_kept_is_read(make_bundle: BundleMaker) -> None:
+    card = msgspec.json.decode(make_bundle().files()["card.json"])
+    del card["network_settings"]
+
+    assert decode_card(msgspec.json.encode(card)).network_settings == {}
+
+
 def test_a_card_keeps_moments_and_settings_exactly(make_bundle: BundleMaker) -> None:
     moment = datetime(2020, 3, 1, 8, 15, 0, 123456, tzinfo=UTC)
     card = msgspec.structs.replace(

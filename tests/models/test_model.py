@@ -8,12 +8,24 @@ from typing import Any
 import msgspec
 import pandas as pd
 import pytest
+from torch import nn
 
 import models.catalog
 from models import definitions
 from models.contract.columns import Contract, Lag, Number, Time
 from models.errors import DefinitionError
+from models.learning.examples import Examples
 from models.model import RESERVED, Model, MonthlySample
+
+
+def test_refuses_network_settings_that_the_network_does_not_take_or_whose_kind_nobody_knows(ride_model: Model) -> None:
+    def make(rows: Examples, *, width: int) -> nn.Module:
+        raise NotImplementedError
+
+    with pytest.raises(DefinitionError, match="`network` does not take the rows and width, depth: got an unexpected"):
+        replace(ride_model, network=make, network_settings={"width": 1, "depth": 2})
+    with pytest.raises(DefinitionError, match="network_settings must have a value for width, which says of what kind"):
+        replace(ride_model, network=make, network_settings={"width": None})
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.contract.columns import Category, Contract, Number
+from models.learning.search import Choice, Floats, Integers
 from models.learning.settings import TrainingSettings
 from models.model import Model, Sample
 
@@ -30,11 +31,11 @@ CONTRACT = Contract(
 )
 
 
-def make_network(train: "Examples") -> "nn.Module":
+def make_network(train: "Examples", *, channels: int, dropout: float) -> "nn.Module":
     """Make a small convolutional network."""
     from models.learning.networks import ImageNetwork
 
-    return ImageNetwork(CONTRACT, train, height=SIZE, width=SIZE)
+    return ImageNetwork(CONTRACT, train, height=SIZE, width=SIZE, channels=channels, dropout=dropout)
 
 
 MODEL = Model(
@@ -43,6 +44,14 @@ MODEL = Model(
     contract=CONTRACT,
     table="images",
     network=make_network,
+    network_settings={"channels": 32, "dropout": 0.2},
+    search={
+        "training.learning_rate": Floats(2e-4, 1e-2, log=True),
+        "training.batch_rows": Choice((32, 64, 128)),
+        "training.weight_decay": Floats(1e-4, 0.3, log=True),
+        "network.channels": Integers(8, 64, step=8),
+        "network.dropout": Floats(0.0, 0.5),
+    },
     sample=Sample(folder=Path(__file__).parent / "images"),
     training=TrainingSettings(epochs=30, batch_rows=64, learning_rate=2e-3, patience=5),
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from models.catalog.flight_delay.source import fetch
 from models.contract.columns import Category, Contract, Number, Slice, Time, TimePart
+from models.learning.search import Choice, Floats, Integers
 from models.learning.settings import TrainingSettings
 from models.model import Fetched, Model
 
@@ -76,11 +77,11 @@ def prepare(raw: "pd.DataFrame") -> "pd.DataFrame":
     )
 
 
-def make_network(train: "Examples") -> "nn.Module":
+def make_network(train: "Examples", *, width: int, layers: int, dropout: float) -> "nn.Module":
     """Make a network that embeds airports, the minute of the day and the distance."""
     from models.learning.networks import TabularNetwork
 
-    return TabularNetwork(CONTRACT, train, width=64, layers=2, dropout=0.0)
+    return TabularNetwork(CONTRACT, train, width=width, layers=layers, dropout=dropout)
 
 
 def naive(train: "pd.DataFrame", rows: "pd.DataFrame") -> "npt.NDArray[np.float32]":
@@ -106,6 +107,16 @@ MODEL = Model(
     },
     prepare=prepare,
     network=make_network,
+    network_settings={"width": 64, "layers": 2, "dropout": 0.0},
+    search={
+        "training.learning_rate": Floats(5e-4, 2e-2, log=True),
+        "training.batch_rows": Choice((2048, 4096, 8192)),
+        "training.weight_decay": Floats(1e-4, 0.3, log=True),
+        "training.embedding_rate": Floats(0.5, 8.0, log=True),
+        "network.width": Integers(32, 256, step=32),
+        "network.layers": Integers(1, 4),
+        "network.dropout": Floats(0.0, 0.3),
+    },
     naive=naive,
     sample=Fetched(
         fetch=fetch,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from models.contract.columns import Category, Contract, Number, Slice, Time, TimePart
 from models.deciding.promotion import GateSettings
 from models.deciding.retraining import RetrainingSettings
+from models.learning.search import Choice, Floats, Integers
 from models.learning.settings import TrainingSettings
 from models.model import Model, MonthlySample
 from models.watching.alarms import WatchSettings
@@ -76,13 +77,13 @@ def prepare(raw: "pd.DataFrame") -> "pd.DataFrame":
     )
 
 
-def make_network(train: "Examples") -> "nn.Module":
+def make_network(train: "Examples", **settings: int) -> "nn.Module":
     """Make the network; its distance bins are quantiles of the training rows."""
     import torch
 
     from models.catalog.taxi_eta.network import EtaNetwork
 
-    return EtaNetwork(torch.from_numpy(train.inputs.numbers_NF), torch.from_numpy(train.target_N))
+    return EtaNetwork(torch.from_numpy(train.inputs.numbers_NF), torch.from_numpy(train.target_N), **settings)
 
 
 def naive(train: "pd.DataFrame", rows: "pd.DataFrame") -> "npt.NDArray[np.float32]":
@@ -118,6 +119,16 @@ MODEL = Model(
     },
     prepare=prepare,
     network=make_network,
+    network_settings={"zone_size": 32, "hour_size": 24, "month_size": 4, "width": 256, "bins": 16},
+    search={
+        "training.learning_rate": Floats(2e-3, 3e-2, log=True),
+        "training.batch_rows": Choice((512, 1024, 2048)),
+        "training.weight_decay": Floats(1e-4, 0.3, log=True),
+        "training.embedding_rate": Floats(0.5, 8.0, log=True),
+        "network.width": Integers(64, 512, step=64),
+        "network.zone_size": Choice((16, 32, 64)),
+        "network.bins": Integers(8, 48, step=8),
+    },
     naive=naive,
     sample=MonthlySample(
         folder=Path(__file__).parent / "trips",

@@ -21,13 +21,24 @@ class EtaNetwork(nn.Module):
         self,
         numbers_N2: Tensor,
         minutes_N: Tensor,
-        zone_size: int = 32,
-        hour_size: int = 24,
-        month_size: int = 4,
-        width: int = 256,
-        bins: int = 16,
+        *,
+        zone_size: int,
+        hour_size: int,
+        month_size: int,
+        width: int,
+        bins: int,
     ) -> None:
-        """Take the training rows for the distance's bins and typical minutes; nothing else is learned from them."""
+        """Take the training rows for the distance's bins and typical minutes; nothing else is learned from them.
+
+        Args:
+            numbers_N2: miles and passengers.
+            minutes_N: of the same trips.
+            zone_size: of a zone's embedding.
+            hour_size: of that of an hour of the week.
+            month_size: of that of a month.
+            width: of the hidden layer.
+            bins: of the distance.
+        """
         super().__init__()
         miles_log_N = self._log_miles(numbers_N2[:, 0])
         self.register_buffer("base", (minutes_N.log() - DISTANCE_POWER * miles_log_N).median())

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from models.catalog.taxi_eta import CONTRACT, MODEL, make_network, naive, prepare
+from models.catalog.taxi_eta import CONTRACT, MODEL, naive, prepare
 from models.contract.columns import TimePart
 from models.contract.table import REASON, Validated, time_part, to_columns, validate
 from models.evaluating.groups import groups
@@ -92,7 +92,9 @@ def test_an_untrained_network_answers_typical_minutes_with_passengers_missing_to
     checked: Validated, prepared: Prepared
 ) -> None:
     torch.manual_seed(0)
-    made = make_network(Examples(prepared, checked.accepted["trip_minutes"].to_numpy(np.float32)))
+    made = MODEL.network(
+        Examples(prepared, checked.accepted["trip_minutes"].to_numpy(np.float32)), **MODEL.network_settings
+    )
 
     answered_N = predict(made, prepared)
 
@@ -103,7 +105,9 @@ def test_an_untrained_network_answers_typical_minutes_with_passengers_missing_to
 
 def test_missing_passengers_are_told_from_a_typical_number_of_them(checked: Validated, prepared: Prepared) -> None:
     torch.manual_seed(0)
-    made = make_network(Examples(prepared, checked.accepted["trip_minutes"].to_numpy(np.float32)))
+    made = MODEL.network(
+        Examples(prepared, checked.accepted["trip_minutes"].to_numpy(np.float32)), **MODEL.network_settings
+    )
     torch.nn.init.normal_(made.get_submodule("correction").weight, std=0.1)  # type: ignore[arg-type]
     typical_NF = replace_missing(torch.from_numpy(prepared.numbers_NF), 1.5).numpy()
     filled = Prepared(typical_NF, prepared.categories_NC, prepared.time_parts_NP)

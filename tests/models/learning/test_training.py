@@ -17,7 +17,7 @@ from models.errors import BundleError, DefinitionError, ParityFailed
 from models.evaluating.measures import measure
 from models.inference import Predictor
 from models.learning.material import gather
-from models.learning.settings import TrainingSettings
+from models.learning.settings import Setting, TrainingSettings
 from models.learning.splits import Split
 from models.learning.training import PARITY_ROWS, Trained, train
 from models.model import Model
@@ -157,6 +157,58 @@ def test_refuses_a_wrong_definition_before_training(
 ) -> None:
     with pytest.raises(DefinitionError, match=f"^model rides: {said}"):
         learn(replace(ride_model, **mistake), split, SETTINGS, device="cpu", threads=1)
+
+
+class Sized(nn.Module):
+    """Takes its width, and says what it was given."""
+
+    def __init__(self, width: int, slope: float) -> None:
+        super().__init__()
+        self.given = (width, slope)
+        self.layers = nn.Sequential(nn.Linear(2, width), nn.Linear(width, 1))
+
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        answers: Tensor = self.layers(torch.nan_to_num(numbers)).squeeze(1)
+        return answers
+
+
+def sized(model: Model) -> Model:
+    return replace(model, network=lambda _, **of: Sized(**of), network_settings={"width": 8, "slope": 0.5})
+
+
+@pytest.mark.parametrize(("changes", "given"), [({}, (8, 0.5)), ({"width": "3"}, (3, 0.5)), ({"slope": 1}, (8, 1.0))])
+def test_a_network_is_made_with_its_settings_each_of_the_kind_that_it_usually_has(
+    ride_model: Model, split: Split, changes: dict[str, Setting], given: tuple[int, float]
+) -> None:
+    trained = learn(sized(ride_model), split, SETTINGS, device="cpu", threads=1, network_settings=changes)
+
+    made = trained.fitted.network
+    assert isinstance(made, Sized)
+    assert (made.given, type(made.given[1])) == (given, float)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"colour": "red"}, "no network setting is called colour; there are width, slope"),
+        ({"width": "2.5"}, "network.width must be a whole number, not '2.5'"),
+        ({"slope": "steep"}, "network.slope must be a number, not 'steep'"),
+        ({"slope": "nan"}, "network.slope must be finite, not nan"),
+        ({"width": -1}, "model rides: the network cannot be made with network.width=-1: Trying to create tensor with"),
+    ],
+)
+def test_refuses_network_settings_that_nothing_can_be_made_with(
+    ride_model: Model, split: Split, changes: dict[str, Setting], said: str
+) -> None:
+    with pytest.raises(DefinitionError, match=f"^{said}"):
+        learn(sized(ride_model), split, SETTINGS, device="cpu", threads=1, network_settings=changes)
+
+
+def test_what_fails_by_the_definition_alone_keeps_its_traceback(ride_model: Model, split: Split) -> None:
+    model = replace(sized(ride_model), network_settings={"width": -1, "slope": 0.5})
+
+    with pytest.raises(RuntimeError, match="negative dimension"):
+        learn(model, split, SETTINGS, device="cpu", threads=1)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"not a state", save({})])

@@ -1,0 +1,79 @@
+"""Network settings that were changed go wherever their version goes: records, retraining, another process, again."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from safetensors.torch import load
+
+from flows.reproduce import reproduce
+from flows.retrain import retrain
+from flows.runs import Line, changes, runs
+from flows.train import train
+from infra import registry
+from infra.provenance import ROOT
+from models.catalog.taxi_eta import MODEL
+from models.setting_names import together
+from tests.flows.conftest import AS_OF, EPOCHS, THIRD_MONDAY, enthrone, lake
+from tests.flows.test_retrain import raise_alarm
+from tests.flows.test_together import TORCHRUN
+
+NARROW = {"width": 48}
+
+
+def width(version: str) -> int:
+    """Count the rows of the hidden layer's weights."""
+    return len(load(registry.load_bundle(lake(), "main", version).state)["hidden.weight"])
+
+
+def test_a_changed_network_is_recorded_and_another_training(trained: Path) -> None:
+    made = train("taxi_eta", AS_OF, overrides=EPOCHS, network=NARROW)
+    again = train("taxi_eta", AS_OF, overrides=EPOCHS, network=NARROW)
+
+    card = registry.load_card(lake(), "main", made.version)
+    assert (made.cached, again.cached, again.version) == (False, True, made.version)
+    assert (width(made.version), card.network_settings) == (48, {**MODEL.network_settings, **NARROW})
+    (line,) = runs("taxi_eta", [made.version]).runs
+    assert line.settings == together(card.settings, card.network_settings)
+    assert changes(line) == "epochs=2 network.width=48"
+    assert b"network.width" in lake().get("main", f"bundles/{made.version}/card.html")
+
+
+def test_a_tracker_is_told_of_the_network(trained: Path) -> None:
+    line: Line = runs("taxi_eta").runs[0]
+
+    (recorded,) = (trained / "wandb").glob(f"wandb/offline-run-*/run-{line.id}.wandb")
+    assert b"network.zone_size" in recorded.read_bytes()
+
+
+def test_a_changed_network_is_the_same_again_by_its_card(trained: Path) -> None:
+    version = train("taxi_eta", AS_OF, overrides=EPOCHS, network=NARROW).version
+
+    done = reproduce("taxi_eta", version)
+
+    assert (done.verdict, width(version)) == ("identical", 48)
+
+
+def test_a_champion_is_trained_on_as_the_network_that_it_is(trained: Path) -> None:
+    version = train("taxi_eta", AS_OF, overrides=EPOCHS, network=NARROW).version
+    enthrone(version, AS_OF)
+    raise_alarm()
+
+    done = retrain("taxi_eta", THIRD_MONDAY)
+
+    assert done.trained is not None
+    card = registry.load_card(lake(), "main", done.trained.version)
+    assert (card.warm_start, card.network_settings["width"], width(card.version)) == (version, 48, 48)
+
+
+def test_processes_that_train_together_make_the_same_network(trained: Path) -> None:
+    asked = ["training.epochs=1", "training.seed=9", *(f"network.{name}={value}" for name, value in NARROW.items())]
+    words = ["train", "taxi_eta", "--as-of", AS_OF.isoformat(), *(f"--set={one}" for one in asked), "--json"]
+    environment = {**os.environ, "OKRUH_HOME": str(trained)}
+
+    done = subprocess.run(
+        [*TORCHRUN, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=200
+    )
+
+    assert width(json.loads(done.stdout)["version"]) == 48
