@@ -7,6 +7,7 @@ at most every `every_s` seconds.
 import logging
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from blake3 import blake3
@@ -17,6 +18,8 @@ from infra.folders import make_folder, sync_folder
 logger = logging.getLogger(__name__)
 
 _DIGEST_BYTES = blake3().digest_size
+_LEFT_S = 30 * 86_400
+"""Nobody goes on with a training that has stood so long."""
 
 
 class FileCheckpoints:
@@ -65,7 +68,11 @@ class FileCheckpoints:
         self._last_s = time.monotonic()
 
     def remove(self) -> None:
-        """Forget a training that is over, and what kills have left unfinished."""
+        """Forget a training that is over, what kills have left unfinished, and others that were left for a month."""
         self._path.unlink(missing_ok=True)
+        for other in self._path.parent.glob("*"):
+            with suppress(FileNotFoundError):  # another process may remove it first
+                if time.time() - other.stat().st_mtime > _LEFT_S:
+                    other.unlink()
         for unfinished in self._path.parent.glob(f"{self._path.name}.*"):
             unfinished.unlink(missing_ok=True)

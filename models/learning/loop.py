@@ -130,6 +130,8 @@ def fit(
     Raises: `TrainingDiverged`; `DefinitionError` where the settings cannot be met here.
     """
     training = _Training(network.to(device).train(), train, validation, objective, settings, device, world)
+    if world.rank:
+        torch.manual_seed(settings.seed + world.rank)  # so that dropout leaves out others than in the first process
     kept = checkpoints or NoCheckpoints()
     if (content := world.tell(kept.load())) is not None:
         training.go_on(content)

@@ -1,6 +1,7 @@
 """Checkpoints: the last whole one is there, whatever happened since."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,18 @@ def test_the_newest_is_found_and_then_forgotten(checkpoints: FileCheckpoints, tm
     checkpoints.remove()
     assert checkpoints.load() is None
     assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_what_was_left_for_a_month_goes_with_one_that_is_over(checkpoints: FileCheckpoints, tmp_path: Path) -> None:
+    checkpoints.save(b"over")
+    for name, days in (("left", 31), ("young", 29)):
+        file = tmp_path / "folder" / name
+        file.write_bytes(b"another training")
+        os.utime(file, (file.stat().st_mtime - days * 86_400,) * 2)
+
+    checkpoints.remove()
+
+    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["young"]
 
 
 def test_is_due_after_its_time(tmp_path: Path) -> None:
