@@ -43,6 +43,15 @@ class _Verbs(typer.core.TyperGroup):
         with _errors():
             return super().invoke(ctx)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name != "train" and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+            raise Misconfigured(
+                f"{processes} processes run `okruh {name}`, and would do the same {processes} times: `torchrun` is for "
+                "`okruh train` alone"
+            )
+        return name, command, rest
+
 
 def _known(model: str) -> str:
     """Refuse a model that the catalog lacks before anything is started."""

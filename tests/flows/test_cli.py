@@ -741,3 +741,11 @@ def test_writes_nothing_outside_its_home(promoted: tuple[Desk, str]) -> None:
     desk, _ = promoted
 
     assert [path for name in ("home", "tmp") for path in (desk.place / name).rglob("*")] == []
+
+
+def test_only_a_training_is_done_by_several_processes(fresh: Desk) -> None:
+    done = fresh.okruh("retrain", "taxi_eta", WORLD_SIZE="2", RANK="0")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("okruh: 2 processes run `okruh retrain`")
+    assert list((fresh.place / "okruh").glob("*")) == []
