@@ -102,7 +102,8 @@ class Model:
 
     Its forward takes (numbers [N, F] float32 with NaN for null, categories [N, C] int64 with 0 for null and otherwise
     the 1-based place in the contract, time_parts [N, P] int64) and gives the target [N], or, where it is a category of
-    K values, [N, K]: the logarithm of each one's probability, but for a constant a row.
+    K values, [N, K]: the logarithm of each one's probability, but for a constant a row. While it learns
+    (`self.training`) it may give M answers to each row, [M, N] or [M, N, K], each of which is judged by itself.
     """
     network_settings: Mapping[str, Setting] = field(default_factory=dict)
     """What `network` takes beside the rows, with the values that it usually has; `--set network.NAME=VALUE` changes

@@ -11,7 +11,10 @@ from models.errors import DefinitionError
 from models.learning.settings import TrainingSettings
 
 Objective = Callable[[Tensor, Tensor], Tensor]
-"""Takes a network's answers and the targets of some rows; gives the mean of their losses."""
+"""Takes a network's answers and the targets of N rows; gives the mean of their losses.
+
+A network that learns may give M answers to each row, [M, N] or [M, N, K], of which each is judged by itself.
+"""
 
 
 def objective(
@@ -37,7 +40,9 @@ def objective(
     weight_K = _balanced(count_K).to(device) if balanced else None
 
     def cross_entropy(answer_NK: Tensor, place_N: Tensor) -> Tensor:
-        return functional.cross_entropy(answer_NK.float(), place_N, weight_K, reduction="sum") / len(place_N)
+        answer_RK = answer_NK.float().flatten(0, -2)
+        place_R = place_N.expand(answer_NK.shape[:-1]).flatten()
+        return functional.cross_entropy(answer_RK, place_R, weight_K, reduction="sum") / len(place_R)
 
     return cross_entropy
 

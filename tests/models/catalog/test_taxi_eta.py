@@ -96,7 +96,7 @@ def test_an_untrained_network_answers_typical_minutes_with_passengers_missing_to
         Examples(prepared, checked.accepted["trip_minutes"].to_numpy(np.float32)), **MODEL.network_settings
     )
 
-    answered_N = predict(made, prepared)
+    answered_N = predict(made.eval(), prepared)
 
     assert np.isnan(prepared.numbers_NF[:, 1]).sum() == 769
     assert np.isfinite(answered_N).all()
@@ -108,11 +108,11 @@ def test_missing_passengers_are_told_from_a_typical_number_of_them(checked: Vali
     made = MODEL.network(
         Examples(prepared, checked.accepted["trip_minutes"].to_numpy(np.float32)), **MODEL.network_settings
     )
-    torch.nn.init.normal_(made.get_submodule("correction").weight, std=0.1)  # type: ignore[arg-type]
+    torch.nn.init.normal_(made.get_parameter("weight"), std=0.1)
     typical_NF = replace_missing(torch.from_numpy(prepared.numbers_NF), 1.5).numpy()
     filled = Prepared(typical_NF, prepared.categories_NC, prepared.time_parts_NP)
 
-    differs_N = predict(made, prepared) != predict(made, filled)
+    differs_N = predict(made.eval(), prepared) != predict(made, filled)
 
     np.testing.assert_array_equal(differs_N, np.isnan(prepared.numbers_NF[:, 1]))
 

@@ -31,9 +31,9 @@ def network() -> EtaNetwork:
     """Make the same weights each time, correction included."""
     torch.manual_seed(0)
     numbers_N2 = torch.rand(200, 2) * 10 + 0.1
-    sizes = {"zone_size": 32, "hour_size": 24, "month_size": 4, "width": 256, "bins": 16}
+    sizes = {"zone_size": 32, "hour_size": 24, "month_size": 4, "width": 256, "bins": 16, "heads": 2}
     made = EtaNetwork(numbers_N2, numbers_N2[:, 0] * 5, **sizes)
-    torch.nn.init.normal_(made.correction.weight, std=0.1)
+    torch.nn.init.normal_(made.weight, std=0.1)
     return made.eval()
 
 

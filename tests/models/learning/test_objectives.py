@@ -23,6 +23,23 @@ def test_a_category_is_learned_by_the_cross_entropy_of_its_values() -> None:
     assert aim(LOGITS, PLACES) == pytest.approx(functional.cross_entropy(LOGITS, PLACES).item())
 
 
+@pytest.mark.parametrize("settings", [TrainingSettings(), TrainingSettings(class_weights="balanced")])
+def test_of_several_answers_to_a_category_each_is_judged_by_itself(settings: TrainingSettings) -> None:
+    aim = objective(settings, KIND, COUNTS, CPU)
+
+    several = aim(torch.stack([LOGITS, -LOGITS]), PLACES)
+
+    assert several == pytest.approx(((aim(LOGITS, PLACES) + aim(-LOGITS, PLACES)) / 2).item())
+
+
+@pytest.mark.parametrize("loss", ["absolute", "squared"])
+def test_of_several_answers_to_a_number_each_is_judged_by_itself(loss: str) -> None:
+    aim = objective(TrainingSettings().with_changes({"loss": loss}), NUMBER, torch.zeros(0), CPU)
+    truth = torch.tensor([1.0, 2.0, 4.0])
+
+    assert aim(torch.stack([truth + 1, truth - 3]), truth) == {"absolute": 2.0, "squared": 5.0}[loss]
+
+
 def test_balanced_values_weigh_the_same_together_and_the_mean_weight_is_1() -> None:
     aim = objective(TrainingSettings(class_weights="balanced"), KIND, COUNTS, CPU)
 
