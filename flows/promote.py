@@ -1,6 +1,7 @@
 """Promote: a candidate that wins a paired test becomes champion, by one atomic commit."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -12,18 +13,19 @@ from flows import catalog
 from flows.orchestration import flow
 from infra import registry
 from infra.assembly import assemble
-from infra.dataset import known_rows
+from infra.dataset import KnownRows, known_rows
 from infra.errors import Conflict, NotFound
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
 from models.bundle import Bundle, Card
 from models.contract.answers import losses
+from models.contract.columns import Category, Number, Time
 from models.contract.table import to_columns
 from models.deciding import promotion, rollout
 from models.deciding.rollout import Rollout
 from models.deciding.verdict import PromotionReport
-from models.errors import BundleError
+from models.errors import BundleError, ContractError
 from models.inference import Predictor
 from models.learning.splits import learned_from, unseen
 from models.model import Model
@@ -119,14 +121,60 @@ def judge(
 
 def _test_rows(definition: Model, lake: Lake, commit: str, judged: list[Card], at: datetime) -> "pd.DataFrame":
     """Read the newest rows that were known at a moment and that neither candidate nor champion was trained on."""
-    known = known_rows(definition, lake, commit, at, judged[0].data.learn_from)
+    known, gone = _known_to_all(definition, lake, commit, judged, at)
     rows = known.whole(lambda part: np.all([unseen(card, part) for card in judged], axis=0))
+    rows = rows.dropna(subset=gone, ignore_index=True)
     if rows.empty:
         raise NotFound(
             f"no row to judge {judged[0].version} on was known at {at:%Y-%m-%d}; "
             f"{' and '.join(card.version for card in judged)} may be judged on rows {_judged_on(judged)}"
         )
     return rows.tail(definition.gate.test_rows)
+
+
+def _known_to_all(
+    definition: Model, lake: Lake, commit: str, judged: list[Card], at: datetime
+) -> tuple[KnownRows, list[str]]:
+    """Find what was known, with columns that one of the judged takes and an edited contract has no more.
+
+    Returns:
+        The rows, and which of such columns may not be null.
+
+    Raises: `BundleError` where the data has them no more, either, or has them as something else.
+    """
+    contract, learn_from = definition.contract, judged[0].data.learn_from
+    now = {column.name: column for column in contract.inputs}
+    gone = {column.name: column for card in judged for column in card.contract.features if column.name not in now}
+    for card in judged:
+        other = [one.name for one in card.contract.inputs if one.name in now and _kind(one) != _kind(now[one.name])]
+        if other or _answer(card.contract.target) != _answer(contract.target):
+            what = other or [card.contract.target.name]
+            raise BundleError(
+                f"bundle {card.version} knows {what} as something else than the contract does by now: nothing can be "
+                "compared with it on the same rows; go on under a new name (`okruh new`)"
+            )
+    known = known_rows(definition, lake, commit, at, learn_from)
+    if not gone:
+        return known, []
+    checks = tuple(column for column in contract.checks if column.name not in gone)
+    wider = msgspec.structs.replace(contract, features=(*contract.features, *gone.values()), checks=checks)
+    try:
+        known = known_rows(replace(definition, contract=wider), lake, commit, at, learn_from)
+    except ContractError as error:
+        needing = next(card.version for card in judged if {one.name for one in card.contract.inputs} & gone.keys())
+        raise BundleError(
+            f"bundle {needing} needs columns {list(gone)}, which the data has no more; keep them in the contract, as "
+            "`checks` where no request shall have them, and ingest again, or go on under a new name (`okruh new`)"
+        ) from error
+    return known, [column.name for column in gone.values() if not column.nullable]
+
+
+def _kind(column: Time | Number | Category) -> tuple[type, bool]:
+    return type(column), isinstance(column, Category) and column.is_text
+
+
+def _answer(target: Number | Category) -> tuple[str, tuple[int | str, ...]]:
+    return target.name, target.values if isinstance(target, Category) else ()
 
 
 def _judged_on(judged: list[Card]) -> str:
@@ -144,8 +192,6 @@ def _naive_answers(
 
 
 def _answers(bundle: Bundle, test: "pd.DataFrame") -> "npt.NDArray[np.float32]":
-    if missing := [column.name for column in bundle.card.contract.inputs if column.name not in test]:
-        raise BundleError(f"bundle {bundle.card.version} needs columns {missing}, which the data has no more")
     return Predictor(bundle.onnx, bundle.card.contract).predict(to_columns(bundle.card.contract, test))
 
 

@@ -24,7 +24,7 @@ from infra.errors import Misconfigured, NotFound
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import Settings, load_settings
-from models.bundle import FILES, Bundle, Card, Computed
+from models.bundle import Bundle, Card, Computed
 from models.deciding.reproduction import TOLERANCE, Likeness, Part, compare, judge
 from models.errors import BundleError, DefinitionError
 
@@ -126,7 +126,7 @@ def reproduce(
         used = _bring_code(then.card, sources, code)
         again.mkdir()
         _train([model, version, ref, str(again)], then.card, sources, environment)
-        now = Bundle.from_files({name: (again / name).read_bytes() for name in FILES})
+        now = Bundle.from_files({file.name: file.read_bytes() for file in again.iterdir()})
     parts = compare(then, now, tolerance)
     done = Reproduced(
         at=datetime.now(UTC),

@@ -8,7 +8,7 @@ import msgspec
 from flows import catalog
 from flows.orchestration import flow
 from flows.promote import promote
-from flows.train import Recipe, Registered, run_recipe
+from flows.train import Recipe, Registered, check_device, run_recipe
 from infra import registry
 from infra.assembly import assemble
 from infra.dataset import known_rows
@@ -47,6 +47,7 @@ def retrain(model: str, as_of: datetime | None = None, branch: str | None = None
         as_of: only labels that had arrived by this moment are read; without it, now.
         branch: lake branch; without it, OKRUH_BRANCH.
     """
+    check_device()
     definition = catalog.load(model)
     branch, as_of = branch or load_settings().branch, as_of or datetime.now(UTC)
     lake = assemble(load_settings()).lake(model)

@@ -117,6 +117,8 @@ def registered(model: str, result: "Registered") -> None:
     _print(f"{result.version} registered{found}; `okruh promote {model} {result.version}` lets it serve if it wins")
     for name, value in result.metrics.items():
         _print(f"  {name:<24}{value:,.{0 if value.is_integer() else 3}f}")
+    for name, became in result.variants.items():
+        _print_prose(f"  {name:<24}", became)
 
 
 def tuned(result: "Tuned") -> None:

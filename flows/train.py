@@ -21,7 +21,9 @@ from infra.provenance import code_commit, distributions, environment_digest
 from infra.runs import REPORTS, Begun, Ended, new_id
 from infra.settings import load_settings
 from infra.tracking.messages import Outcome, Score
-from models.bundle import Bundle, Card, DataReference, Origin, bundle_folder
+from models.bundle import Bundle, Card, DataReference, Origin, Variant, bundle_folder
+from models.contract.answers import mean_loss, shown
+from models.contract.columns import Contract
 from models.errors import ContractError, DefinitionError
 from models.learning.settings import Setting, TrainingSettings
 from models.model import Model
@@ -42,6 +44,8 @@ class Registered(msgspec.Struct, frozen=True, kw_only=True):
     commit: str
     """The lake commit that registered it."""
     cached: bool = False
+    variants: dict[str, str] = {}
+    """What became of each smaller graph that the definition asks for."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +112,7 @@ def recipe_from_scratch(
     network: Mapping[str, Setting] | None,
 ) -> Recipe:
     """Say how a network is trained on everything known; see `train`. Raises: `DefinitionError`, `NotFound`."""
+    check_device()
     settings = definition.training.with_changes(overrides or {})
     _refuse_unheeded(definition, overrides or {})
     lake = assemble(load_settings()).lake(definition.name)
@@ -123,6 +128,14 @@ def recipe_from_scratch(
     test_from = as_of - timedelta(days=settings.test_days)
     validation_from = test_from - timedelta(days=settings.validation_days)
     return msgspec.structs.replace(recipe, validation_from=validation_from, test_from=test_from)
+
+
+def check_device() -> None:
+    """Refuse a device that is asked for and not there, before anything is read. Raises: `DefinitionError`."""
+    if (wanted := load_settings().device) not in ("auto", "cpu"):
+        from models.learning.devices import choose_device
+
+        choose_device(wanted)
 
 
 def _refuse_unheeded(definition: Model, overrides: Mapping[str, Setting]) -> None:
@@ -194,7 +207,8 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     try:
         rows, material, warm = _read(definition, lake, commit, plan)
         trained = _learn(definition, material, plan, warm, told.report, checkpoints)
-        bundle = _bundle(definition, plan, rows.paths, material, trained, commit, told.begun.tracker_run)
+        made = _bundle(definition, plan, rows.paths, material, trained, commit, told.begun.tracker_run)
+        bundle = _named_apart(lake, branch, made)
         ended = told.ended(bundle)
         registered = register(lake, branch, bundle, told.record.whole(ended))
     except BaseException as error:
@@ -202,7 +216,20 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
         raise
     checkpoints.remove()
     told.finish(ended, bundle, registered)
-    return as_json(Registered(version=bundle.card.version, metrics=trained.metrics, commit=registered))
+    variants: dict[str, str] = {one.name: _became(one, bundle) for one in bundle.card.variants}
+    return as_json(
+        Registered(version=bundle.card.version, metrics=trained.metrics, commit=registered, variants=variants)
+    )
+
+
+def _became(variant: Variant, bundle: Bundle) -> str:
+    if variant.refused is not None:
+        return f"refused: {variant.refused}"
+    loss = mean_loss(bundle.card.contract.target)
+    return (
+        f"{variant.bytes:,} bytes instead of {len(bundle.onnx):,}; {loss} {shown(variant.metrics[loss])} instead of "
+        f"{shown(bundle.card.metrics[loss])}; answers differ by at most {variant.largest_difference:.3g}"
+    )
 
 
 def _named(device: str, processes: int) -> str:
@@ -480,7 +507,8 @@ def _refuse_one_value(definition: Model, material: "Material") -> None:
             value = material.train.newest[target.name].iloc[0] if name == "train" else tested.iloc[0]
             raise ContractError(
                 f"all {rows} rows to {name} on have the same {target.name}, {value}: nothing can be told "
-                "apart; ingest rows with other values, or choose another target"
+                "apart; ingest rows with other values, hold other rows out (training.test_days, training.test_share), "
+                "or choose another target"
             )
 
 
@@ -499,6 +527,23 @@ def register(lake: Lake, branch: str, bundle: Bundle, run: bytes | None = None) 
             record = {} if run is None else {f"{REPORTS}{version}.jsonl": run}
             work.put_all({f"{folder}/{name}": content for name, content in bundle.files().items()} | record)
     return work.committed.id if work.committed else next(lake.log(branch, folder)).id
+
+
+def _named_apart(lake: Lake, branch: str, bundle: Bundle) -> Bundle:
+    """Give a bundle another version where its own is the same graph's of another contract, or with other variants."""
+    card = bundle.card
+    if card.version not in registry.versions(lake, head := lake.resolve(branch)):
+        return bundle
+    there = registry.load_card(lake, head, card.version)
+    if _beside_graph(there) == _beside_graph(card):
+        return bundle
+    digest = hashlib.sha256(card.onnx_digest.encode() + msgspec.json.encode(_beside_graph(card))).hexdigest()
+    version = f"{card.as_of:%Y%m%d}-{digest[:8]}"
+    return msgspec.structs.replace(bundle, card=msgspec.structs.replace(card, version=version))
+
+
+def _beside_graph(card: Card) -> tuple[Contract, list[tuple[str, str | None]]]:
+    return card.contract, [(one.name, one.digest) for one in card.variants]
 
 
 def _bundle(
@@ -547,5 +592,13 @@ def _bundle(
         description=definition.description,
         caveat=definition.sample.caveat if definition.sample else "",
         evaluation=trained.evaluation,
+        variants=trained.variants.records,
+        providers=trained.providers,
     )
-    return Bundle(card=card, onnx=trained.onnx, profile=trained.profile, state=trained.state)
+    return Bundle(
+        card=card,
+        onnx=trained.onnx,
+        profile=trained.profile,
+        state=trained.state,
+        variants=trained.variants.graphs,
+    )

@@ -24,7 +24,7 @@ from infra import registry
 from infra.assembly import assemble
 from infra.errors import Misconfigured, NotFound, Unavailable
 from infra.settings import Settings
-from models.bundle import Bundle, bundle_folder, decode_card
+from models.bundle import FLOAT32, bundle_folder, decode_card, graph_file
 from models.errors import BundleError
 
 SOURCES = Path(__file__).resolve().parents[1]
@@ -36,7 +36,8 @@ SERVED = ("services", "infra", "models")
 LEFT_OUT = ("models/catalog", "models/evaluating", "models/learning")
 """What a service never imports."""
 
-_FILES = ("model.onnx", "card.json", "profile.json")
+_BESIDE = ("card.json", "profile.json")
+"""What a Bento contains of a bundle beside its graph."""
 _COMPLETE = ".complete"
 _SERVICE, _SERVICE_ON_GPU = "services.prediction:Prediction", "services.prediction_on_gpu:Prediction"
 
@@ -50,7 +51,9 @@ class Built(NamedTuple):
 
 
 def build(settings: Settings, model: str, gpu: bool = False) -> Built:
-    """Build the Bento of a model's champion. Raises: `Misconfigured` without a champion, `Unavailable`.
+    """Build the Bento of a model's champion.
+
+    Raises: `Misconfigured` without a champion, `BundleError` where it has not the variant that is set, `Unavailable`.
 
     Args:
         settings: the lake, its branch, and where the store is.
@@ -60,7 +63,10 @@ def build(settings: Settings, model: str, gpu: bool = False) -> Built:
     champion_version(settings, model)
     fixed = {"model": model, "branch": assemble(settings).lake(model).resolve(settings.branch)}
     settings = settings.model_copy(update=fixed)  # a promotion meanwhile belongs to the next Bento
-    tag = f"{bento_name(model)}:{champion_version(settings, model)}-{_sources_digest()[:8]}{'-gpu' * gpu}".lower()
+    champion = champion_version(settings, model)
+    registry.load_card(assemble(settings).lake(model), settings.branch, champion).digest(settings.variant)
+    named = f"{champion}-{_sources_digest()[:8]}{_variant_mark(settings)}{'-gpu' * gpu}"
+    tag = f"{bento_name(model)}:{named}".lower()
     folder = _bento_folder(settings, tag)
     with _locked(settings.bentos / "build.lock"):
         if (folder / _COMPLETE).exists():
@@ -75,6 +81,10 @@ def build(settings: Settings, model: str, gpu: bool = False) -> Built:
 def bento_name(model: str) -> str:
     """Give the name of a model's Bentos and of its bundles in BentoML's model store."""
     return f"okruh_{model}"
+
+
+def _variant_mark(settings: Settings) -> str:
+    return "" if settings.variant == FLOAT32 else f"-{settings.variant}"
 
 
 def serve_command(tag: str, port: int, host: str = "127.0.0.1", options: Mapping[str, str] | None = None) -> list[str]:
@@ -143,26 +153,28 @@ def _export(settings: Settings, model: str) -> str:
     import bentoml
 
     champion = champion_version(settings, model)
-    tag = f"{bento_name(model)}:{champion}".lower()
+    tag = f"{bento_name(model)}:{champion}{_variant_mark(settings)}".lower()
     store = Path(os.environ.get("BENTOML_HOME", Path.home() / "bentoml"))
     folder = store / "models" / tag.replace(":", "/")
     with _locked(store / "export.lock"):
-        if is_whole(folder):
+        if is_whole(folder, settings.variant):
             return tag
         shutil.rmtree(folder, ignore_errors=True)
         lake = assemble(settings).lake(model)
+        registry.load_card(lake, settings.branch, champion).digest(settings.variant)  # refuses one that is not there
         with bentoml.models.create(tag) as stored:
-            for name in _FILES:
+            for name in (graph_file(settings.variant), *_BESIDE):
                 content = lake.get(settings.branch, f"{bundle_folder(champion)}/{name}")
                 Path(stored.path_of(name)).write_bytes(content)
     return tag
 
 
-def is_whole(folder: Path) -> bool:
+def is_whole(folder: Path, variant: str = FLOAT32) -> bool:
     """Say whether a bundle in the model store is complete and its graph the card's."""
+    graph = graph_file(variant)
     try:
-        files = {name: (folder / name).read_bytes() for name in ("model.yaml", *_FILES)}
-        Bundle(card=decode_card(files["card.json"]), onnx=files["model.onnx"], profile=b"", state=b"")
+        files = {name: (folder / name).read_bytes() for name in ("model.yaml", graph, *_BESIDE)}
+        decode_card(files["card.json"]).check_graph(variant, files[graph])
     except (FileNotFoundError, BundleError):
         return False
     return True

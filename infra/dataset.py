@@ -4,7 +4,8 @@ Without a time column, a row of a table is about the moment of its ingestion, an
 table and journal cannot be told, and counts twice.
 
 Both come as frames of the contract's columns plus `event_at` and `known_at` (aware, UTC). Rows whose target lies
-outside the contract are left out; an event that both tables and journal have is the journal's.
+outside the contract are left out, and answers to rows that an edited contract does not allow any more; of a table such
+rows are an error. An event that both tables and journal have is the journal's.
 
 Lags (`models.contract.lags`) are computed here, from what tables and journal know at that commit, so that it does not
 matter in which order anything came; answered rows keep those that the caller sent.
@@ -28,7 +29,9 @@ from infra.lake.protocol import Lake
 from models.contract.answers import allows
 from models.contract.columns import Contract
 from models.contract.lags import EVENT_AT, KNOWN_AT, History, past_columns
+from models.contract.outdated import broken_rules
 from models.contract.table import to_instants
+from models.errors import ContractError
 from models.model import Model
 
 PREDICTIONS = "journal/predictions/"
@@ -98,7 +101,9 @@ class KnownRows(Sequence[pd.DataFrame]):
             (path, group) for path in paths for group in tables.groups(lake, commit, path, self._asked, since)
         ]
         answered, answered_paths = labelled_predictions(contract, lake, commit)
+        answered = _still_allowed(contract, answered)
         self._answered = None if answered.empty else self._wanted(self._with_lags(answered))
+        self._looked_at = set[int]()
         self.paths = (*paths, *answered_paths)
         """The objects that they are read from."""
 
@@ -158,6 +163,9 @@ class KnownRows(Sequence[pd.DataFrame]):
             assert self._answered is not None
             return self._answered
         table = tables.read_group(self._lake, self._commit, *self._groups[place], self._asked)
+        if place not in self._looked_at:  # once: in an epoch after the first it is the same
+            _refuse_outdated(self._contract, self._groups[place][0], table)
+            self._looked_at.add(place)
         rows = self._wanted(self._with_lags(_with_moments(self._contract, table)))
         return rows if self._answered is None else _without(rows, self._answered, [*self._kept, EVENT_AT])
 
@@ -198,9 +206,30 @@ def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime, learn_fro
     Partitions of months that ended before `learn_from` are not read, nor are older rows that lie together in one; but
     for those to which lags go back.
 
-    Raises: `ContractError` naming the table that lacks a column, `Corrupt`.
+    Raises: `ContractError` naming the table that lacks a column, or, when it is read, has rows that an edited contract
+        does not allow any more; `Corrupt`.
     """
     return KnownRows(model, lake, commit, as_of, learn_from)
+
+
+def _refuse_outdated(contract: Contract, path: str, rows: pd.DataFrame) -> None:
+    """Refuse rows of a table that an edited contract allows no more. Raises: `ContractError`."""
+    if rows.empty or not (broken := broken_rules(contract.without_lags, rows)):
+        return
+    often = ", ".join(f"{rule} ({int(found.sum())} rows)" for rule, found in list(broken.items())[:3])
+    raise ContractError(
+        f"{path} has rows of an older contract that the edited one does not allow, of {len(rows)}: {often}; ingest its "
+        "file again, which sets such rows apart, or let the contract allow them"
+    )
+
+
+def _still_allowed(contract: Contract, answered: pd.DataFrame) -> pd.DataFrame:
+    """Leave out answers to rows that an edited contract allows no more: a request with them would be refused now."""
+    kept = contract.without_lags
+    if answered.empty or any(column.name not in answered for column in kept.inputs):
+        return answered.iloc[:0]
+    broken = list(broken_rules(kept, answered).values())
+    return answered[~np.logical_or.reduce(broken)].reset_index(drop=True) if broken else answered
 
 
 def _without(history: pd.DataFrame, answered: pd.DataFrame, key: list[str]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Bundles, the rollout and reports as objects of the lake.
 
-The lake is the registry: a bundle is registered when its four files are merged into the branch, and serves when
+The lake is the registry: a bundle is registered when its files are merged into the branch, and serves when
 `rollout.json` names it. Reports (windows, alarms, verdicts) are small JSON files beside them, so that every
 decision can be read back with what it rested on.
 """
@@ -13,7 +13,7 @@ import msgspec
 from infra.errors import Conflict, NotFound
 from infra.lake.protocol import Commit, Lake
 from infra.lake.transaction import transaction
-from models.bundle import FILES, Bundle, Card, bundle_folder, decode_card
+from models.bundle import Bundle, Card, bundle_folder, decode_card
 from models.deciding import rollout
 from models.deciding.rollout import Rollout
 from models.deciding.verdict import PromotionReport
@@ -27,8 +27,8 @@ WINDOWS, ALARMS, VERDICTS = "reports/windows/", "reports/alarms/", "reports/verd
 
 def load_bundle(lake: Lake, ref: str, version: str) -> Bundle:
     """Read a registered bundle. Raises: `NotFound`, `BundleError`, `Corrupt`."""
-    folder = bundle_folder(version)
-    return Bundle.from_files({name: _get(lake, ref, f"{folder}/{name}", version) for name in FILES})
+    folder, card = bundle_folder(version), load_card(lake, ref, version)
+    return Bundle.from_files({name: _get(lake, ref, f"{folder}/{name}", version) for name in card.files})
 
 
 def load_card(lake: Lake, ref: str, version: str) -> Card:

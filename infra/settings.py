@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     """What runs the served model. `auto`: the best one that the installed onnxruntime offers and that can be used here;
     tensorrt only where it is named. A named one that cannot be used is an error."""
 
+    variant: Literal["float32", "fp16", "int8"] = "float32"
+    """Which of a bundle's graphs Bentos contain and services answer by; one that a bundle has not is an error."""
+
     provider_fallback: bool = False
     """Whether the CPU may serve where the named provider cannot."""
 

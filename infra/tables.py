@@ -187,10 +187,15 @@ def read_csv(name: str, source: Any, wanted: Mapping[str, str] = MappingProxyTyp
             arrow_csv.ParseOptions(newlines_in_values=True),
             convert,
         )
-    except KeyError as error:
-        raise ContractError(f"{name}: a column is missing: {error.args[0]}") from error
+    except KeyError as error:  # whose text names the column, and no other that there is
+        lacks = str(error.args[0]).partition("in include_columns")[0].strip()
+        raise ContractError(
+            f"{name}: {lacks[:1].lower()}{lacks[1:]} is missing; give the file its columns in the first line"
+        ) from error
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise ContractError(f"{name}: it cannot be read as CSV ({' '.join(str(error).split())})") from error
+    if not len(table):
+        raise ContractError(f"{name}: the table has no rows; nothing to ingest")
     # Gaps make whole numbers floats, or a column of nothing; what is none of them is set apart with its row
     gaps = {field.name for field in table.schema if pa.types.is_floating(field.type) or pa.types.is_null(field.type)}
     whole = {column for column, kind in wanted.items() if kind == "integer"}

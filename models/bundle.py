@@ -3,13 +3,15 @@
 Four files: `model.onnx` (preprocessing inside), `card.json` (what it is and where it comes from), `profile.json` (what
 its errors and columns looked like when it was judged), `state.safetensors` (weights, to train on from). The card ties
 code, data and model together and carries the contract, so that a service needs nothing else. A fifth, `card.html`, is
-the card for people; it follows from the card, and bundles of before it was written have none.
+the card for people; it follows from the card, and bundles of before it was written have none. Where the definition asks
+for them, smaller graphs lie beside: `model.fp16.onnx`, `model.int8.onnx`.
 """
 
 import hashlib
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 
@@ -24,6 +26,17 @@ MODEL_NAME = re.compile(r"[a-z](?!\w*__)[a-z0-9_]{2,39}")
 FILES = ("model.onnx", "card.json", "profile.json", "state.safetensors")
 """What a bundle needs."""
 PAGE = "card.html"
+
+VariantName = Literal["fp16", "int8"]
+"""A smaller graph beside a bundle's own: numbers of half precision, or of eight bits."""
+
+FLOAT32 = "float32"
+"""A bundle's own graph, where one of its graphs is named."""
+
+
+def graph_file(variant: str) -> str:
+    """Say which of a bundle's files holds a variant of its graph."""
+    return "model.onnx" if variant == FLOAT32 else f"model.{variant}.onnx"
 
 
 class DataReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +99,41 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: float
 
 
+class Provided(msgspec.Struct, frozen=True, kw_only=True):
+    """What an execution provider gave that the ONNX Runtime which the graph was proved with has."""
+
+    provider: str
+    """As `OKRUH_PROVIDER` names it."""
+    largest_difference: float | None = None
+    """Largest |graph - network| there, in the target's unit; None where it did not run."""
+    nodes: dict[str, int] = {}
+    """How many of the graph's nodes each provider ran."""
+    left_to_cpu: dict[str, int] = {}
+    """Operators of those nodes that it left to the CPU, and how many there are of each."""
+    missed: str | None = None
+    """Why nothing shall be served there; None where the answers are those of the network."""
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """A smaller graph, and what it costs on the test rows beside the bundle's own."""
+
+    name: VariantName
+    refused: str | None = None
+    """Why there is none; None where there is its file."""
+    digest: str | None = None
+    """sha256 of its file."""
+    bytes: int = 0
+    """Of its file."""
+    metrics: dict[str, float] = {}
+    """As the card's."""
+    loss_more: float | None = None
+    """Its mean loss minus that of the bundle's own graph."""
+    largest_difference: float | None = None
+    """Largest |variant - network|, in the target's unit, or of a probability."""
+    batch_sizes: tuple[int, ...] = ()
+    """That it was run in."""
+
+
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     """What a bundle is and where it comes from."""
 
@@ -117,6 +165,37 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """What a reader must know of the sample that it was trained on."""
     evaluation: Evaluation | None = None
     """None in cards of before it was kept."""
+    variants: tuple[Variant, ...] = ()
+    """Smaller graphs that the definition asks for."""
+    providers: tuple[Provided, ...] = ()
+    """What the graph was proved on; none in cards of before it was kept."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Name the files that the bundle needs."""
+        return (*FILES, *(graph_file(one.name) for one in self.variants if one.refused is None))
+
+    def digest(self, variant: str) -> str:
+        """Give the digest of a graph. Raises: `BundleError` where the bundle has none of that name."""
+        if variant == FLOAT32:
+            return self.onnx_digest
+        found = next((one for one in self.variants if one.name == variant), None)
+        if found is None or found.digest is None:
+            why = f"it was refused: {found.refused}" if found else f"{self.model} did not declare it in `variants`"
+            raise BundleError(
+                f"bundle {self.version} has no {variant} variant: {why}; train one that has it, or set "
+                f"OKRUH_VARIANT={FLOAT32}"
+            )
+        return found.digest
+
+    def check_graph(self, variant: str, content: bytes) -> None:
+        """Refuse a graph that is not the card's. Raises: `BundleError`."""
+        wanted, found = self.digest(variant), hashlib.sha256(content).hexdigest()
+        if found != wanted:
+            raise BundleError(
+                f"bundle {self.version}: {graph_file(variant)} has digest {found[:12]}, its card says {wanted[:12]}; "
+                "register the bundle again"
+            )
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,32 +205,35 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     onnx: bytes
     profile: bytes
     state: bytes
+    variants: dict[str, bytes] = {}
+    """Smaller graphs by name."""
 
     def __post_init__(self) -> None:
-        """Refuse a graph that is not the card's. Raises: `BundleError`."""
-        digest = hashlib.sha256(self.onnx).hexdigest()
-        if digest != self.card.onnx_digest:
-            raise BundleError(
-                f"bundle {self.card.version}: model.onnx has digest {digest[:12]}, its card says "
-                f"{self.card.onnx_digest[:12]}; register the bundle again"
-            )
+        """Refuse graphs that are not the card's. Raises: `BundleError`."""
+        for variant, content in {FLOAT32: self.onnx, **self.variants}.items():
+            self.card.check_graph(variant, content)
 
     def files(self) -> dict[str, bytes]:
         """Give each file's content by name."""
         card = msgspec.json.format(msgspec.json.encode(self.card), indent=2)
         needed = dict(zip(FILES, (self.onnx, card, self.profile, self.state), strict=True))
-        return needed | {PAGE: card_page(self.card)}
+        smaller = {graph_file(name): content for name, content in self.variants.items()}
+        return needed | smaller | {PAGE: card_page(self.card)}
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> "Bundle":
         """Rebuild a bundle. Raises: `BundleError` for a missing, corrupt or mismatched file."""
         if missing := [name for name in FILES if name not in files]:
             raise BundleError(f"bundle lacks {', '.join(missing)}")
+        card = decode_card(files["card.json"])
+        if missing := [name for name in card.files if name not in files]:
+            raise BundleError(f"bundle lacks {', '.join(missing)}")
         return cls(
-            card=decode_card(files["card.json"]),
+            card=card,
             onnx=files["model.onnx"],
             profile=files["profile.json"],
             state=files["state.safetensors"],
+            variants={one.name: files[graph_file(one.name)] for one in card.variants if one.refused is None},
         )
 
 

@@ -7,6 +7,7 @@ OkruhError
 │   ├── TrainingDiverged   the loss is not a number
 │   └── ParityFailed       the exported graph does not answer as the network does
 ├── SourceUnavailable      a definition's raw files cannot be had now
+├── ExportFailed           a network cannot be written as a graph
 ├── BundleError            a bundle is incomplete, corrupt or does not fit
 └── ProviderUnavailable    what a graph shall be run on cannot be used here
 
@@ -60,6 +61,10 @@ class ParityFailed(Refused):
 
 class SourceUnavailable(OkruhError):
     """A definition's raw files cannot be had now."""
+
+
+class ExportFailed(OkruhError):
+    """A network cannot be written as a graph that answers any number of rows."""
 
 
 class BundleError(OkruhError):

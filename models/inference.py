@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from models.bundle import FLOAT32
 from models.contract.answers import output_name
 from models.contract.columns import Category, Contract, Number, Time
 from models.contract.examples import example_columns
@@ -79,7 +80,7 @@ _ALIKE = 1e-4
 
 @dataclass(frozen=True)
 class Runtime:
-    """How graphs are run."""
+    """Which of a bundle's graphs is run, and how."""
 
     provider: Literal["auto"] | Provider = "cpu"
     """`auto`: the best one that the installed wheel offers and that can be used here."""
@@ -91,6 +92,8 @@ class Runtime:
     """MiB of a GPU that one graph may take; None: what there is. The GPU is the first of CUDA_VISIBLE_DEVICES."""
     cuda_graphs: bool = False
     """Whether batches of `WARM_SIZES` are replayed on CUDA (`models.replaying`), which wants all nodes to run there."""
+    variant: str = FLOAT32
+    """For those who load bundles: the graph that `models.bundle.graph_file` names."""
 
 
 ON_THE_CPU = Runtime()
@@ -161,6 +164,12 @@ class Predictor:
         return self._run(columns)
 
 
+def offered() -> tuple[Provider, ...]:
+    """Name what the installed onnxruntime can run graphs on, whether it can be used here or not."""
+    found = onnxruntime.get_available_providers()
+    return tuple(ours for ours, theirs in NAMES.items() if theirs in found)
+
+
 def batch_rows(rows: int, provider: Provider) -> int:
     """Say to how many rows a batch is filled up.
 
@@ -219,8 +228,8 @@ def check_alike(way: object, run: Run, on_cpu: Run, trial: GraphInputs) -> None:
 def _ways(runtime: Runtime) -> list[_Way]:
     """Name the ways to run a graph, the best first."""
     if runtime.provider == "auto":
-        offered = onnxruntime.get_available_providers()
-        providers = [provider for provider in _BEST_FIRST if NAMES[provider] in offered]
+        found = offered()
+        providers = [provider for provider in _BEST_FIRST if provider in found]
     else:
         providers = list(dict.fromkeys((runtime.provider, "cpu"))) if runtime.fallback else [runtime.provider]
     ways = [_Way(provider) for provider in providers]
@@ -244,9 +253,9 @@ def _runner(way: _Way, session: onnxruntime.InferenceSession, runtime: Runtime) 
 def _open_on(way: _Way, onnx: bytes, runtime: Runtime) -> onnxruntime.InferenceSession:
     """Open a graph in one way. Raises: `ProviderUnavailable`; for a bad graph what onnxruntime raises."""
     provider = way.provider
-    name, offered = NAMES[provider], onnxruntime.get_available_providers()
-    if name not in offered:
-        ours = ", ".join(ours for ours, theirs in NAMES.items() if theirs in offered)
+    name, found = NAMES[provider], offered()
+    if provider not in found:
+        ours = ", ".join(found)
         raise ProviderUnavailable(
             f"{way} cannot be used: the installed onnxruntime {onnxruntime.__version__} offers {ours}; "
             f"uninstall it and install {_OFFERED_BY[provider]}"
@@ -290,7 +299,7 @@ def _session_options(runtime: Runtime) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and said by whoever catches it
     return options
 
 
@@ -308,6 +317,13 @@ def _nodes(session: onnxruntime.InferenceSession) -> dict[str, int]:
     for part in assigned:
         counts[ours.get(part.ep_name, part.ep_name)] += len(part.get_nodes())
     return dict(counts)
+
+
+def operators_on(session: onnxruntime.InferenceSession, provider: Provider) -> dict[str, int]:
+    """Name the operators of the nodes that a provider runs, and count each."""
+    assigned = session.get_provider_graph_assignment_info()
+    ran = [node.op_type for part in assigned if part.ep_name == NAMES[provider] for node in part.get_nodes()]
+    return dict(sorted(Counter(ran).items()))
 
 
 def input_type(column: Time | Number | Category) -> str:

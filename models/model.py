@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from models.bundle import MODEL_NAME
+from models.bundle import MODEL_NAME, VariantName
 from models.contract.answers import shape
 from models.contract.columns import Category, Contract, Number
 from models.deciding.promotion import GateSettings
@@ -120,6 +120,10 @@ class Model:
     sample: Sample | Fetched | None = None
     parity_tolerance: float = 1e-3
     """Largest accepted difference between graph and network, in the target's unit, or of a probability."""
+    variants: tuple[VariantName, ...] = ()
+    """Smaller graphs that lie in the bundle beside its own: `fp16`, `int8` (`models.learning.variants`)."""
+    variant_cost: float = 0.01
+    """By which share of its loss on the test rows a variant may be worse; one that is worse than that is refused."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
@@ -144,6 +148,7 @@ class Model:
             raise DefinitionError(f"model {self.name}: raw_columns has kinds {wrong}; there are {', '.join(kinds)}")
         self._check_network_settings()
         self._check_search()
+        self._check_variants()
         if self.retraining.minimum_labels * self.retraining.test_share < self.gate.minimum_rows:
             raise DefinitionError(
                 f"model {self.name}: retraining.minimum_labels x retraining.test_share must reach gate.minimum_rows, "
@@ -180,6 +185,17 @@ class Model:
     def network_with(self, changes: Mapping[str, Setting]) -> dict[str, Setting]:
         """Give the network settings with some changed; text is taken for what it says. Raises: `DefinitionError`."""
         return changed("network", self.network_settings, changes)
+
+    def _check_variants(self) -> None:
+        smaller: tuple[str, ...] = get_args(VariantName)
+        if not set(self.variants) <= set(smaller) or len(set(self.variants)) < len(self.variants):
+            raise DefinitionError(
+                f"model {self.name}: variants are some of {', '.join(smaller)}, each once, not {self.variants}"
+            )
+        if not 0 <= self.variant_cost < float("inf"):
+            raise DefinitionError(
+                f"model {self.name}: variant_cost must be a share from 0 on, not {self.variant_cost!r}"
+            )
 
     def prepared(self, raw: "pd.DataFrame") -> "pd.DataFrame":
         """Call `prepare`. Raises: `DefinitionError` where it does not give a table of as many rows."""

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models.bundle import Bundle, Card, decode_card
+from models.bundle import FLOAT32, Card, decode_card, graph_file
 from models.contract.answers import shape
 from models.contract.rows import Array, Columns, RowDecoder, Rows, example_row, graph_inputs
 from models.errors import BundleError
@@ -21,9 +21,6 @@ from services import metrics
 from services.batching import MAXIMUM_BATCH_ROWS, Batcher, Predict
 
 logger = logging.getLogger("bentoml.okruh.champion")  # BentoML shows what is logged under its name
-
-FILES = ("model.onnx", "card.json")
-"""What serving needs of a bundle."""
 
 _WARM_RUNS = 3
 _WARM_S = 0.1
@@ -42,19 +39,35 @@ class Champion:
     placement: Placement
     since: datetime | None = None
     """Event time of its promotion, where the lake's rollout says it."""
+    variant: str = FLOAT32
+    """Which of the bundle's graphs it is."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of its graph."""
+        return self.card.digest(self.variant)
+
+
+def files_of(runtime: Runtime) -> tuple[str, ...]:
+    """Name what serving needs of a bundle."""
+    return graph_file(runtime.variant), "card.json"
 
 
 def load(files: Mapping[str, bytes], runtime: Runtime = ON_THE_CPU) -> Champion:
-    """Load and warm a champion from `FILES`. Raises: `BundleError`, `DefinitionError`, `ProviderUnavailable`."""
-    if missing := [name for name in FILES if name not in files]:
-        raise BundleError(f"bundle lacks {', '.join(missing)}")
-    bundle = Bundle(card=decode_card(files["card.json"]), onnx=files["model.onnx"], profile=b"", state=b"")
-    contract = bundle.card.contract
-    decoder, predictor = RowDecoder(contract), Predictor(bundle.onnx, contract, runtime)
-    placement = predictor.placement
-    _tell(bundle.card, placement)
+    """Load and warm a champion from what serving needs of a bundle (`files_of`).
 
-    inputs, pace = graph_inputs(contract), _warm(bundle.card, decoder, predictor)
+    Raises: `BundleError`, `DefinitionError`, `ProviderUnavailable`.
+    """
+    if missing := [name for name in files_of(runtime) if name not in files]:
+        raise BundleError(f"bundle lacks {', '.join(missing)}")
+    card, graph = decode_card(files["card.json"]), files[graph_file(runtime.variant)]
+    card.check_graph(runtime.variant, graph)
+    contract = card.contract
+    decoder, predictor = RowDecoder(contract), Predictor(graph, contract, runtime)
+    placement = predictor.placement
+    _tell(card, placement)
+
+    inputs, pace = graph_inputs(contract), _warm(card, decoder, predictor)
 
     def predict(parts: Sequence[Rows]) -> tuple[Columns, Array]:
         count = sum(part.count for part in parts)
@@ -65,11 +78,10 @@ def load(files: Mapping[str, bytes], runtime: Runtime = ON_THE_CPU) -> Champion:
     def predict_finite(parts: Sequence[Rows]) -> tuple[Columns, Array]:
         columns, values = predict(parts)
         if not np.isfinite(values).all():
-            version = bundle.card.version
-            raise BundleError(f"model {version} gave no finite number for an accepted row; nothing was recorded")
+            raise BundleError(f"model {card.version} gave no finite number for an accepted row; nothing was recorded")
         return columns, values
 
-    return Champion(bundle.card, decoder, Batcher(predict_finite, pace.seconds), predict, placement)
+    return Champion(card, decoder, Batcher(predict_finite, pace.seconds), predict, placement, variant=runtime.variant)
 
 
 def _in_parts(predictor: Predictor, columns: Mapping[str, Array]) -> npt.NDArray[np.float32]:

@@ -116,7 +116,8 @@ class Endpoints:
             model=card.model,
             version=card.version,
             since=champion.since,
-            digest=card.onnx_digest,
+            digest=champion.digest,
+            variant=champion.variant,
             signature=card.contract.signature,
             inputs=card.contract.inputs,
             target=card.contract.target,
@@ -209,7 +210,7 @@ def _trial(tried: Tried | None) -> Trial | None:
     if tried is None or tried.tally.ended is not None:
         return None
     terms, weight = tried.terms, weight_at(tried.terms, datetime.now(UTC))
-    return Trial(terms.version, terms.mode, terms.since, weight, tried.model.card.onnx_digest)
+    return Trial(terms.version, terms.mode, terms.since, weight, tried.model.digest)
 
 
 def _abort(following: Following) -> Abort | None:

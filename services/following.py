@@ -21,13 +21,13 @@ import msgspec
 from infra import registry
 from infra.errors import Unavailable
 from infra.lake.protocol import Lake
-from models.bundle import bundle_folder, decode_card
+from models.bundle import bundle_folder, decode_card, graph_file
 from models.deciding import rollout
 from models.deciding.rollout import Challenger, Rollout
 from models.errors import BundleError, OkruhError
 from models.inference import ON_THE_CPU, Runtime
 from services import metrics
-from services.champion import FILES, Champion, load
+from services.champion import Champion, files_of, load
 from services.messages import Refusal
 from services.trial import Tried
 
@@ -218,14 +218,15 @@ class Following:
         for kept in (self._before, *self.serving.models):
             if kept is not None and kept.card.version == version:
                 same = decode_card(lake.get(commit, f"{folder}/card.json")) == kept.card
-                if same and lake.stat(commit, f"{folder}/model.onnx").digest == kept.card.onnx_digest:
+                if same and lake.stat(commit, f"{folder}/{graph_file(kept.variant)}").digest == kept.digest:
                     return kept
         return None
 
     def _fetch(self, lake: Lake, commit: str, version: str) -> Champion:
         folder = bundle_folder(version)
-        files = {name: lake.get(commit, f"{folder}/{name}") for name in FILES}
-        card = decode_card(files["card.json"])
+        card = decode_card(lake.get(commit, f"{folder}/card.json"))
+        card.digest(self._runtime.variant)  # which may not be there, and says why
+        files = {name: lake.get(commit, f"{folder}/{name}") for name in files_of(self._runtime)}
         served = self.champion.card
         if (card.model, card.contract.signature) != (served.model, served.contract.signature):
             raise BundleError(

@@ -137,6 +137,8 @@ class ModelAnswer(Struct, frozen=True):
     """Event time of its promotion; null where no lake is followed."""
     digest: str
     """sha256 of the ONNX graph."""
+    variant: str
+    """Which of the version's graphs that is: `float32`, its own, or a smaller one."""
     signature: str
     inputs: tuple[Time | Number | Lag | Category, ...]
     target: Number | Category

@@ -30,7 +30,7 @@ from models.inference import Runtime
 from services import listener
 from services.access import Access
 from services.app import ASGIApp, Edge, answered, error_answer
-from services.champion import FILES, load
+from services.champion import files_of, load
 from services.connections import bound
 from services.endpoints import Endpoints
 from services.following import Following
@@ -133,7 +133,20 @@ def runtime() -> Runtime:
         threads=_SETTINGS.serve_threads or max(1, cores // _workers()),
         gpu_memory_mb=_SETTINGS.gpu_memory_mb,
         cuda_graphs=_SETTINGS.cuda_graphs,
+        variant=_SETTINGS.variant,
     )
+
+
+def _contained(file: Path) -> bytes:
+    """Read a file of the contained bundle. Raises: `Misconfigured` for the graph of another variant."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        others = ", ".join(sorted(one.name for one in file.parent.glob("*.onnx")))
+        raise Misconfigured(
+            f"OKRUH_VARIANT={_SETTINGS.variant} wants {file.name}, and this Bento contains {others}: build it again "
+            "under that setting, or set what it was built with"
+        ) from error
 
 
 class Served:
@@ -147,7 +160,7 @@ class Served:
         if listener.inherited() is not None:
             end_with_parent("bentoml")  # which leaves workers behind where it is killed, on their port
         platform, how = assemble(_SETTINGS), runtime()
-        files = {name: (Path(self.champion.path) / name).read_bytes() for name in FILES}
+        files = {name: _contained(Path(self.champion.path) / name) for name in files_of(how)}
         try:
             champion = load(files, how)
         except ProviderUnavailable as error:

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from infra.serving_process import Certificate
 from infra.settings import Settings
-from models.bundle import Bundle, Card, DataReference, Origin, Parity
+from models.bundle import Bundle, Card, DataReference, Origin, Parity, Variant
 from models.contract.answers import mean_loss
 from models.contract.columns import Category, Contract, Number, Time, TimePart
 from tests.infra.lake.lakefs.document import Documented
@@ -73,6 +73,12 @@ def make_classifier(classifying_contract: Contract) -> BundleMaker:
         return Bundle(card=_card(version, classifying_contract, content), onnx=content, profile=b"{}", state=b"state")
 
     return make
+
+
+def with_int8(bundle: Bundle, graph: bytes) -> Bundle:
+    """Give a bundle another graph as its int8 variant."""
+    variant = Variant(name="int8", digest=hashlib.sha256(graph).hexdigest(), bytes=len(graph))
+    return replace(bundle, card=replace(bundle.card, variants=(variant,)), variants={"int8": graph})
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ people to fill in. Columns from which nothing can be learned (one value only, an
 say the target) are left out, and said so. Cost: a few passes over each column.
 """
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -299,7 +300,8 @@ def _useless(values: pa.ChunkedArray, target: pa.ChunkedArray) -> str:
 
 def _says(values: pa.ChunkedArray, target: pa.ChunkedArray) -> bool:
     """Say whether the target can be read off a column: the same order of numbers, or one value for one."""
-    some = pd.DataFrame({"one": values[:_TOLD_ROWS].to_pandas(), "other": target[:_TOLD_ROWS].to_pandas()}).dropna()
+    some = pd.DataFrame({"one": values[:_TOLD_ROWS].to_pandas(), "other": target[:_TOLD_ROWS].to_pandas()})
+    some = some.replace([np.inf, -np.inf], np.nan).dropna()
     if len(some) < 3 or some["one"].nunique() < 2 or some["other"].nunique() < 2:
         return False
     if all(pd.api.types.is_numeric_dtype(some[name]) and not pd.api.types.is_bool_dtype(some[name]) for name in some):
@@ -330,7 +332,8 @@ def _distinct(values: pa.ChunkedArray) -> list[int | str]:
     """Give the values that occur in order, truth values as 0 and 1, whole floats as integers."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    found = [value for value in pc.unique(values).to_pylist() if value is not None and value == value and value != ""]
+    known = (value for value in pc.unique(values).to_pylist() if value is not None and value != "")
+    found = [value for value in known if not isinstance(value, float) or math.isfinite(value)]
     return sorted(int(value) if isinstance(value, bool | float) and value == int(value) else value for value in found)
 
 

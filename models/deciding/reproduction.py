@@ -77,6 +77,7 @@ def compare(then: Bundle, now: Bundle, tolerance: float = TOLERANCE) -> tuple[Pa
         _part("data", _data, then.card.data, now.card.data, tolerance),
         _part("weights", _weights, then.state, now.state, tolerance),
         _part("graph", _graph, then.onnx, now.onnx, tolerance),
+        *(_part(name, _graph, one, now.variants.get(name, b""), tolerance) for name, one in then.variants.items()),
         _part("metrics", _metrics, then.card, now.card, tolerance),
         _part("evaluation", _evaluation, *_evaluations(then.card, now.card), tolerance),
         _part("profile", _profile, then.profile, now.profile, tolerance),

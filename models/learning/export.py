@@ -4,9 +4,7 @@ The file holds preprocessing and network, has no external data, and no metadata,
 bytes from any folder. Exporting costs about 2 s, the first one of a process 4 s more.
 """
 
-import logging
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +13,13 @@ import torch
 from onnx import compose, helper
 from torch import nn
 
-from models.bundle import Parity
+from models.bundle import Parity, Provided
 from models.contract.answers import output_name
 from models.contract.columns import Contract
-from models.errors import ParityFailed
-from models.inference import GraphInputs, Predictor
-from models.learning import preprocessing
+from models.contract.examples import example_columns
+from models.errors import ParityFailed, ProviderUnavailable
+from models.inference import GraphInputs, Predictor, Provider, Run, Runtime, offered, open_session, operators_on
+from models.learning import export_faults, preprocessing
 from models.learning.preprocessing import CATEGORIES, NUMBERS, PREFIX, TIME_PARTS, Prepared
 
 PARITY_BATCHES = (1, 2, 7, 64)
@@ -39,25 +38,31 @@ def export(network: nn.Module, contract: Contract, example: Prepared) -> bytes:
         network: answers as `models.contract.answers` says.
         example: at least two rows to trace with; a single one would be taken for the only batch size.
 
-    Raises: `ParityFailed` for a network that cannot be written as a graph for any number of rows.
+    Raises: `ExportFailed` for a network that cannot be written as a graph for any number of rows.
     """
     output = output_name(contract.target)
     core = _export_core(network, example, output)
+    _check_any_rows(core, example)
     front = preprocessing.build(contract)
     names = [name for name in (NUMBERS, CATEGORIES, TIME_PARTS) if name in {node.name for node in core.graph.input}]
     io_map = [(PREFIX + name, NETWORK + name) for name in names]
     whole = compose.merge_models(front, compose.add_prefix(core, NETWORK), io_map=io_map, outputs=[NETWORK + output])
     _rename_output(whole.graph, NETWORK + output, output)
-    del whole.metadata_props[:]
-    whole.producer_name, whole.producer_version, whole.doc_string = "okruh", "", ""
-    whole.graph.name = "model"
-    for part in (*whole.graph.node, *whole.graph.value_info, *whole.graph.input, *whole.graph.output):
+    return serialize(whole)
+
+
+def serialize(model: onnx.ModelProto) -> bytes:
+    """Write a graph without what says where and by what it was made, so that the same weights give the same bytes."""
+    del model.metadata_props[:]
+    model.producer_name, model.producer_version, model.doc_string = "okruh", "", ""
+    model.graph.name = "model"
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         del part.metadata_props[:]
         part.doc_string = ""
-    del whole.graph.metadata_props[:]
-    del whole.graph.value_info[:]
-    onnx.checker.check_model(whole, full_check=True)
-    return bytes(whole.SerializeToString(deterministic=True))
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _rename_output(graph: onnx.GraphProto, name: str, wanted: str) -> None:
@@ -70,29 +75,23 @@ def _rename_output(graph: onnx.GraphProto, name: str, wanted: str) -> None:
 
 def _export_core(network: nn.Module, example: Prepared, output: str) -> onnx.ModelProto:
     rows = torch.export.Dim("N")
-    dynamic = {name: {0: rows} for name in (NUMBERS, CATEGORIES, TIME_PARTS)}
-    noisy = logging.getLogger("torch.onnx")
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
+    inputs = (NUMBERS, CATEGORIES, TIME_PARTS)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        with export_faults.quietly():
             program = torch.onnx.export(
                 network,
                 as_tensors(example),
-                input_names=[NUMBERS, CATEGORIES, TIME_PARTS],
+                input_names=inputs,
                 output_names=[output],
                 opset_version=preprocessing.OPSET,
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=dynamic,
+                dynamic_shapes=tuple({0: rows} for _ in inputs),  # in place, for arguments may be called anything
                 optimize=True,
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        raise ParityFailed(f"export: the network cannot be written as a graph ({_cause(error)})") from error
-    finally:
-        noisy.setLevel(level)
+        raise export_faults.of_exporter(error) from error
     assert program is not None
     core = program.model_proto
     core.ir_version = preprocessing.IR_VERSION
@@ -100,11 +99,23 @@ def _export_core(network: nn.Module, example: Prepared, output: str) -> onnx.Mod
     return core
 
 
-def _cause(error: BaseException) -> str:
-    """Give the first line of what the exporter's report was caused by."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().partition("\n")[0]
+def _check_any_rows(core: onnx.ModelProto, example: Prepared) -> None:
+    """Run the network's part on other numbers of rows than it was traced with. Raises: `ExportFailed`."""
+    unbound = onnx.ModelProto()
+    unbound.CopyFrom(core)
+    for node in (*unbound.graph.input, *unbound.graph.output):
+        node.type.tensor_type.shape.dim[0].dim_param = "N"  # as behind the preprocessing, which gives any number
+    run = open_session(unbound.SerializeToString()).session
+    taken = {node.name for node in run.get_inputs()}
+    traced = len(example)
+    for rows in (7, 2, 1):  # a single one last, which some operators stretch to any number
+        arrays = zip((NUMBERS, CATEGORIES, TIME_PARTS), as_tensors(example[:rows]), strict=True)
+        try:
+            (found,) = run.run(None, {name: array.numpy() for name, array in arrays if name in taken})
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes for a graph that does not run
+            raise export_faults.of_runtime(error, core, rows, traced) from error
+        if len(found) != rows:
+            raise export_faults.fixed_rows(f"its answer of {len(found)} rows", rows, traced)
 
 
 def as_tensors(prepared: Prepared) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -135,22 +146,78 @@ def check_parity(
     """
     predictor = Predictor(onnx_bytes, contract)
     rows = len(expected)
-    spans = [slice(start, start + _TOGETHER) for start in range(0, rows, _TOGETHER)]
-    spans += [slice(start, start + size) for size in batch_sizes for start in range(0, min(rows, 4 * size), size)]
     try:
-        differences = [
-            _difference(predictor.predict({name: values[span] for name, values in columns.items()}), expected[span])
-            for span in spans
-        ]
+        largest = _largest_difference(predictor.predict, columns, expected, batch_sizes)
     except Exception as error:  # onnxruntime raises a dozen unrelated classes for a graph that does not run
-        raise ParityFailed(f"parity: the exported graph does not run on real rows ({_cause(error)})") from error
-    largest = float(np.max(differences))  # unlike `max`, keeps a NaN
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ParityFailed(f"parity: the exported graph does not run on real rows ({reason})") from error
     if not largest <= tolerance:
         raise ParityFailed(
             f"parity: the exported graph differs from the network by up to {largest:.3g} on {rows} rows "
             f"(allowed: {tolerance:.3g}); the network uses an operation that does not export faithfully"
         )
     return Parity(rows=rows, batch_sizes=tuple(batch_sizes), largest_difference=largest, tolerance=tolerance)
+
+
+def try_providers(
+    onnx_bytes: bytes, contract: Contract, columns: GraphInputs, expected: npt.NDArray[np.float32], parity: Parity
+) -> tuple[Provided, ...]:
+    """Compare the graph with the network on each execution provider that the installed onnxruntime has.
+
+    Not on TensorRT, which builds an engine for each size of batch. What a provider lacks or gives otherwise is told and
+    is no error: the graph is proved on the CPU, and services refuse such a provider by themselves.
+
+    Args:
+        parity: what was proved on the CPU, by the same rows.
+    """
+    providers = [provider for provider in offered() if provider not in ("cpu", "tensorrt")]
+    on_cpu = open_session(onnx_bytes).placement.nodes
+    proved = Provided(provider="cpu", largest_difference=parity.largest_difference, nodes=on_cpu)
+    return proved, *(_tried(one, onnx_bytes, contract, columns, expected, parity) for one in providers)
+
+
+def _tried(
+    provider: Provider,
+    onnx_bytes: bytes,
+    contract: Contract,
+    columns: GraphInputs,
+    expected: npt.NDArray[np.float32],
+    parity: Parity,
+) -> Provided:
+    trial = example_columns(contract, max(parity.batch_sizes))
+    try:
+        session, run, placement = open_session(onnx_bytes, Runtime(provider), trial)
+        largest = _ran(provider, lambda: _largest_difference(run, columns, expected, parity.batch_sizes))
+    except ProviderUnavailable as error:
+        return Provided(provider=provider, missed=str(error))
+    allowed = f"it differs from the network by up to {largest:.3g} (allowed: {parity.tolerance:.3g})"
+    return Provided(
+        provider=provider,
+        largest_difference=largest if np.isfinite(largest) else None,
+        nodes=placement.nodes,
+        left_to_cpu=operators_on(session, "cpu"),
+        missed=None if largest <= parity.tolerance else allowed,
+    )
+
+
+def _ran(provider: Provider, measure: Callable[[], float]) -> float:
+    try:
+        return measure()
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes
+        raise ProviderUnavailable(f"{provider} fails on real rows: {str(error).splitlines()[0]}") from error
+
+
+def _largest_difference(
+    run: Run, columns: GraphInputs, expected: npt.NDArray[np.float32], batch_sizes: Sequence[int]
+) -> float:
+    """Give the largest difference on all rows, and in each batch size on the first ones; NaN where one is."""
+    rows = len(expected)
+    spans = [slice(start, start + _TOGETHER) for start in range(0, rows, _TOGETHER)]
+    spans += [slice(start, start + size) for size in batch_sizes for start in range(0, min(rows, 4 * size), size)]
+    differences = [
+        _difference(run({name: values[span] for name, values in columns.items()}), expected[span]) for span in spans
+    ]
+    return float(np.max(differences))  # unlike `max`, keeps a NaN
 
 
 def _difference(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:

@@ -82,7 +82,10 @@ class TrainingSettings:
     def with_changes(self, changes: Mapping[str, Setting]) -> "TrainingSettings":
         """Give a copy with some settings changed; text is taken for what it says. Raises: `DefinitionError`."""
         if unknown := sorted(changes.keys() - _KINDS.keys()):
-            raise DefinitionError(f"no training setting is called {', '.join(unknown)}; there are {', '.join(_KINDS)}")
+            where = "; where networks are trained, OKRUH_DEVICE says" if "device" in unknown else ""
+            raise DefinitionError(
+                f"no training setting is called {', '.join(unknown)}; there are {', '.join(_KINDS)}{where}"
+            )
         meant = {name: _convert(name, _KINDS[name], value, strict=False) for name, value in changes.items()}
         return replace(self, **meant)
 

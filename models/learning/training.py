@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from models.bundle import Computed, Parity
+from models.bundle import Computed, Parity, Provided
 from models.contract.answers import losses, shape
 from models.contract.columns import Contract, Number
 from models.contract.table import time_part, to_columns
@@ -21,10 +21,10 @@ from models.evaluating.evaluation import Answered, evaluate
 from models.evaluating.measures import measure
 from models.figures import Epoch, Evaluation
 from models.inference import GraphInputs, Predictor, Runtime
-from models.learning import loop
+from models.learning import loop, variants
 from models.learning.devices import choose_device, describe, repeatable
 from models.learning.examples import Examples, HeldRows, to_examples
-from models.learning.export import as_tensors, check_parity, export
+from models.learning.export import as_tensors, check_parity, export, try_providers
 from models.learning.loop import Checkpoints, Fitted, Report
 from models.learning.material import NEWEST, Material
 from models.learning.objectives import answering, objective
@@ -40,6 +40,9 @@ EXAMPLE_ROWS = 8
 PARITY_ROWS = NEWEST
 """Parity is proved on at least this many rows (or all): everything held out, and the newest ones trained on."""
 
+CALIBRATION_ROWS = 2_000
+"""The scales of variants with eight bits are made of so many of the newest rows trained on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
@@ -51,6 +54,8 @@ class Trained:
     metrics: dict[str, float]
     evaluation: Evaluation
     parity: Parity
+    providers: tuple[Provided, ...]
+    variants: variants.Made
     computed: Computed
     fitted: Fitted
 
@@ -77,8 +82,8 @@ def train(
         report: takes how far it has come.
         checkpoints: of a training with the same arguments.
 
-    Raises: `TrainingDiverged`, `ParityFailed`, `DefinitionError` when the network does not answer row by row,
-        `BundleError` when the warm state does not fit it.
+    Raises: `TrainingDiverged`, `ParityFailed`, `ExportFailed`, `DefinitionError` when the network does not answer row
+        by row, `BundleError` when the warm state does not fit it.
     """
     contract = model.contract
     newest, validation, test = material.train.newest, material.validation, material.test
@@ -93,11 +98,14 @@ def train(
         prepared = prepare(contract, columns)
         _check_time_parts(contract, judged, prepared)
         network = answering(fitted.network, contract.target)
-        onnx = export(network, contract, prepared[:EXAMPLE_ROWS])
+        onnx = export(network, contract, _example(prepared))
         answered = loop.predict(network, prepared)
         parity = check_parity(onnx, contract, columns, answered, model.parity_tolerance)
+        providers = try_providers(onnx, contract, columns, answered, parity)
     stopped, tested = _held_out(contract, answered, validation, test)
     test_columns = {name: values[len(answered) - len(test) :] for name, values in columns.items()}
+    calibration = to_columns(contract, newest.tail(CALIBRATION_ROWS)) if model.variants else {}
+    smaller = variants.make(model, onnx, calibration, test_columns, tested.answers, tested.truth)
     return Trained(
         onnx=onnx,
         profile=profile.encode(_profile(model, test_columns, tested)),
@@ -114,6 +122,8 @@ def train(
             settings.seed,
         ),
         parity=parity,
+        providers=providers,
+        variants=smaller,
         computed=describe(chosen, threads, current().size),
         fitted=fitted,
     )
@@ -165,6 +175,9 @@ def fit(
     network = _check_answer(model, made, sample.inputs[:EXAMPLE_ROWS])
     if warm_start is not None:
         _load_state(network, warm_start)
+    elif current().leads:
+        with torch.random.fork_rng(devices=[]):  # what cannot be written is better said before hours of training
+            export(answering(network, model.contract.target), model.contract, _example(sample.inputs))
     held_out = material.validation
     validation = HeldRows(to_examples(model.contract, held_out), device) if len(held_out) else None
     aim = objective(settings, model.contract.target, torch.from_numpy(material.train.class_counts), device)
@@ -217,6 +230,15 @@ def _check_answer(model: "Model", network: object, first: Prepared) -> nn.Module
             "NaN: replace them (models.learning.blocks.replace_missing)"
         )
     return network
+
+
+def _example(rows: Prepared) -> Prepared:
+    """Give rows to trace a network with: the first ones, again and again where there are few."""
+
+    def first(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.resize(array, (EXAMPLE_ROWS, *array.shape[1:]))
+
+    return Prepared(first(rows.numbers_NF), first(rows.categories_NC), first(rows.time_parts_NP))
 
 
 def _with_extremes(contract: Contract, first: Prepared) -> Prepared:

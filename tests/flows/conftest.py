@@ -8,6 +8,7 @@ import atexit
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from models.contract.rows import RowDecoder
 from models.deciding import rollout
 from models.deciding.rollout import Rollout
 from models.model import MonthlySample
+from tests.flows.drafting import MODULE, rides
 from tests.infra.journal.answers import milliseconds
 
 _STATE = tempfile.mkdtemp(prefix="okruh-flows-")
@@ -47,6 +49,7 @@ _INHERITED = {name: value for name, value in os.environ.items() if not name.star
 
 with patch.object(tempfile, "tempdir"), patch.dict(os.environ, _INHERITED | {"OKRUH_HOME": _STATE}, clear=True):
     from flows.ingest import ingest
+    from flows.new import new
     from flows.orchestration import on_a_laptop
     from flows.promote import promote
     from flows.train import register, train
@@ -115,6 +118,34 @@ def trained(trained_home: Path, home: Path) -> Path:
     """A copy of `trained_home`."""
     shutil.copytree(trained_home, home)
     return home
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[pd.DataFrame], str]:
+    """Write a table as CSV."""
+
+    def write(table: pd.DataFrame) -> str:
+        path = tmp_path / "rides.csv"
+        table.to_csv(path, index=False)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def own(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A catalog of one's own, where nothing is yet."""
+    folder = tmp_path / "catalog"
+    monkeypatch.setenv("OKRUH_CATALOG", str(folder))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # which would be taken for that of what is edited at once
+    monkeypatch.delitem(sys.modules, MODULE, raising=False)
+    return folder
+
+
+@pytest.fixture
+def drafted(own: Path, file: Callable[[pd.DataFrame], str]) -> Path:
+    """The definition of `rides`, whose file is there and not ingested yet."""
+    return Path(new("rides", file(rides()), "y", "at").file)
 
 
 def lake() -> Lake:

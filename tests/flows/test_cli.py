@@ -184,6 +184,7 @@ def lake_of(desk: Desk) -> EmbeddedLake:
         ),
         (("train", "taxi_eta", "--set", "training.epochs=2.5"), "training.epochs must be a whole number, not '2.5'"),
         (("train", "taxi_eta", "--set", "training.epochs=0"), "training.epochs must be greater than 0"),
+        (("train", "taxi_eta", "--set", "training.device=tpu"), "where networks are trained, OKRUH_DEVICE says"),
         (("train", "taxi_eta", "--set", "epochs=2"), "--set epochs=2: write it as training.NAME=VALUE or network.N"),
         (("train", "taxi_eta", "--set", "network.depth=2"), "no network setting is called depth; there are zone_size,"),
         (("train", "taxi_eta", "--set", "network.width=wide"), "network.width must be a whole number, not 'wide'"),
@@ -705,6 +706,26 @@ def test_starts_nothing_on_a_disk_that_is_full(fresh: Desk, raw: Path) -> None:
 
     assert "okruh has 6.0 MiB free and a run needs 8; free some, or set OKRUH_HOME" in only_line(done)
     assert done.returncode == FAILED
+
+
+@pytest.mark.skipif(not can_mount(), reason="no small disk can be mounted")
+def test_a_checkpoint_that_finds_no_room_ends_a_training_which_the_same_command_does_again(
+    ingested: tuple[Desk, dict[str, Any]], tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path, ingested[0].changes | {"OKRUH_TRAIN_CHECKPOINT_S": "1"})
+    shutil.copytree(ingested[0].place / "okruh", desk.place / "okruh")
+    (desk.place / "okruh" / "checkpoints").mkdir(exist_ok=True)
+    command = " ".join((*OKRUH, "train", "taxi_eta", *QUICK, "--set", "training.epochs=40"))
+
+    full = desk.run(*UNSHARE, f'mount -t tmpfs -o size=64k none "$OKRUH_HOME/checkpoints" && {command}')
+    failed, *_ = only_object(desk.okruh("runs", "taxi_eta", "--json"))["runs"]
+    again = desk.run("sh", "-c", f"{command} --json")
+
+    assert "a checkpoint of" in only_line(full)
+    assert "No space left on device; make room and run the same again" in only_line(full)
+    assert full.returncode == FAILED
+    assert failed["status"] == "failed"
+    assert only_object(again)["version"]
 
 
 @pytest.mark.skipif(not can_mount(), reason="no small disk can be mounted")

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from models.bundle import FILES, PAGE, Bundle, Card, bundle_folder, decode_card
+from models.bundle import FILES, PAGE, Bundle, Card, Variant, bundle_folder, decode_card
 from models.errors import BundleError
+from tests.conftest import with_int8
 
 BundleMaker = Callable[..., Bundle]
 
@@ -115,3 +116,43 @@ def test_reads_a_card_of_before_an_evaluation_was_kept(make_bundle: BundleMaker)
 
     assert decode_card(msgspec.json.encode(older)) == card
     assert card.evaluation is None
+
+
+def test_a_variant_is_a_file_of_the_bundle(make_bundle: BundleMaker) -> None:
+    bundle = with_int8(make_bundle(), b"small")
+
+    files = bundle.files()
+
+    assert (tuple(files), files["model.int8.onnx"]) == ((*FILES, "model.int8.onnx", PAGE), b"small")
+    assert bundle.card.files == (*FILES, "model.int8.onnx")
+    assert Bundle.from_files(files) == bundle
+    assert bundle.card.digest("float32") == bundle.card.onnx_digest != bundle.card.digest("int8")
+
+
+def test_refuses_a_bundle_whose_variant_is_missing_or_not_the_cards(make_bundle: BundleMaker) -> None:
+    files = with_int8(make_bundle(), b"small").files()
+
+    with pytest.raises(BundleError, match=r"bundle lacks model\.int8\.onnx"):
+        Bundle.from_files({name: content for name, content in files.items() if name != "model.int8.onnx"})
+    with pytest.raises(BundleError, match=r"bundle v1: model\.int8\.onnx has digest [0-9a-f]{12}, its card says"):
+        Bundle.from_files(files | {"model.int8.onnx": b"other"})
+
+
+def test_a_variant_that_there_is_not_is_an_error_that_says_why(make_bundle: BundleMaker) -> None:
+    variant = Variant(name="int8", refused="int8 costs too much: 3 instead of 2")
+    refused = msgspec.structs.replace(make_bundle().card, variants=(variant,))
+
+    with pytest.raises(
+        BundleError, match="v1 has no int8 variant: it was refused: int8 costs too much: 3 instead of 2; "
+    ):
+        refused.digest("int8")
+    with pytest.raises(BundleError, match="v1 has no fp16 variant: tiny did not declare it in `variants`; train one"):
+        refused.digest("fp16")
+
+
+def test_a_card_of_before_variants_and_providers_were_kept_is_read(make_bundle: BundleMaker) -> None:
+    card = make_bundle().card
+    older = msgspec.json.decode(msgspec.json.encode(card))
+    del older["variants"], older["providers"]
+
+    assert decode_card(msgspec.json.encode(older)) == card

@@ -267,7 +267,7 @@ def test_says_what_answers(client: Any) -> None:
     assert (model["model"], model["version"], model["since"]) == ("tiny", "v1", None)
     assert [column["name"] for column in model["inputs"]] == ["starts_at", "distance", "weight", "kind", "zone"]
     assert model["metrics"] == {"mae": 1.5}
-    assert len(model["digest"]) == 64
+    assert (len(model["digest"]), model["variant"]) == (64, "float32")
     assert model["runs_on"] == {"provider": "cpu", "nodes": {"cpu": 6}, "missed": None, "replayed": False}
     assert readiness.status_code == 200
     assert readiness.json() == {

@@ -30,6 +30,7 @@ from services.endpoints import Endpoints
 from services.following import Following
 from services.messages import Refusal, Request
 from services.predictions import Predictions
+from tests.conftest import with_int8
 from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
 
 CANARY = challenge("canary", "v2", datetime(2020, 3, 1, 9, tzinfo=UTC))
@@ -211,6 +212,40 @@ def test_refuses_a_bundle_that_cannot_run_where_it_shall(lake: Lake, make_bundle
     assert following.champion.card.version == "v1"
     assert following.refused is not None
     assert "openvino cannot be used" in following.refused.reason
+
+
+def test_follows_by_the_variant_that_is_set_and_refuses_a_bundle_without_it(
+    lake: Lake, make_bundle: Callable[..., Bundle]
+) -> None:
+    runtime = Runtime(variant="int8")
+    smaller = with_int8(make_bundle("v3"), make_bundle("v3", factor=5.0).onnx)
+    register(lake, smaller.files(), "v3")
+    register(lake, with_int8(make_bundle("v4"), make_bundle("v4", factor=7.0).onnx).files(), "v4")
+    promote(lake, "v3", day=1)
+    following = Following(load(smaller.files(), runtime), lambda: lake, "main", 60.0, runtime)
+
+    promote(lake, "v4", day=2)
+    following.look()
+    taken, answered = following.champion, answer(following)
+    promote(lake, "v2", day=3)
+    following.look()
+
+    assert (taken.card.version, taken.variant, taken.digest) == ("v4", "int8", taken.card.digest("int8"))
+    assert answered == 7.0 * 2
+    assert following.champion is taken
+    assert following.refused == Refusal(
+        "v2",
+        "bundle v2 has no int8 variant: tiny did not declare it in `variants`; train one that has it, or set "
+        "OKRUH_VARIANT=float32",
+    )
+
+
+def answer(following: Following) -> float:
+    """Ask for a distance of 2 with nothing else that counts."""
+    row = {"starts_at": "2020-03-01T08:00:00", "distance": 2.0, "weight": None, "kind": "bike", "zone": 1}
+    champion = following.champion
+    _, values = champion.predict([champion.decoder.decode(msgspec.json.encode({"rows": [row]}))])
+    return float(values[0])
 
 
 def test_a_refused_bundle_is_forgotten_by_rollback_and_tried_again_when_promoted_again(

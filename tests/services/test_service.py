@@ -1,5 +1,6 @@
 """The service as it is deployed: a built Bento, served by `bentoml serve` in its own process, over a real lake."""
 
+import hashlib
 import json
 import os
 import signal
@@ -22,6 +23,9 @@ from infra.assembly import assemble
 from infra.errors import Misconfigured, Unavailable
 from infra.serving_process import Certificate, ServiceProcess
 from infra.settings import Settings
+from models.errors import BundleError
+from tests.conftest import BundleMaker, with_int8
+from tests.services.conftest import promote_bundle
 
 WITHIN_S = 30.0
 
@@ -367,6 +371,37 @@ def test_a_bento_for_a_gpu_serves_on_the_cpu_where_that_is_allowed_and_says_so(
     assert "install onnxruntime-gpu" in detail
     assert "okruh_provider_missed 1.0" in metrics
     assert f"v1 runs on cpu: {detail}" in log
+
+
+def test_a_bento_contains_and_serves_the_variant_that_is_set_and_no_other(
+    settings: Settings, make_bundle: BundleMaker, row: dict[str, Any]
+) -> None:
+    wanted = settings.model_copy(update={"variant": "int8"})
+    promote_bundle(settings, with_int8(make_bundle("v1"), make_bundle(factor=5.0).onnx))
+    tag, own = bentos.build(wanted, "tiny").tag, bentos.build(settings, "tiny").tag
+    stored = {folder.name: {file.name for file in folder.glob("*.onnx")} for folder in stored_bundles(settings)}
+
+    with ServiceProcess.start(wanted, tag) as service:
+        answer = httpx.post(f"{service.url}/v1/predict", json={"rows": [row]}).json()
+        model = httpx.get(f"{service.url}/v1/model").json()
+    with pytest.raises(
+        Misconfigured, match=r"OKRUH_VARIANT=float32 wants model\.onnx, and this Bento contains model\.int8"
+    ):
+        ServiceProcess.start(settings, tag)
+    promote_bundle(settings, make_bundle("v2"))
+    with pytest.raises(BundleError, match="bundle v2 has no int8 variant: tiny did not declare it in `variants`"):
+        bentos.build(wanted, "tiny")
+
+    assert tag == f"{own}-int8"
+    assert stored == {"v1": {"model.onnx"}, "v1-int8": {"model.int8.onnx"}}
+    assert (model["variant"], model["version"]) == ("int8", "v1")
+    assert model["digest"] == hashlib.sha256(make_bundle(factor=5.0).onnx).hexdigest()
+    assert answer["predictions"][0]["value"] == 5.0 * row["distance"] + (16.0 - 2.0 * row["distance"])
+
+
+def stored_bundles(settings: Settings) -> list[Path]:
+    """List the bundles in BentoML's model store."""
+    return [folder for folder in (settings.bentos / "models" / "okruh_tiny").iterdir() if folder.is_dir()]
 
 
 def test_a_spoilt_store_is_one_clear_line(settings: Settings, promote: Callable[..., None]) -> None:

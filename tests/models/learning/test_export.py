@@ -1,11 +1,13 @@
 """Export: one file, the same bytes everywhere, and proof that the graph answers as the network does."""
 
+import inspect
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,9 +19,9 @@ from torch import Tensor, nn
 import models
 from models.catalog.taxi_eta import CONTRACT
 from models.contract.table import to_columns
-from models.errors import ParityFailed
-from models.inference import Predictor
-from models.learning.export import PARITY_BATCHES, check_parity, export
+from models.errors import ExportFailed, ParityFailed
+from models.inference import Predictor, offered
+from models.learning.export import PARITY_BATCHES, check_parity, export, try_providers
 from models.learning.loop import predict
 from models.learning.preprocessing import prepare
 from models.model import Model
@@ -145,7 +147,7 @@ def test_a_network_may_leave_inputs_unused(ride_model: Model, make_rides: Callab
     assert answered_N.tolist() == make_rides(3)["distance"].astype("float32").tolist()
 
 
-@pytest.mark.parametrize("net", [MeanOfTheBatch, NotANumberAlone, CountsItsCalls, AsksTheRows])
+@pytest.mark.parametrize("net", [MeanOfTheBatch, NotANumberAlone, CountsItsCalls])
 def test_refuses_a_network_that_does_not_export_faithfully(
     net: type[nn.Module], ride_model: Model, make_rides: Callable[..., pd.DataFrame]
 ) -> None:
@@ -153,13 +155,96 @@ def test_refuses_a_network_that_does_not_export_faithfully(
         export_and_check(net(), ride_model, make_rides(100))
 
 
-def test_refuses_a_graph_that_runs_on_the_traced_number_of_rows_only(
+class HoldsItsRows(FirstNumber):
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        return numbers[:, :1].view(8)
+
+
+class HasNoCounterpart(FirstNumber):
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        answered: Tensor = torch.special.bessel_j0(numbers[:, 0])
+        return answered
+
+
+class LeavesTorch(FirstNumber):
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        return torch.tensor([float(row[0]) for row in numbers.tolist()])
+
+
+@pytest.mark.parametrize(
+    ("net", "said"),
+    [
+        (
+            AsksTheRows,
+            "line {line} of test_export.py, `return numbers[:, 0] if numbers.sum() > 0 else -numbers[:, 0]` asks",
+        ),
+        (HasNoCounterpart, "operator prims.bessel_j0 has no counterpart in a graph: write it by others"),
+        (
+            HoldsItsRows,
+            "operator Reshape (line {line} of test_export.py, `return numbers[:, :1].view(8)`) fails on 7 of",
+        ),
+        (
+            EightRowsOnly,
+            "operator Add (line {line} of test_export.py, `return numbers[:, 0] + torch.zeros(8)`) fails on 7",
+        ),
+        (
+            LeavesTorch,
+            "line {line} of test_export.py, `return torch.tensor([float(row[0]) for row in numbers.tolist()])`",
+        ),
+    ],
+)
+def test_says_which_operator_or_line_cannot_be_written_as_a_graph_and_nothing_else(
+    net: type[nn.Module],
+    said: str,
+    ride_model: Model,
+    make_rides: Callable[..., pd.DataFrame],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(ExportFailed) as failed:
+        export_and_check(net(), ride_model, make_rides(100))
+
+    told = str(failed.value)
+    line = inspect.getsourcelines(net)[1] + 2
+    assert said.format(line=line) in told
+    assert "\n" not in told
+    assert capfd.readouterr() == ("", "")
+
+
+class Clamped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.clamp(max=20.0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+class HasItsOwnGradient(FirstNumber):
+    def forward(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+        answered: Tensor = Clamped.apply(first[:, 0])  # type: ignore[no-untyped-call]
+        return answered
+
+
+def test_an_operator_with_a_gradient_of_its_own_is_written_as_what_it_computes_whatever_its_arguments_are_called(
     ride_model: Model, make_rides: Callable[..., pd.DataFrame]
 ) -> None:
-    raw = to_columns(ride_model.contract, make_rides(100))
-    prepared = prepare(ride_model.contract, raw)
+    predictor = export_and_check(HasItsOwnGradient(), ride_model, make_rides(100))
 
-    content = export(EightRowsOnly(), ride_model.contract, prepared[:8])
+    answered_N = predictor.predict(to_columns(ride_model.contract, make_rides(100)))
 
-    with pytest.raises(ParityFailed):
-        check_parity(content, ride_model.contract, raw, prepared.numbers_NF[:, 0], tolerance=1e-3)
+    assert answered_N.tolist() == make_rides(100)["distance"].astype("float32").clip(upper=20).tolist()
+
+
+def test_what_each_provider_gave_is_told(graph: bytes) -> None:
+    raw = columns(300)
+    expected_N = predict(network(), prepare(CONTRACT, raw))
+    parity = check_parity(graph, CONTRACT, raw, expected_N, tolerance=1e-3)
+
+    on_cpu, *others = try_providers(graph, CONTRACT, raw, expected_N, parity)
+
+    assert (on_cpu.provider, on_cpu.largest_difference, on_cpu.missed) == ("cpu", parity.largest_difference, None)
+    assert set(on_cpu.nodes) == {"cpu"}
+    assert [one.provider for one in others] == [one for one in offered() if one not in ("cpu", "tensorrt")]
+    for one in others:
+        assert one.missed or one.largest_difference is not None
