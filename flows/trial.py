@@ -92,7 +92,15 @@ def _fit(order: Order, referee: Referee) -> None:
     device, material = choose_device(order.device), rows_of(order.task)
     how = msgspec.convert(plan.settings, TrainingSettings)
     with repeatable(how.seed, settings.train_threads):
-        training.fit(definition, material, how, device, report=report, network_settings=plan.network)
+        training.fit(
+            definition,
+            material,
+            how,
+            device,
+            report=report,
+            network_settings=plan.network,
+            tries_export=order.number == 0,
+        )
 
 
 def rows_of(task: Task) -> "Material":

@@ -90,7 +90,9 @@ def train(
     naive = model.naive_answers(newest, test)  # what is wrong with it is better said before training
     with repeatable(settings.seed, threads):
         chosen = choose_device(device)
-        fitted = fit(model, material, settings, chosen, warm_start, report, checkpoints, network_settings)
+        fitted = fit(
+            model, material, settings, chosen, warm_start, report, checkpoints, network_settings, tries_export=True
+        )
         judged = pd.concat([newest, validation, test], ignore_index=True).tail(
             max(len(validation) + len(test), PARITY_ROWS)
         )
@@ -165,8 +167,14 @@ def fit(
     report: Report = loop.unheard,
     checkpoints: Checkpoints | None = None,
     network_settings: Mapping[str, Setting] | None = None,
+    *,
+    tries_export: bool = False,
 ) -> Fitted:
     """Make a model's network and train it, together with whoever else does. Call inside `repeatable`.
+
+    Args:
+        tries_export: whether a network from scratch is written as a graph before it learns, which takes some seconds:
+            that it cannot be is better said before hours of training.
 
     Raises: see `train`.
     """
@@ -175,8 +183,8 @@ def fit(
     network = _check_answer(model, made, sample.inputs[:EXAMPLE_ROWS])
     if warm_start is not None:
         _load_state(network, warm_start)
-    elif current().leads:
-        with torch.random.fork_rng(devices=[]):  # what cannot be written is better said before hours of training
+    elif tries_export:
+        with torch.random.fork_rng(devices=[]):
             export(answering(network, model.contract.target), model.contract, _example(sample.inputs))
     held_out = material.validation
     validation = HeldRows(to_examples(model.contract, held_out), device) if len(held_out) else None
