@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
@@ -27,7 +28,9 @@ def source_digest(catalog: Path | None = None, root: Path = ROOT) -> str:
 @cache
 def distributions() -> tuple[str, ...]:
     """List the installed distributions, `name==version` each, in order."""
-    notes = [found.metadata for found in metadata.distributions()]
+    # What a package brings for itself is installed nowhere: `torch.compile` has setuptools put its copies on the path
+    places = [place for place in sys.path if Path(place).name != "_vendor"]
+    notes = [found.metadata for found in metadata.distributions(path=places)]
     # An installation that was broken off leaves a folder that names nothing
     return tuple(sorted({f"{note['Name'].lower()}=={note['Version']}" for note in notes if "Name" in note}))
 

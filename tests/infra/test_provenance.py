@@ -147,3 +147,15 @@ def test_the_environments_digest_is_of_its_distributions() -> None:
 
     assert f"torch=={metadata.version('torch')}" in listed
     assert provenance.environment_digest() == hashlib.sha256("\n".join(listed).encode()).hexdigest()[:16]
+
+
+def test_copies_that_a_package_brings_for_itself_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    provenance.distributions.cache_clear()
+    before = provenance.distributions()
+    vendored = Path(str(metadata.distribution("setuptools").locate_file("setuptools/_vendor")))
+    assert list(vendored.glob("*.dist-info"))
+
+    monkeypatch.syspath_prepend(str(vendored))
+    provenance.distributions.cache_clear()
+
+    assert provenance.distributions() == before
