@@ -19,7 +19,8 @@ def look_in(folder: Path | None) -> None:
         return
     models.catalog.__path__[:] = wanted
     for name in [name for name in sys.modules if name.startswith("models.catalog.")]:
-        del sys.modules[name]  # one of that name may be another's now
+        if not Path(sys.modules[name].__file__ or "").is_relative_to(CATALOG):
+            del sys.modules[name]  # one of that name may be another's now; its own go before all others
     importlib.invalidate_caches()
 
 
