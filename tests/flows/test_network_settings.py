@@ -23,8 +23,8 @@ NARROW = {"width": 48}
 
 
 def width(version: str) -> int:
-    """Count the rows of the hidden layer's weights."""
-    return len(load(registry.load_bundle(lake(), "main", version).state)["hidden.weight"])
+    """Count the cells of each head's hidden layer."""
+    return int(load(registry.load_bundle(lake(), "main", version).state)["weight"].shape[1])
 
 
 def test_a_changed_network_is_recorded_and_another_training(trained: Path) -> None:
