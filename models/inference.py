@@ -1,8 +1,8 @@
 """From a bundle and rows to predictions, by ONNX Runtime; no torch.
 
 The graph takes one named input a column, shape [N]: numbers float32 (NaN for null), integer categories int64
-(`MISSING_CODE` for null), text categories string (empty for null), times int64 seconds; it gives `value`, float32 [N],
-or `probabilities`, float32 [N, K] (`models.contract.answers`).
+(`MISSING_CODE` for null), text categories string (empty for null), times int64 seconds, an image float32 [N, height,
+width, channels]; it gives `value`, float32 [N], or `probabilities`, float32 [N, K] (`models.contract.answers`).
 
 ONNX Runtime goes on with the CPU where a provider cannot be loaded, and says so to nobody. Here a provider that is
 wanted is used, or it is an error, or, where that is allowed, a reason that is kept beside what is used. Used means
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from models.bundle import FLOAT32
 from models.contract.answers import output_name
-from models.contract.columns import Category, Contract, Number, Time
+from models.contract.columns import Category, Contract, Image, Input, Number
 from models.contract.examples import example_columns
 from models.errors import BundleError, ProviderUnavailable
 
@@ -36,7 +36,7 @@ from models import replaying
 from models.replaying import Replaying
 
 GraphInputs = Mapping[str, npt.NDArray[np.generic]]
-"""One array a column, all of length N."""
+"""One array a column, all of length N; images as they are kept, in bytes or as floats."""
 
 Provider = Literal["cpu", "cuda", "tensorrt", "coreml", "openvino"]
 """What runs a graph's nodes; those that it cannot run are left to the CPU."""
@@ -74,6 +74,8 @@ WARM_SIZES = tuple(VECTOR << step for step in range(7))
 CPU sizes among others."""
 
 _TRIAL_ROWS = WARM_SIZES[4]
+_TOGETHER_NUMBERS = 1 << 18
+"""Of images that are answered at once; with 100 channels in a network's first layers, these take 100 MB."""
 _ALIKE = 1e-4
 """How far answers may be from the CPU's, as a share of the largest; TF32 and half precision are beyond it."""
 
@@ -149,6 +151,8 @@ class Predictor:
             raise
         except Exception as error:  # onnxruntime raises a dozen unrelated classes for a bad graph
             raise BundleError(f"model.onnx cannot be loaded: {str(error).splitlines()[0]}") from error
+        if contract.image is not None:
+            self._run = _in_parts(self._run, contract.image)
         wanted = {column.name: input_type(column) for column in contract.inputs}
         found = {node.name: node.type for node in session.get_inputs()}
         if found != wanted:
@@ -168,6 +172,28 @@ def offered() -> tuple[Provider, ...]:
     """Name what the installed onnxruntime can run graphs on, whether it can be used here or not."""
     found = onnxruntime.get_available_providers()
     return tuple(ours for ours, theirs in NAMES.items() if theirs in found)
+
+
+def _in_parts(run: Run, image: Image) -> Run:
+    """Have images be floats, and so many answered at once that what a network makes of them takes little memory."""
+    together, name = image_rows(image), image.name
+
+    def run_parts(columns: GraphInputs) -> npt.NDArray[np.float32]:
+        rows = len(columns[name])
+        if rows <= together:
+            return run({**columns, name: columns[name].astype(np.float32, copy=False)})
+        parts = [
+            run_parts({one: values[start : start + together] for one, values in columns.items()})
+            for start in range(0, rows, together)
+        ]
+        return np.concatenate(parts)
+
+    return run_parts
+
+
+def image_rows(image: Image) -> int:
+    """Say how many images are answered at once: a power of two, so that all are whole vectors but the last."""
+    return max(VECTOR, 1 << (_TOGETHER_NUMBERS // image.size).bit_length() - 1)
 
 
 def batch_rows(rows: int, provider: Provider) -> int:
@@ -326,9 +352,9 @@ def operators_on(session: onnxruntime.InferenceSession, provider: Provider) -> d
     return dict(sorted(Counter(ran).items()))
 
 
-def input_type(column: Time | Number | Category) -> str:
+def input_type(column: Input) -> str:
     """Give ONNX Runtime's name of the tensor type that a column is."""
-    if isinstance(column, Number):
+    if isinstance(column, Number | Image):
         return "tensor(float)"
     if isinstance(column, Category) and column.is_text:
         return "tensor(string)"
