@@ -367,13 +367,13 @@ def _times(_: Time, found: pa.Array) -> _Read:
 def _images(column: Image, found: pa.Array) -> _Read:
     """Go from the outermost lists in, with those rows alone whose lists have the right lengths."""
     rows, level, broken = np.arange(len(found)), found, np.ones(len(found), bool)
+    lists = 1  # that a row has where they are all there
     for length in _list_lengths(column, found.type):
         lengths = pc.fill_null(pc.list_value_length(level), -1).to_numpy(zero_copy_only=False)
-        fits = (lengths == length).reshape(len(rows), -1).all(axis=1)
+        fits = (lengths == length).reshape(len(rows), lists).all(axis=1)
         if not fits.all():
-            level = level.filter(flags(np.repeat(fits, len(level) // len(rows))))
-            rows = rows[fits]
-        level = level.flatten()
+            level, rows = level.filter(flags(np.repeat(fits, lists))), rows[fits]
+        level, lists = level.flatten(), lists * length
     exact = pa.types.is_uint8(level.type) and not level.null_count
     plain = level if exact else level.cast(pa.float32(), safe=False)
     values = plain.to_numpy(zero_copy_only=False).reshape(len(rows), column.size)

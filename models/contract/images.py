@@ -152,5 +152,5 @@ def _broken(image: Image, found: npt.NDArray[Any]) -> str:
     if found.min() < image.minimum or found.max() > image.maximum:
         return f"outside {image.minimum:g} to {image.maximum:g} {image.unit}".rstrip()
     if image.whole and found.dtype.kind == "f" and (found % 1).any():
-        return "not whole numbers; where that is meant, declare whole=False"
+        return "not whole numbers, without whole=False"
     return ""

@@ -17,7 +17,7 @@ from models.learning.devices import repeatable
 from models.learning.examples import Examples, HeldRows, to_examples
 from models.learning.export import check_parity, export
 from models.learning.loop import fit, predict
-from models.learning.networks import ImageNetwork, TabularNetwork
+from models.learning.networks import TabularNetwork
 from models.learning.objectives import answering, objective
 from models.learning.preprocessing import prepare
 from models.learning.settings import TrainingSettings
