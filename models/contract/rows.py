@@ -89,6 +89,7 @@ class RowDecoder:
         self._fields = [
             (column.name, attrgetter(f"c{index}"), column_maker(column)) for index, column in enumerate(contract.inputs)
         ]
+        self._has_image = contract.image is not None
         self._time: Callable[[Any], datetime] | None = None
         if contract.time is not None:
             self._time, epoch = self._fields[0][1], _epoch(contract.time)
@@ -139,6 +140,8 @@ class RowDecoder:
             for time in map(self._time, rows):
                 if not self._first <= time <= self._last:
                     raise OverflowError
+        if self._has_image:  # as lists of numbers it takes thirty times its memory
+            return Rows(len(rows), _take_ids(rows), columns=self._columns(rows))
         return Rows(len(rows), _take_ids(rows), one_by_one=rows)
 
     def together(self, parts: Sequence[Rows], least: int = 0) -> Columns:
