@@ -22,8 +22,8 @@ from models.errors import ContractError
 
 GROUP_ROWS = 64 * 1024
 """How many rows are read together: few enough to leave most of a large table alone, enough to compress well."""
-_GROUP_BYTES = 64 << 20
-"""Of rows that hold lists, so many bytes of memory at most are."""
+_GROUP_BYTES = 16 << 20
+"""Of rows that hold lists fewer are, of so many bytes: writing them takes a dozen times that."""
 
 
 def encode(table: pd.DataFrame) -> bytes:

@@ -117,6 +117,8 @@ def _check(table: pa.Table, target: str, time: str | None, taken: Collection[str
             raise ContractError(f"there is no column {name!r}; the table has {', '.join(names)}")
         if name in taken or "/" in name:
             raise ContractError(f"no column may be called {name!r}; rename it")
+    if pa.types.is_nested(table[target].type):
+        raise ContractError(f"target {target!r} is {table[target].type}; a target is one value a row: choose another")
     if target == time:
         raise ContractError(f"{target!r} is named as target and as time; they are two columns")
     if table.num_rows < 2:

@@ -155,6 +155,7 @@ def test_what_is_asked_may_be_said() -> None:
         ({"price": [1.5] * ROWS}, "price", None, None, "target 'price' is 1.5 in each row: nothing can be learned"),
         ({"price": pa.nulls(ROWS, pa.float64())}, "price", None, None, "target 'price' is empty in each row"),
         ({"at": None, "count": None, "kind": None, "new": None}, "price", None, None, "no column is left"),
+        ({"odd": pa.array([[1]] * ROWS)}, "odd", "at", None, "a target is one value a row"),
     ],
 )
 def test_refuses_what_cannot_be_a_target_or_a_time(
