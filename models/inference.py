@@ -13,9 +13,10 @@ take 64-bit integers for floats, or half precision for whole. A row has the same
 
 import io
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -151,8 +152,6 @@ class Predictor:
             raise
         except Exception as error:  # onnxruntime raises a dozen unrelated classes for a bad graph
             raise BundleError(f"model.onnx cannot be loaded: {str(error).splitlines()[0]}") from error
-        if contract.image is not None:
-            self._run = _in_parts(self._run, contract.image)
         wanted = {column.name: input_type(column) for column in contract.inputs}
         found = {node.name: node.type for node in session.get_inputs()}
         if found != wanted:
@@ -174,26 +173,21 @@ def offered() -> tuple[Provider, ...]:
     return tuple(ours for ours, theirs in NAMES.items() if theirs in found)
 
 
-def _in_parts(run: Run, image: Image) -> Run:
-    """Have images be floats, and so many answered at once that what a network makes of them takes little memory."""
-    together, name = image_rows(image), image.name
-
-    def run_parts(columns: GraphInputs) -> npt.NDArray[np.float32]:
-        rows = len(columns[name])
-        if rows <= together:
-            return run({**columns, name: columns[name].astype(np.float32, copy=False)})
-        parts = [
-            run_parts({one: values[start : start + together] for one, values in columns.items()})
-            for start in range(0, rows, together)
-        ]
-        return np.concatenate(parts)
-
-    return run_parts
+def in_parts(columns: GraphInputs) -> Iterator[GraphInputs]:
+    """Give rows as a graph takes them, images as floats, so many at a time that a network takes little memory."""
+    images = {name: values for name, values in columns.items() if values.ndim > 1}
+    together, rows = image_rows(columns), len(next(iter(columns.values())))
+    for start in range(0, max(1, rows), together):
+        part = slice(start, start + together)
+        yield {name: values[part] for name, values in columns.items()} | {
+            name: values[part].astype(np.float32, copy=False) for name, values in images.items()
+        }
 
 
-def image_rows(image: Image) -> int:
-    """Say how many images are answered at once: a power of two, so that all are whole vectors but the last."""
-    return max(VECTOR, 1 << (_TOGETHER_NUMBERS // image.size).bit_length() - 1)
+def image_rows(columns: GraphInputs) -> int:
+    """Say how many rows with images are answered at once: a power of two, so that all parts are whole vectors."""
+    numbers = max(math.prod(values.shape[1:]) for values in columns.values())
+    return max(VECTOR, 1 << (_TOGETHER_NUMBERS // numbers).bit_length() - 1)
 
 
 def batch_rows(rows: int, provider: Provider) -> int:
@@ -266,6 +260,13 @@ def _ways(runtime: Runtime) -> list[_Way]:
 
 
 def _runner(way: _Way, session: onnxruntime.InferenceSession, runtime: Runtime) -> Run:
+    run = _whole_runner(way, session, runtime)
+    if all(len(node.shape) < 4 for node in session.get_inputs()):
+        return run
+    return lambda columns: np.concatenate([run(part) for part in in_parts(columns)])
+
+
+def _whole_runner(way: _Way, session: onnxruntime.InferenceSession, runtime: Runtime) -> Run:
     if way.provider == "cuda" and runtime.cuda_graphs:  # one that is not recorded waits for those that are, too
         return Replaying(session, WARM_SIZES if way.replayed else ()).run
 

@@ -120,6 +120,11 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
         msgspec.structs.force_setattr(self, "maximum", float(self.maximum))
 
     @property
+    def nullable(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
         return self.height, self.width, self.channels

@@ -20,6 +20,7 @@ from infra.lake.transaction import transaction
 from models.contract.columns import Contract, Image, Number, Time
 from models.contract.rows import RowDecoder
 from models.contract.table import to_columns, validate
+from models.errors import ContractError
 from models.learning.preprocessing import prepare
 from models.model import Model
 
@@ -50,8 +51,9 @@ def lake(tmp_path: Path) -> Iterator[EmbeddedLake]:
 
 def images(of: Model, count: int) -> list[list[list[float]]]:
     draw = np.random.default_rng(0)
-    of_floats = draw.uniform(-1, 1, (count, 2, 2)).astype(np.float32).astype(float)
-    found: list[list[list[float]]] = (draw.integers(0, 17, (count, 2, 2)) if of is BYTES else of_floats).tolist()
+    shape = (count, 2, 2)
+    drawn = draw.integers(0, 17, shape) if of is BYTES else draw.uniform(-1, 1, shape).astype(np.float32).astype(float)
+    found: list[list[list[float]]] = drawn.tolist()
     return found
 
 
@@ -142,3 +144,19 @@ def test_rows_have_one_order_whatever_order_they_came_in(lake: EmbeddedLake) -> 
 
     assert [image.tolist() for image in one["image"]] == [image.tolist() for image in other["image"]]
     assert sorted(image.tolist() for image in one["image"]) == sorted(image.tolist() for image in together["image"])
+
+
+def test_images_that_an_edited_contract_does_not_allow_are_named(lake: EmbeddedLake, tmp_path: Path) -> None:
+    put(lake, **{partition_path(BYTES, "2020-03"): tables.encode(rows(BYTES, 6))})
+    put(
+        lake,
+        **{PREDICTIONS + "1-2-a.parquet": answered(BYTES, tmp_path, 2, first=8), LABELS + "1.parquet": labels(2, 8)},
+    )
+    wider = model(Image(name="image", height=4, width=2, maximum=16))
+    darker = model(Image(name="image", height=2, width=2, maximum=1))
+
+    with pytest.raises(ContractError, match=r"of an older contract .*image: 4 numbers, not 4 x 2 \(6 rows\); ingest"):
+        known_rows(wider, lake, "main", FAR).whole()
+    with pytest.raises(ContractError, match=r"image: outside 0 to 1 \([1-6] rows\)"):
+        known_rows(darker, lake, "main", FAR).whole()
+    assert len(known_rows(wider, lake, "main", FAR)) == 1  # answers that would be refused now are left out

@@ -149,8 +149,7 @@ def test_a_row_is_answered_alike_whoever_is_asked_with_it() -> None:
     network, examples = learned(of, epochs=1)
     predictor = Predictor(export(network, of, examples.inputs[:8]), of)
     columns = to_columns(of, table(image=of.image or IMAGE))
-    assert of.image is not None
-    assert image_rows(of.image) == 128  # so that 600 rows are answered in five parts
+    assert image_rows(columns) == 128  # so that 600 rows are answered in five parts
 
     together = predictor.predict(columns)
 
@@ -249,3 +248,18 @@ def test_a_network_that_takes_no_image_is_refused() -> None:
     material = gather(without.contract, [split_by_content(without.contract, table(), 0.1, 0.2)], 100)
     with pytest.raises(DefinitionError, match=r"forward must take \(numbers, categories, time_parts\)"):
         train(without, material, FAST, device="cpu", threads=1)
+
+
+def test_smaller_graphs_are_made_of_an_image_network_too() -> None:
+    of = contract(alone=True)
+    asked = replace(model(Brightness, of), network=lambda rows: ImageNetwork(of, rows, channels=4))
+    asked = replace(asked, variants=("fp16", "int8"), variant_cost=10.0)
+    material = gather(of, [split_by_content(of, table(), 0.1, 0.2)], 100)
+
+    trained = train(asked, material, replace(FAST, epochs=6), device="cpu", threads=1)
+
+    assert [one.refused for one in trained.variants.records] == [None, None]
+    columns = to_columns(of, material.test)
+    own = Predictor(trained.onnx, of).predict(columns)
+    for graph in trained.variants.graphs.values():
+        assert np.abs(Predictor(graph, of).predict(columns) - own).mean() < 0.1
