@@ -12,7 +12,14 @@ from infra.assembly import assemble
 from infra.dataset import table_prefix
 from infra.lake.protocol import Change
 from infra.settings import load_settings
-from models.contract.difference import ColumnDifference, ColumnState, RowDifference, compare_columns, compare_rows
+from models.contract.difference import (
+    ColumnDifference,
+    ColumnState,
+    RowDifference,
+    compare_columns,
+    compare_rows,
+    means_of_lists,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,7 +153,7 @@ def _shares(name: str, is_category: bool, states: "list[pd.DataFrame]") -> "list
     """Give the share of rows by value; of more than 40 values, by the 40 most frequent or by 40 equal bins."""
     import pandas as pd
 
-    columns = [state[name] if name in state else pd.Series(dtype="float64") for state in states]
+    columns = [means_of_lists(state[name]) if name in state else pd.Series(dtype="float64") for state in states]
     both = pd.concat([column for column in columns if len(column)] or columns, ignore_index=True)
     if both.nunique() > MOST_BARS:
         if is_category:

@@ -17,7 +17,7 @@ from flows.sync import RAW_SUFFIXES, raw_files
 from infra import tables
 from infra.errors import Conflict, Misconfigured, NotFound, Unavailable
 from models.bundle import MODEL_NAME
-from models.contract.columns import Category, Lag, Number, Slice, Task, Time
+from models.contract.columns import Category, Image, Lag, Number, Slice, Task, Time
 from models.contract.draft import Draft, draft
 from models.errors import ContractError, DefinitionError
 from models.model import RESERVED
@@ -128,10 +128,11 @@ def _hours(span: str) -> float:
 def _source(name: str, table: str, found: Draft) -> str:
     """Write the definition as a person would."""
     contract, time, target = found.contract, found.contract.time, found.contract.target
+    drafted = [column for column in contract.features if not isinstance(column, Image)]  # of which there is none
     kinds = {type(column).__name__ for column in (*contract.features, target)} | {"Contract"}
     kinds |= ({"Time", "TimePart"} if time.parts else {"Time"}) if time else set()
     kinds |= {"Slice"} if contract.slices else set()
-    features = [line for column in contract.features for line in _column(column, found.seen[column.name], 8)]
+    features = [line for column in drafted for line in _column(column, found.seen[column.name], 8)]
     return "\n".join(
         (
             f'"""`{name}`: what is predicted, and from what.',

@@ -14,7 +14,8 @@ import pandas as pd
 from infra import tables
 from infra.errors import Misconfigured, NotFound
 from infra.traffic import Event
-from models.contract.columns import Contract, Number, Time
+from models.contract import images
+from models.contract.columns import Contract, Image, Number, Time
 from models.contract.lags import History
 from models.contract.table import to_instants
 from models.errors import DefinitionError
@@ -129,4 +130,6 @@ def _as_sent(column: object, values: pd.Series) -> list[object]:
         return list(values.dt.strftime("%Y-%m-%dT%H:%M:%S" + ("" if column.zone else "Z")))
     if isinstance(column, Number):
         return [None if np.isnan(value) else value for value in values.tolist()]
+    if isinstance(column, Image):
+        return [images.as_lists(column, value) for value in values]
     return [None if value is pd.NA else value for value in values.tolist()]

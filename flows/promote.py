@@ -20,7 +20,7 @@ from infra.lake.transaction import transaction
 from infra.settings import load_settings
 from models.bundle import Bundle, Card
 from models.contract.answers import losses
-from models.contract.columns import Category, Number, Time
+from models.contract.columns import Category, Image, Input, Number
 from models.contract.table import to_columns
 from models.deciding import promotion, rollout
 from models.deciding.rollout import Rollout
@@ -169,7 +169,9 @@ def _known_to_all(
     return known, [column.name for column in gone.values() if not column.nullable]
 
 
-def _kind(column: Time | Number | Category) -> tuple[type, bool]:
+def _kind(column: Input) -> tuple[object, ...]:
+    if isinstance(column, Image):
+        return Image, column.shape, column.whole
     return type(column), isinstance(column, Category) and column.is_text
 
 

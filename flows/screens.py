@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -432,8 +433,15 @@ def _of_answer(result: "Lineage") -> dict[str, str]:
     label = "none yet"
     if found.label is not None:
         label = f"{_of_value(found.label)}, known {found.label_known_at:%Y-%m-%d %H:%M} UTC"
-    row = bytes(found.row).decode()
+    row = _shortened(bytes(found.row))
     return {"prediction": found.id, "answered": _of_value(found.value), "label": label, "row": row}
+
+
+def _shortened(row: bytes) -> str:
+    """Show a row without the numbers of an image."""
+    values = msgspec.json.decode(row)
+    long = {name: f"<{len(value):,} numbers>" for name, value in values.items() if isinstance(value, list)}
+    return msgspec.json.encode(values | long).decode() if long else row.decode()
 
 
 def _of_value(value: float | int | str) -> str:

@@ -35,7 +35,7 @@ from infra.connection import MAXIMUM_BODY_BYTES, Connection, Reply
 from infra.errors import Conflict, InfraError
 from infra.journal.ids import KEY_BYTES, Ids, Mint
 from models.contract import arrow, reading
-from models.contract.columns import Category, Contract, Lag, Number, Time
+from models.contract.columns import Category, Contract, Input, Number, Time
 from models.contract.rows import ID, MAXIMUM_ROWS, SHOWN, RowDecoder, broken_contract
 from models.errors import ContractError, OkruhError, Violation
 
@@ -68,7 +68,7 @@ class Served(msgspec.Struct, frozen=True):
     version: str
     digest: str
     """sha256 of the ONNX graph."""
-    inputs: tuple[Time | Number | Lag | Category, ...]
+    inputs: tuple[Input, ...]
     target: Number | Category
     metrics: dict[str, float]
 

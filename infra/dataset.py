@@ -26,6 +26,7 @@ import pandas as pd
 from infra import tables
 from infra.errors import NotFound
 from infra.lake.protocol import Lake
+from models.contract import images
 from models.contract.answers import allows
 from models.contract.columns import Contract
 from models.contract.lags import EVENT_AT, KNOWN_AT, History, past_columns
@@ -167,7 +168,9 @@ class KnownRows(Sequence[pd.DataFrame]):
             _refuse_outdated(self._contract, self._groups[place][0], table)
             self._looked_at.add(place)
         rows = self._wanted(self._with_lags(_with_moments(self._contract, table)))
-        return rows if self._answered is None else _without(rows, self._answered, [*self._kept, EVENT_AT])
+        if self._answered is None:
+            return rows
+        return _without(self._contract, rows, self._answered, [*self._kept, EVENT_AT])
 
     def _wanted(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Leave out what was not known then, what is older than wanted, and what the target cannot be."""
@@ -188,7 +191,10 @@ class KnownRows(Sequence[pd.DataFrame]):
         if all(part.empty for part in parts):
             return parts[0] if parts else pd.DataFrame(columns=wanted)
         rows = pd.concat([part for part in parts if not part.empty], ignore_index=True)
-        return rows.sort_values(["known_at", *wanted[:-1]], ignore_index=True)
+        ordered = _comparable(self._contract, rows).sort_values(["known_at", *wanted[:-1]])
+        if self._contract.image:
+            ordered[self._contract.image.name] = rows[self._contract.image.name]
+        return ordered.reset_index(drop=True)
 
     def newest(self) -> pd.Timestamp | None:
         """Give the moment at which the newest became known (aware, UTC); of tables only the times are read."""
@@ -232,13 +238,20 @@ def _still_allowed(contract: Contract, answered: pd.DataFrame) -> pd.DataFrame:
     return answered[~np.logical_or.reduce(broken)].reset_index(drop=True) if broken else answered
 
 
-def _without(history: pd.DataFrame, answered: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+def _without(contract: Contract, history: pd.DataFrame, answered: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     """Leave out of the table what was answered and labelled as well: an event whose raw file came later counts once."""
     answered_in = history["event_at"].between(answered["event_at"].min(), answered["event_at"].max())
     if not answered_in.any():
         return history
-    again = history[answered_in].reset_index().merge(answered[key].drop_duplicates(), on=key)["index"]
+    possible, others = _comparable(contract, history[answered_in]), _comparable(contract, answered[key])
+    again = possible.reset_index().merge(others.drop_duplicates(), on=key)["index"]
     return history[~history.index.isin(again)].reset_index(drop=True)
+
+
+def _comparable(contract: Contract, rows: pd.DataFrame) -> pd.DataFrame:
+    """Have what images have in common stand for them: arrays can be neither sorted nor joined by."""
+    image = contract.image
+    return rows if image is None else rows.assign(**{image.name: images.digests(image, rows[image.name])})
 
 
 def _month(contract: Contract, moment: datetime) -> str:

@@ -22,6 +22,8 @@ from models.errors import ContractError
 
 GROUP_ROWS = 64 * 1024
 """How many rows are read together: few enough to leave most of a large table alone, enough to compress well."""
+_GROUP_BYTES = 16 << 20
+"""Of rows that hold lists fewer are, of so many bytes: writing them takes a dozen times that."""
 
 
 def encode(table: pd.DataFrame) -> bytes:
@@ -32,8 +34,15 @@ def encode(table: pd.DataFrame) -> bytes:
 def encode_arrow(table: pa.Table) -> bytes:
     """Write a table as Parquet, with the types that it has."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", row_group_size=GROUP_ROWS)
+    pq.write_table(table, sink, compression="zstd", row_group_size=_group_rows(table))
     return sink.getvalue()
+
+
+def _group_rows(table: pa.Table) -> int:
+    if not any(map(pa.types.is_nested, table.schema.types)):
+        return GROUP_ROWS
+    fitting: int = _GROUP_BYTES * table.num_rows // max(1, table.nbytes)
+    return max(1, min(GROUP_ROWS, fitting))
 
 
 @contextmanager
@@ -156,7 +165,7 @@ def read_raw(name: str, content: bytes, wanted: dict[str, str]) -> pd.DataFrame:
 
     Args:
         name: what to call the file in messages.
-        wanted: kind by column: `time`, `integer`, `number` or `text`.
+        wanted: kind by column: `time`, `integer`, `number`, `text` or `image` (lists of numbers, or of lists of them).
 
     Raises: `ContractError` naming the file when it is neither, is damaged, lacks a column, has one of another kind or
         has it twice.
@@ -171,11 +180,19 @@ def read_raw(name: str, content: bytes, wanted: dict[str, str]) -> pd.DataFrame:
     return table
 
 
+def _refuse_images(name: str, wanted: Mapping[str, str]) -> None:
+    if images := [column for column, kind in wanted.items() if kind == "image"]:
+        raise ContractError(
+            f"{name}: column {images[0]!r} is an image, which no CSV file holds: use Parquet, with lists"
+        )
+
+
 def read_csv(name: str, source: Any, wanted: Mapping[str, str] = MappingProxyType({})) -> pa.Table:
     """Read a CSV file with a header: the wanted columns in their kinds, or all as they seem to be; empty is null.
 
     Raises: `ContractError` naming the file and what is wrong.
     """
+    _refuse_images(name, wanted)
     types = {column: _OF_CSV[kind] for column, kind in wanted.items() if kind in _OF_CSV}
     convert = arrow_csv.ConvertOptions(
         column_types=types, include_columns=list(wanted), null_values=[""], strings_can_be_null=True
@@ -225,7 +242,8 @@ def _check_kinds(name: str, schema: pa.Schema, wanted: Mapping[str, str]) -> Non
         raise ContractError(f"{name}: columns {repeated} are there more than once; the file has {names}")
     for column, kind in wanted.items():
         if not _IS[kind](schema.field(column).type):
-            raise ContractError(f"{name}: column {column!r} should be {kind}, it is {schema.field(column).type}")
+            said = "lists of numbers" if kind == "image" else kind
+            raise ContractError(f"{name}: column {column!r} should be {said}, it is {schema.field(column).type}")
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -246,11 +264,19 @@ def _is_whole(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind))
 
 
+def _is_image(kind: pa.DataType) -> bool:
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return False
+    plain = kind.value_type
+    return _is_image(plain) or bool(pa.types.is_integer(plain) or pa.types.is_floating(plain))
+
+
 _IS = {
     "time": _is_moment,
     "integer": _is_whole,
     "number": _is_number,
     "text": _is_text,
+    "image": _is_image,
 }
 _OF_CSV = {"number": pa.float64(), "text": pa.string()}
 """The types of others follow from how they are written."""

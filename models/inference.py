@@ -1,8 +1,8 @@
 """From a bundle and rows to predictions, by ONNX Runtime; no torch.
 
 The graph takes one named input a column, shape [N]: numbers float32 (NaN for null), integer categories int64
-(`MISSING_CODE` for null), text categories string (empty for null), times int64 seconds; it gives `value`, float32 [N],
-or `probabilities`, float32 [N, K] (`models.contract.answers`).
+(`MISSING_CODE` for null), text categories string (empty for null), times int64 seconds, an image float32 [N, height,
+width, channels]; it gives `value`, float32 [N], or `probabilities`, float32 [N, K] (`models.contract.answers`).
 
 ONNX Runtime goes on with the CPU where a provider cannot be loaded, and says so to nobody. Here a provider that is
 wanted is used, or it is an error, or, where that is allowed, a reason that is kept beside what is used. Used means
@@ -13,9 +13,10 @@ take 64-bit integers for floats, or half precision for whole. A row has the same
 
 import io
 import json
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -25,7 +26,7 @@ import numpy.typing as npt
 
 from models.bundle import FLOAT32
 from models.contract.answers import output_name
-from models.contract.columns import Category, Contract, Number, Time
+from models.contract.columns import Category, Contract, Image, Input, Number
 from models.contract.examples import example_columns
 from models.errors import BundleError, ProviderUnavailable
 
@@ -36,7 +37,7 @@ from models import replaying
 from models.replaying import Replaying
 
 GraphInputs = Mapping[str, npt.NDArray[np.generic]]
-"""One array a column, all of length N."""
+"""One array a column, all of length N; images as they are kept, in bytes or as floats."""
 
 Provider = Literal["cpu", "cuda", "tensorrt", "coreml", "openvino"]
 """What runs a graph's nodes; those that it cannot run are left to the CPU."""
@@ -74,6 +75,8 @@ WARM_SIZES = tuple(VECTOR << step for step in range(7))
 CPU sizes among others."""
 
 _TRIAL_ROWS = WARM_SIZES[4]
+_TOGETHER_NUMBERS = 1 << 18
+"""Of images that are answered at once; with 100 channels in a network's first layers, these take 100 MB."""
 _ALIKE = 1e-4
 """How far answers may be from the CPU's, as a share of the largest; TF32 and half precision are beyond it."""
 
@@ -170,6 +173,23 @@ def offered() -> tuple[Provider, ...]:
     return tuple(ours for ours, theirs in NAMES.items() if theirs in found)
 
 
+def in_parts(columns: GraphInputs) -> Iterator[GraphInputs]:
+    """Give rows as a graph takes them, images as floats, so many at a time that a network takes little memory."""
+    images = {name: values for name, values in columns.items() if values.ndim > 1}
+    together, rows = image_rows(columns), len(next(iter(columns.values())))
+    for start in range(0, max(1, rows), together):
+        part = slice(start, start + together)
+        yield {name: values[part] for name, values in columns.items()} | {
+            name: values[part].astype(np.float32, copy=False) for name, values in images.items()
+        }
+
+
+def image_rows(columns: GraphInputs) -> int:
+    """Say how many rows with images are answered at once: a power of two, so that all parts are whole vectors."""
+    numbers = max(math.prod(values.shape[1:]) for values in columns.values())
+    return max(VECTOR, 1 << (_TOGETHER_NUMBERS // numbers).bit_length() - 1)
+
+
 def batch_rows(rows: int, provider: Provider) -> int:
     """Say to how many rows a batch is filled up.
 
@@ -240,6 +260,13 @@ def _ways(runtime: Runtime) -> list[_Way]:
 
 
 def _runner(way: _Way, session: onnxruntime.InferenceSession, runtime: Runtime) -> Run:
+    run = _whole_runner(way, session, runtime)
+    if all(len(node.shape) < 4 for node in session.get_inputs()):
+        return run
+    return lambda columns: np.concatenate([run(part) for part in in_parts(columns)])
+
+
+def _whole_runner(way: _Way, session: onnxruntime.InferenceSession, runtime: Runtime) -> Run:
     if way.provider == "cuda" and runtime.cuda_graphs:  # one that is not recorded waits for those that are, too
         return Replaying(session, WARM_SIZES if way.replayed else ()).run
 
@@ -326,9 +353,9 @@ def operators_on(session: onnxruntime.InferenceSession, provider: Provider) -> d
     return dict(sorted(Counter(ran).items()))
 
 
-def input_type(column: Time | Number | Category) -> str:
+def input_type(column: Input) -> str:
     """Give ONNX Runtime's name of the tensor type that a column is."""
-    if isinstance(column, Number):
+    if isinstance(column, Number | Image):
         return "tensor(float)"
     if isinstance(column, Category) and column.is_text:
         return "tensor(string)"

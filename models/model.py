@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from models.bundle import MODEL_NAME, VariantName
 from models.contract.answers import shape
-from models.contract.columns import Category, Contract, Number
+from models.contract.columns import Category, Contract, Feature, Image, Number
 from models.deciding.promotion import GateSettings
 from models.deciding.retraining import RetrainingSettings
 from models.errors import DefinitionError
@@ -42,7 +42,7 @@ RESERVED = frozenset(
 )
 """What answered predictions carry beside the contract's columns, and the graph's output."""
 
-RawKind = Literal["time", "integer", "number", "text"]
+RawKind = Literal["time", "integer", "number", "text", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +101,10 @@ class Model:
     and bins, and of the network settings by name.
 
     Its forward takes (numbers [N, F] float32 with NaN for null, categories [N, C] int64 with 0 for null and otherwise
-    the 1-based place in the contract, time_parts [N, P] int64) and gives the target [N], or, where it is a category of
-    K values, [N, K]: the logarithm of each one's probability, but for a constant a row. While it learns
-    (`self.training`) it may give M answers to each row, [M, N] or [M, N, K], each of which is judged by itself.
+    the 1-based place in the contract, time_parts [N, P] int64) and, where the contract has an image, images [N,
+    channels, height, width] float32; it gives the target [N], or, where it is a category of K values, [N, K]: the
+    logarithm of each one's probability, but for a constant a row. While it learns (`self.training`) it may give M
+    answers to each row, [M, N] or [M, N, K], each of which is judged by itself.
     """
     network_settings: Mapping[str, Setting] = field(default_factory=dict)
     """What `network` takes beside the rows, with the values that it usually has; `--set network.NAME=VALUE` changes
@@ -255,7 +256,7 @@ class Model:
         kinds: dict[str, RawKind] = {contract.time.name: "time"} if contract.time else {}
         kinds |= {contract.known: "time"} if contract.known else {}
         for column in (*contract.features, contract.target, *contract.checks):
-            kinds[column.name] = "number" if isinstance(column, Number) else "text" if column.is_text else "integer"
+            kinds[column.name] = _raw_kind(column)
         return kinds
 
     @property
@@ -265,3 +266,9 @@ class Model:
         if self.watch.ceiling is not None:
             return self.watch.ceiling
         return 1.0 if isinstance(target, Category) else (target.maximum - target.minimum) / 4
+
+
+def _raw_kind(column: Feature) -> RawKind:
+    if isinstance(column, Image):
+        return "image"
+    return "number" if isinstance(column, Number) else "text" if column.is_text else "integer"

@@ -14,7 +14,7 @@ main { display: grid; gap: 1.25rem; grid-template-columns: minmax(0, 1fr); }
 .field { margin-bottom: 1rem; }
 label { display: block; font-weight: 600; margin-bottom: .25rem; }
 label span { font-weight: 400; color: var(--quiet); }
-input, select {
+input, select, textarea {
   width: 100%; min-height: 2.75rem; padding: .5rem .75rem; font: inherit; color: inherit; background: var(--sheet);
   border: 1px solid var(--edge); border-radius: .5rem;
 }
@@ -58,10 +58,15 @@ let about, target, error, version, form, fields, key, alertBox, answer;
 const withSeconds = (text) => (text.length === 16 ? `${text}:00` : text);
 const number = (text) => (text !== "" && Number.isFinite(Number(text)) ? String(Number(text)) : JSON.stringify(text));
 const integer = (text) => (/^-?(0|[1-9]\d*)$/.test(text) ? text : JSON.stringify(text));
+const json = (text) => {
+  try { JSON.parse(text); } catch { return JSON.stringify(text); }
+  return text;
+};
 const literals = {
   number: (text) => number(text.trim()),
   integer: (text) => integer(text.trim()),
   text: (text) => JSON.stringify(text),
+  image: (text) => json(text),
   local: (text) => JSON.stringify(withSeconds(text)),
   instant: (text) => JSON.stringify(`${withSeconds(text)}Z`),
 };

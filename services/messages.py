@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from models.contract.columns import Category, Lag, Number, Time
+from models.contract.columns import Category, Input, Number
 from models.contract.rows import MAXIMUM_ROWS, Id
 from models.deciding.rollout import Mode
 from models.errors import OkruhError
@@ -140,7 +140,7 @@ class ModelAnswer(Struct, frozen=True):
     variant: str
     """Which of the version's graphs that is: `float32`, its own, or a smaller one."""
     signature: str
-    inputs: tuple[Time | Number | Lag | Category, ...]
+    inputs: tuple[Input, ...]
     target: Number | Category
     metrics: dict[str, float]
     runs_on: Placement

@@ -1,13 +1,15 @@
 """The Open Inference Protocol, version 2, over HTTP: its JSON, and its extension for binary tensors.
 
-One tensor a column of the contract, shape [N] or [N, 1], and one named `id` where the caller names rows. Numbers are of
-any numeric type, NaN for null; times are seconds since 1970 (of the wall clock that the column names) or text; integer
-categories have -2**63 for null, text ones the empty string. Answers are `value` and `id`.
+One tensor a column of the contract, shape [N] or [N, 1], of an image [N, height, width] or, of more than one channel,
+[N, height, width, channels], and one named `id` where the caller names rows. Numbers are of any numeric type, NaN for
+null; times are seconds since 1970 (of the wall clock that the column names) or text; integer categories have -2**63 for
+null, text ones the empty string. Answers are `value` and `id`.
 
 Source: the protocol and its binary extension as KServe documents them, https://kserve.github.io/website.
 """
 
 import asyncio
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -18,7 +20,7 @@ import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from infra.errors import NotFound
-from models.contract.columns import Category, Contract, Number, Time
+from models.contract.columns import Category, Contract, Image, Input, Number, Time
 from models.contract.rows import (
     ID,
     MAXIMUM_ROWS,
@@ -63,7 +65,7 @@ class Tensor(Struct):
     """One input."""
 
     name: str
-    shape: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(extra_json_schema={"minItems": 1, "maxItems": 2})]
+    shape: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(extra_json_schema={"minItems": 1, "maxItems": 4})]
     datatype: Annotated[str, Meta(extra_json_schema={"enum": [*_TYPES, _TEXT]})]
     parameters: dict[str, Any] = {}
     data: Any = UNSET
@@ -205,8 +207,8 @@ class OpenInference:
     async def _model(self, request: Request) -> Answer:
         serving = self._served(request)
         card, versions = serving.champion.card, [one.card.version for one in _ready_models(serving)]
-        inputs = {column.name: _datatype(column) for column in card.contract.inputs} | {ID: _TEXT}
-        kinds = [TensorKind(name, kind, [-1]) for name, kind in inputs.items()], _outputs(card.contract)
+        inputs = [TensorKind(one.name, _datatype(one), [-1, *_row_shape(one)]) for one in card.contract.inputs]
+        kinds = [*inputs, TensorKind(ID, _TEXT, [-1])], _outputs(card.contract)
         return Answer(200, encode(ModelMetadata(card.model, versions, "onnxruntime_onnx", *kinds)))
 
     async def _infer(self, request: Request) -> Answer:
@@ -259,8 +261,8 @@ def decode(request: Request, contract: Contract) -> tuple[InferenceRequest, dict
     named = {column.name: column for column in contract.inputs}
     columns, binary = dict[str, list[Any]](), request.body[end:]
     for tensor in asked.inputs:
-        values, binary = _values(tensor, binary)
         column = named.get(tensor.name)
+        values, binary = _values(tensor, binary, _row_shape(column))
         columns[tensor.name] = from_array(column, values) if column else values
     if len({len(values) for values in columns.values()}) > 1:
         lengths = ", ".join(f"{name} {len(values)}" for name, values in columns.items())
@@ -268,36 +270,43 @@ def decode(request: Request, contract: Contract) -> tuple[InferenceRequest, dict
     return asked, columns
 
 
-def _values(tensor: Tensor, binary: bytes) -> tuple[list[Any], bytes]:
+def _values(tensor: Tensor, binary: bytes, row_shape: tuple[int, ...] = ()) -> tuple[list[Any], bytes]:
     """Give the values of a tensor, and what is left of the binary part."""
     rows, *rest = tensor.shape or [0]
-    if not tensor.shape or rest not in ([], [1]):
-        raise _broken(tensor, f"its shape is [N] or [N, 1], not {tensor.shape}")
+    if not tensor.shape or rest not in ([list(row_shape)] if row_shape else [[], [1]]):
+        wanted = f"[N, {', '.join(map(str, row_shape))}]" if row_shape else "[N] or [N, 1]"
+        raise _broken(tensor, f"its shape is {wanted}, not {tensor.shape}")
+    count = rows * math.prod(row_shape)
     if rows > MAXIMUM_ROWS:
         raise TooManyRows(f"a request carries at most {MAXIMUM_ROWS} rows, this one {rows}; send it in parts")
     if tensor.datatype not in _TYPES and tensor.datatype != _TEXT:
         raise _broken(tensor, f"there is no datatype {tensor.datatype!r}")
     size = tensor.parameters.get("binary_data_size")
     if size is None:
-        values = _flat(tensor.data)
+        values = _flat(tensor.data, len(row_shape) or 1)
     elif not isinstance(size, int) or not 0 <= size <= len(binary):
         raise _broken(tensor, f"its binary_data_size is {size!r}, of which {len(binary)} bytes are there")
     elif tensor.datatype == _TEXT:
         values, binary = list(_texts(tensor, binary[:size])), binary[size:]
     else:
         kind = np.dtype(_TYPES[tensor.datatype])
-        if size != rows * kind.itemsize:
-            raise _broken(tensor, f"{rows} values of {tensor.datatype} have {rows * kind.itemsize} bytes, not {size}")
+        if size != count * kind.itemsize:
+            raise _broken(tensor, f"{count} values of {tensor.datatype} have {count * kind.itemsize} bytes, not {size}")
         values, binary = np.frombuffer(binary[:size], kind).tolist(), binary[size:]
-    if len(values) != rows:
-        raise _broken(tensor, f"its shape says {rows} values, there are {len(values)}")
+    if len(values) != count:
+        raise _broken(tensor, f"its shape says {count} values, there are {len(values)}")
+    for length in reversed(row_shape):
+        values = [values[start : start + length] for start in range(0, len(values), length)]
     return values, binary
 
 
-def _flat(data: Any) -> list[Any]:
-    if not isinstance(data, list):
-        return []
-    return list(chain.from_iterable(data)) if data and all(isinstance(one, list) for one in data) else data
+def _flat(data: Any, depth: int = 1) -> list[Any]:
+    """Take lists out of lists, so often at most."""
+    values: list[Any] = data if isinstance(data, list) else []
+    for _ in range(depth):
+        if values and all(isinstance(one, list) for one in values):
+            values = list(chain.from_iterable(values))
+    return values
 
 
 def _texts(tensor: Tensor, content: bytes) -> Iterator[str]:
@@ -353,7 +362,14 @@ def _binary(datatype: str, values: Sequence[Any]) -> bytes:
     return b"".join(part for text in encoded for part in (len(text).to_bytes(4, "little"), text))
 
 
-def _datatype(column: Time | Number | Category) -> str:
+def _row_shape(column: Input | None) -> tuple[int, ...]:
+    """Give the shape of what a row has in a tensor, where it is no single value."""
+    return column.lists if isinstance(column, Image) else ()
+
+
+def _datatype(column: Input) -> str:
+    if isinstance(column, Image):
+        return "UINT8" if column.whole else "FP32"
     if isinstance(column, Number):
         return "FP32"
     return _TEXT if isinstance(column, Category) and column.is_text else "INT64"
@@ -370,10 +386,15 @@ def _outputs(contract: Contract) -> list[TensorKind]:
 
 def example_request(contract: Contract) -> dict[str, Any]:
     """Give a request of one row that the contract accepts, as JSON values."""
-    kinds = {column.name: "BYTES" if isinstance(column, Time) else _datatype(column) for column in contract.inputs}
+    row = example_row(contract)
     tensors = [
-        {"name": name, "shape": [1], "datatype": kinds[name], "data": [value]}
-        for name, value in example_row(contract).items()
+        {
+            "name": column.name,
+            "shape": [1, *_row_shape(column)],
+            "datatype": "BYTES" if isinstance(column, Time) else _datatype(column),
+            "data": [row[column.name]],
+        }
+        for column in contract.inputs
     ]
     return {"inputs": tensors}
 

@@ -19,7 +19,8 @@ from html import escape
 import msgspec
 
 from models.bundle import Card
-from models.contract.columns import Category, Number, Time, described
+from models.contract import images
+from models.contract.columns import Category, Image, Input, Number, Time, described
 from models.contract.rows import example_row
 from models.pages import words
 from services.browser import SCRIPT, STYLE
@@ -148,7 +149,7 @@ def _json(value: object) -> str:
     return msgspec.json.encode(value).decode().replace("<", "\\u003c")
 
 
-def _field(name: str, column: Time | Number | Category, example: object) -> str:
+def _field(name: str, column: Input, example: object) -> str:
     optional = isinstance(column, Number | Category) and column.nullable
     note = ", ".join(part for part in (_unit(column), "may be empty" if optional else "") if part)
     hint = "; ".join(part for part in (described(column), _range(column)) if part)
@@ -160,27 +161,29 @@ def _field(name: str, column: Time | Number | Category, example: object) -> str:
 </div>"""
 
 
-def _unit(column: Time | Number | Category) -> str:
+def _unit(column: Input) -> str:
     match column:
         case Time():
             return column.zone or "UTC"
-        case Number():
+        case Number() | Image():
             return column.unit
     return ""
 
 
-def _range(column: Time | Number | Category) -> str:
+def _range(column: Input) -> str:
     match column:
         case Time():
             return "wall time there" if column.zone else ""
         case Number():
             return f"{column.minimum:g} to {column.maximum:g}"
+        case Image():
+            return f"{images.expected(column)}, as JSON"
         case Category() if len(column.values) > _SELECTED_FROM:
             return f"one of {len(column.values)} values: type to search"
     return ""
 
 
-def _input(name: str, column: Time | Number | Category, example: str, *, optional: bool) -> str:
+def _input(name: str, column: Input, example: str, *, optional: bool) -> str:
     about = f'id="{name}" name="{escape(column.name)}" aria-describedby="{name}-hint {name}-error"'
     about += "" if optional else ' aria-required="true"'
     match column:
@@ -191,6 +194,8 @@ def _input(name: str, column: Time | Number | Category, example: str, *, optiona
         case Number():
             keys = "decimal" if column.minimum >= 0 else "text"  # keyboards for decimals have no minus
             return f'<input {about} data-kind="number" inputmode="{keys}" value="{escape(f"{float(example):g}")}">'
+        case Image():
+            return f'<textarea {about} data-kind="image" rows="8" spellcheck="false">{escape(example)}</textarea>'
     about += f' data-kind="{"text" if column.is_text else "integer"}"'
     if len(column.values) > _SELECTED_FROM:
         options = "".join(f'<option value="{escape(str(value))}"></option>' for value in column.values)

@@ -15,8 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.contract import images
 from models.contract.clock import EARLIEST, LATEST, SECOND, Microseconds, moments
-from models.contract.columns import MISSING_CODE, Category, Contract, Lag, Number, Time
+from models.contract.columns import MISSING_CODE, Category, Contract, Image, Input, Lag, Number, Time
 from models.contract.rows import (
     ID,
     LONGEST_ID,
@@ -119,20 +120,24 @@ def _timestamps(moments_us: Microseconds, zone: str | None) -> pa.Array:
     return numbers(pa.timestamp("us", zone), moments_us)
 
 
-def _type(column: Time | Number | Category) -> pa.DataType:
+def _type(column: Input) -> pa.DataType:
     if isinstance(column, Time):
         return pa.timestamp("us", None if column.zone else "UTC")
     if isinstance(column, Number):
         return pa.float64()
+    if isinstance(column, Image):
+        return pa.list_(pa.uint8() if column.whole else pa.float32(), column.size)
     return pa.string() if column.is_text else pa.int64()
 
 
-def _array(column: Time | Number | Category, values: Any) -> pa.Array:
+def _array(column: Input, values: Any) -> pa.Array:
     kind = _type(column)
     if isinstance(column, Number):
         return numbers(kind, values, np.isnan(values))
     if isinstance(column, Time):
         return numbers(kind, values)
+    if isinstance(column, Image):
+        return pa.FixedSizeListArray.from_arrays(numbers(kind.value_type, values.reshape(-1)), type=kind)
     if not column.is_text:
         return numbers(kind, values, values == MISSING_CODE)
     found = text(values)
@@ -150,7 +155,8 @@ def decode(contract: Contract, body: bytes) -> Rows:
     """Decode a request: an Arrow stream with a column for each of the contract's inputs and, if wanted, `id`.
 
     Numbers are of any numeric type, NaN or null for null; categories of any integer or text type, dictionaries too;
-    times are timestamps of any unit, with a zone if and only if the contract's are instants.
+    times are timestamps of any unit, with a zone if and only if the contract's are instants. Images are lists of any
+    numeric type, of all numbers row by row, or of lists.
 
     Raises: `NotArrow`, `TooManyRows`, and otherwise `ContractError` with at most five violations.
     """
@@ -189,6 +195,8 @@ def _violations(
             value = found[column.name][row]
             is_time = isinstance(column, Time) and value.is_valid
             shown = f"{value.value} {value.type.unit} since 1970" if is_time else value.as_py()
+            if isinstance(column, Image):
+                shown = images.as_lists(column, shown)
             yield Violation(column.name, broken_rule(column, None if shown != shown else shown), row)  # NaN
 
 
@@ -356,11 +364,35 @@ def _times(_: Time, found: pa.Array) -> _Read:
     return _Read(values, null | outside)
 
 
+def _images(column: Image, found: pa.Array) -> _Read:
+    """Go from the outermost lists in, with those rows alone whose lists have the right lengths."""
+    rows, level, broken = np.arange(len(found)), found, np.ones(len(found), bool)
+    lists = 1  # that a row has where they are all there
+    for length in _list_lengths(column, found.type):
+        lengths = pc.fill_null(pc.list_value_length(level), -1).to_numpy(zero_copy_only=False)
+        fits = (lengths == length).reshape(len(rows), lists).all(axis=1)
+        if not fits.all():
+            level, rows = level.filter(flags(np.repeat(fits, lists))), rows[fits]
+        level, lists = level.flatten(), lists * length
+    exact = pa.types.is_uint8(level.type) and not level.null_count
+    plain = level if exact else level.cast(pa.float32(), safe=False)
+    values = plain.to_numpy(zero_copy_only=False).reshape(len(rows), column.size)
+    least, most = np.float32(column.minimum), np.float32(column.maximum)
+    allowed = ((values >= least) & (values <= most)).all(axis=1)
+    if column.whole and not exact:
+        allowed &= (np.floor(values) == values).all(axis=1)
+    broken[rows[allowed]] = False
+    if broken.any():
+        return _Read(np.empty(0), broken)
+    return _Read(values.astype(images.kept_as(column), copy=False), broken)
+
+
 _READ: Mapping[type, Callable[[Any, pa.Array], _Read]] = {
     Number: _numbers,
     Lag: _numbers,
     Category: _categories,
     Time: _times,
+    Image: _images,
 }
 
 
@@ -377,9 +409,20 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
+def _list_lengths(image: Image, kind: pa.DataType) -> tuple[int, ...]:
+    """Say how long lists of a type must be, from the outermost in; nothing where it is none of numbers, or too deep."""
+    depth = 0
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind, depth = kind.value_type, depth + 1
+    if not _is_number(kind):
+        return ()
+    return {1: (image.size,), len(image.lists): image.lists, len(image.shape): image.shape}.get(depth, ())
+
+
 _FITS: Mapping[type, Callable[[Any], Callable[[pa.DataType], bool]]] = {
     Number: lambda _: _is_number,
     Lag: lambda _: _is_number,
     Category: lambda column: _is_text if column.is_text else _is_integer,
+    Image: lambda column: lambda kind: bool(_list_lengths(column, kind)),
     Time: lambda column: lambda kind: bool(pa.types.is_timestamp(kind) and (kind.tz is None) == bool(column.zone)),
 }

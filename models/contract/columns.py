@@ -19,6 +19,9 @@ from models.errors import DefinitionError
 MISSING_CODE = -(2**63)
 """What stands for null where an integer category is an array."""
 
+_MOST_IN_IMAGE = 1 << 22
+"""Numbers of an image: about as many as a request of 16 MiB carries as JSON."""
+
 _MOST_SERIES = 10_000_000
 """That a lag may tell apart: numbered, with seconds of some millennia, they fit 64 bits."""
 
@@ -93,6 +96,50 @@ class Category(msgspec.Struct, frozen=True, kw_only=True, tag="category"):
         return isinstance(self.values[0], str)
 
 
+class Image(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
+    """Rows of pixels: lists of lists in messages, one flat list in tables, float32 in the graph; never null."""
+
+    name: str
+    height: int
+    """Pixels."""
+    width: int
+    """Pixels."""
+    channels: int = 1
+    """Numbers of a pixel, such as red, green, blue."""
+    minimum: float = 0.0
+    maximum: float = 255.0
+    whole: bool = True
+    """Whether all numbers are whole, from 0 to 255 at most, as in files of images: each is kept in a byte. Otherwise in
+    four, as a 32-bit float."""
+    unit: str = ""
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Keep bounds as floats, so that a contract and its JSON form are equal."""
+        msgspec.structs.force_setattr(self, "minimum", float(self.minimum))
+        msgspec.structs.force_setattr(self, "maximum", float(self.maximum))
+
+    @property
+    def nullable(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.height, self.width, self.channels
+
+    @property
+    def lists(self) -> tuple[int, ...]:
+        """How long a message's lists within lists are, the outermost first; a single channel has no list of its own."""
+        return self.shape if self.channels > 1 else self.shape[:2]
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return math.prod(self.shape)
+
+
 Task = Literal["regression", "binary", "multiclass"]
 """What may be asked of a target."""
 
@@ -118,6 +165,13 @@ class Time(msgspec.Struct, frozen=True, kw_only=True, tag="time"):
     """IANA name: naive wall time of that zone (JSON `2020-03-01T08:15:00`). None: an instant (aware, UTC)."""
     parts: tuple[TimePart, ...]
     description: str = ""
+
+
+Feature = Number | Lag | Category | Image
+"""What a request carries beside the time."""
+
+Input = Time | Feature
+"""What a request carries."""
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +201,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     time: Time | None = None
     """Orders rows and cuts windows. None: rows are about no moment but that of their ingestion or answer, and are held
     out by what they hold."""
-    features: tuple[Number | Lag | Category, ...]
+    features: tuple[Feature, ...]
     """What a request carries beside `time`, in the graph's input order."""
     target: Number | Category
     """What is predicted; arrives later as a label. A number is estimated, of a category each value's probability."""
@@ -185,6 +239,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
             raise DefinitionError("contract: maximum_gap_days needs partitions of months, and a time column")
         if not self.inputs:
             raise DefinitionError("contract: there is no feature to predict from")
+        _check_images(self)
         _check_target(self.target)
         for column in (*self.features, *self.checks, self.target):
             if isinstance(column, Category):
@@ -195,7 +250,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         _check_slices(self)
 
     @property
-    def inputs(self) -> tuple[Time | Number | Category, ...]:
+    def inputs(self) -> tuple[Input, ...]:
         """What a request carries, in the graph's input order."""
         return (*([self.time] if self.time else []), *self.features)
 
@@ -232,6 +287,11 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(column for column in self.features if isinstance(column, Category))
 
     @property
+    def image(self) -> Image | None:
+        """The feature that is an image."""
+        return next((column for column in self.features if isinstance(column, Image)), None)
+
+    @property
     def lags(self) -> tuple[Lag, ...]:
         """The features that tables compute, in order."""
         return tuple(column for column in self.features if isinstance(column, Lag))
@@ -263,7 +323,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode((self.inputs, form), order="deterministic")).hexdigest()
 
 
-def described(column: Time | Number | Category) -> str:
+def described(column: Input) -> str:
     """Say what a column is: as its definition does, or, of a lag, by what it is computed from."""
     meaning = f"{column.meaning}; null where that was not known yet" if isinstance(column, Lag) else ""
     return column.description or meaning
@@ -298,6 +358,44 @@ def _check_values(category: Category) -> None:
         raise DefinitionError(f"contract: category {category.name!r} has the value that stands for null in arrays")
 
 
+def _check_images(contract: Contract) -> None:
+    """Refuse images that cannot be. Raises: `DefinitionError`."""
+    images = [column for column in contract.features if isinstance(column, Image)]
+    if misplaced := [one.name for one in (contract.target, *contract.checks) if isinstance(one, Image)]:
+        raise DefinitionError(
+            f"contract: {misplaced[0]!r} is an image; only a feature may be one, neither target nor checks"
+        )
+    if len(images) > 1:
+        raise DefinitionError(
+            f"contract: {' and '.join(repr(one.name) for one in images)} are images; a contract has one at most: put "
+            "them together as channels of one"
+        )
+    for image in images:
+        if why := _broken_image(image, contract):
+            raise DefinitionError(f"contract: image {image.name!r} {why}")
+
+
+def _broken_image(image: Image, contract: Contract) -> str:
+    """Say why an image cannot be; nothing where it can."""
+    if min(image.shape) < 1:
+        return f"has height {image.height}, width {image.width} and channels {image.channels}; each is 1 or more"
+    if image.size > _MOST_IN_IMAGE:
+        return f"has {image.size:,} numbers; at most {_MOST_IN_IMAGE:,} fit into a request: make it smaller"
+    if image.name in contract.unique:
+        return "is named by unique; name columns that tell rows apart, such as a file's name among the checks"
+    bounds = (image.minimum, image.maximum)
+    if not all(map(math.isfinite, bounds)):
+        return "needs bounds that are finite"
+    if image.whole and not (
+        all(bound.is_integer() for bound in bounds) and image.minimum >= 0 and image.maximum <= 255
+    ):
+        return (
+            f"allows {image.minimum:g} to {image.maximum:g}; a byte holds whole numbers from 0 to 255: give such "
+            "bounds, or say whole=False"
+        )
+    return ""
+
+
 def _check_lags(contract: Contract) -> None:
     """Refuse lags that cannot be computed. Raises: `DefinitionError`."""
     columns = {column.name: column for column in (*contract.features, contract.target)}
@@ -314,17 +412,16 @@ def _check_lags(contract: Contract) -> None:
             raise DefinitionError(f"contract: lag {lag.name!r} {why}")
 
 
-def _broken_lag(lag: Lag, columns: Mapping[str, Number | Category], categories: Mapping[str, int]) -> str:
+def _broken_lag(lag: Lag, columns: Mapping[str, Feature], categories: Mapping[str, int]) -> str:
     """Say why a lag cannot be computed, by the columns and how many values categories have; nothing where it can."""
     of = columns.get(lag.of)
-    numbers = [name for name, one in columns.items() if not isinstance(one, Category | Lag)]
+    numbers = [name for name, one in columns.items() if not isinstance(one, Category | Lag | Image)]
     there, told_apart = ", ".join(numbers) or "there is none", ", ".join(categories) or "there is none"
     if of is None:
         return f"is of {lag.of!r}, neither a feature nor the target; name a number: {there}"
-    if isinstance(of, Category | Lag):
-        return (
-            f"is of {lag.of!r}, {'a category' if isinstance(of, Category) else 'a lag itself'}; name a number: {there}"
-        )
+    if isinstance(of, Category | Lag | Image):
+        what = {Category: "a category", Image: "an image"}.get(type(of), "a lag itself")
+        return f"is of {lag.of!r}, {what}; name a number: {there}"
     if odd := [name for name in lag.by if name not in categories]:
         return f"is by {odd[0]!r}; name features that are categories: {told_apart}"
     if (most := math.prod(categories[name] for name in lag.by)) > _MOST_SERIES:
@@ -354,6 +451,8 @@ def _check_slices(contract: Contract) -> None:
         column = inputs.get(one.column)
         if column is None:
             raise DefinitionError(f"contract: a slice is of {one.column!r}, which is no input")
+        if isinstance(column, Image):
+            raise DefinitionError(f"contract: a slice is of {one.column!r}, an image; name a column that makes groups")
         if isinstance(column, Time) != (one.part is not None):
             must = "needs a part, such as TimePart.HOUR" if one.part is None else "has no parts: only a time has"
             raise DefinitionError(f"contract: the slice of {one.column!r} {must}")

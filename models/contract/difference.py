@@ -4,6 +4,7 @@ Rows are compared by a 64-bit digest of their values. Where a key names them, a 
 values do not is changed; without a key it is removed and added. Cost: a few passes over both states.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import msgspec
@@ -67,6 +68,7 @@ def compare_rows(before: pd.DataFrame, after: pd.DataFrame, key: Sequence[str]) 
             more than once), whole rows are compared.
     """
     shared = [name for name in before.columns if name in after.columns]
+    before, after = _comparable(before[shared]), _comparable(after[shared])
     before, after = _alike(before[shared], after[shared]), _alike(after[shared], before[shared])
     if key and set(key) <= set(shared):
         named_before, named_after = _digests(before[list(key)]), _digests(after[list(key)])
@@ -142,7 +144,7 @@ def _digests(table: pd.DataFrame) -> pd.Series:
 def _column(name: str, is_category: bool, before: pd.DataFrame, after: pd.DataFrame) -> ColumnDifference:
     states = [table[name] if name in table.columns else None for table in (before, after)]
     new, gone = [], []
-    if is_category or any(values is not None and _is_text(values) for values in states):
+    if is_category or any(values is not None and _is_text(values) and not _is_list(values) for values in states):
         old_values, new_values = (set(values.dropna().unique()) if values is not None else set() for values in states)
         new, gone = sorted(map(str, new_values - old_values)), sorted(map(str, old_values - new_values))
     described = [None if values is None else _state(values, is_category) for values in states]
@@ -156,6 +158,8 @@ def _column(name: str, is_category: bool, before: pd.DataFrame, after: pd.DataFr
 
 
 def _state(values: pd.Series, is_category: bool) -> ColumnState:
+    if _is_list(values):
+        return _lists_state(values)
     present = values.dropna()
     is_number = pd.api.types.is_numeric_dtype(values) and not is_category
     is_time = pd.api.types.is_datetime64_any_dtype(values)
@@ -173,6 +177,44 @@ def _state(values: pd.Series, is_category: bool) -> ColumnState:
         deviation=float(present.std(ddof=0)) if len(present) and is_number else None,
         maximum=ends[1],
     )
+
+
+def _lists_state(values: pd.Series) -> ColumnState:
+    """Describe lists of numbers by all of their numbers."""
+    whole = np.concatenate([np.asarray(one, np.float64) for one in values.dropna()])
+    return ColumnState(
+        kind="lists",
+        null_share=float(values.isna().mean()),
+        distinct=int(_digests_of_lists(values).nunique()),
+        minimum=float(whole.min()),
+        mean=float(whole.mean()),
+        deviation=float(whole.std()),
+        maximum=float(whole.max()),
+    )
+
+
+def _is_list(values: pd.Series) -> bool:
+    """Say whether values are lists of numbers, as images are kept."""
+    return pd.api.types.is_object_dtype(values) and any(isinstance(one, np.ndarray) and len(one) for one in values)
+
+
+def means_of_lists(values: pd.Series) -> pd.Series:
+    """Give each list's mean, where values are lists; others stay."""
+    return values.map(np.mean, na_action="ignore").astype("float64") if _is_list(values) else values
+
+
+def _digests_of_lists(values: pd.Series) -> pd.Series:
+    """Give what lists that are the same have in common, in a few letters."""
+    return values.map(
+        lambda one: hashlib.blake2b(np.asarray(one, np.float64).tobytes(), digest_size=8).hexdigest(),
+        na_action="ignore",
+    )
+
+
+def _comparable(table: pd.DataFrame) -> pd.DataFrame:
+    """Have what lists have in common stand for them: arrays can be neither hashed nor shown."""
+    found = [name for name in table.columns if _is_list(table[name])]
+    return table.assign(**{name: _digests_of_lists(table[name]) for name in found}) if found else table
 
 
 def _is_text(values: pd.Series) -> bool:

@@ -117,6 +117,8 @@ def _check(table: pa.Table, target: str, time: str | None, taken: Collection[str
             raise ContractError(f"there is no column {name!r}; the table has {', '.join(names)}")
         if name in taken or "/" in name:
             raise ContractError(f"no column may be called {name!r}; rename it")
+    if pa.types.is_nested(table[target].type):
+        raise ContractError(f"target {target!r} is {table[target].type}; a target is one value a row: choose another")
     if target == time:
         raise ContractError(f"{target!r} is named as target and as time; they are two columns")
     if table.num_rows < 2:
@@ -284,6 +286,8 @@ def _useless(values: pa.ChunkedArray, target: pa.ChunkedArray) -> str:
     if present == 0:
         return "empty in each row"
     if not (_is_number(values.type) or _is_text(values.type) or pa.types.is_boolean(values.type)):
+        if length := _images_length(values):
+            return f"{length}; where they are images, declare an Image of that height, width and channels"
         moment = pa.types.is_temporal(values.type)
         what = "a moment, which no feature is" if moment else f"{values.type}, which is neither number nor text"
         return f"{what}: let `prepare` make numbers of it"
@@ -296,6 +300,18 @@ def _useless(values: pa.ChunkedArray, target: pa.ChunkedArray) -> str:
     if is_name and distinct == present and present > 20 and not _says(values, target):
         return "another value in each row, as an id has"
     return "LEAK: says the target" if _says(values, target) else ""
+
+
+def _images_length(values: pa.ChunkedArray) -> str:
+    """Say how long lists of numbers are, where all are alike; nothing where they are not."""
+    level, lengths = pc.drop_null(values).combine_chunks(), list[str]()
+    while pa.types.is_list(level.type) or pa.types.is_large_list(level.type) or pa.types.is_fixed_size_list(level.type):
+        found = pc.unique(pc.list_value_length(level)).to_pylist()
+        if len(found) != 1 or not found[0]:
+            return ""
+        lengths.append(f"{found[0]:,}")
+        level = level.flatten()
+    return f"lists of {' x '.join(lengths)} numbers each" if lengths and _is_number(level.type) else ""
 
 
 def _says(values: pa.ChunkedArray, target: pa.ChunkedArray) -> bool:

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
+from models.contract import images
+from models.contract.columns import MISSING_CODE, Contract, Image, Input, Number, Time
 
 _NULL_EVERY = 7
 _LATEST_S = 2**31
@@ -17,9 +18,11 @@ def example_columns(contract: Contract, rows: int) -> dict[str, npt.NDArray[Any]
     return {column.name: _drawn(column, rows, draw) for column in contract.inputs}
 
 
-def _drawn(column: Time | Number | Category, rows: int, draw: np.random.Generator) -> npt.NDArray[Any]:
+def _drawn(column: Input, rows: int, draw: np.random.Generator) -> npt.NDArray[Any]:
     if isinstance(column, Time):
         return draw.integers(0, _LATEST_S, rows)
+    if isinstance(column, Image):
+        return _images(column, rows, draw)
     values: npt.NDArray[Any]
     null: float | int | str
     if isinstance(column, Number):
@@ -31,3 +34,15 @@ def _drawn(column: Time | Number | Category, rows: int, draw: np.random.Generato
     if column.nullable:
         values[::_NULL_EVERY] = null
     return values
+
+
+def _images(image: Image, rows: int, draw: np.random.Generator) -> npt.NDArray[Any]:
+    """Draw each number by itself; the first image is dark, the second bright."""
+    kind, least, most = images.kept_as(image), image.minimum, image.maximum
+    if image.whole:
+        values = draw.integers(int(least), int(most) + 1, (rows, image.size), np.uint8)
+    else:
+        values = (least + (most - least) * draw.random((rows, image.size), np.float32)).clip(least, most)
+    values = values.astype(kind, copy=False)
+    values[:1], values[1:2] = least, most
+    return images.in_rows(image, values)

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.contract.columns import Category, Contract, Number
+from models.contract import images
+from models.contract.columns import Category, Contract, Image, Number
 
 Broken = npt.NDArray[np.bool_]
 """[N]: whether a row breaks a rule."""
@@ -30,6 +31,9 @@ def _rules(contract: Contract, rows: pd.DataFrame) -> Iterator[tuple[str, Broken
         yield f"{contract.time.name}: should be {kind}", all_of_them
     for column in contract.features:
         values = rows[column.name]
+        if isinstance(column, Image):
+            yield from _image_rules(column, values)
+            continue
         if isinstance(column, Category) and column.is_text:
             fits, kind = not pd.api.types.is_numeric_dtype(values), "text"
         else:
@@ -41,6 +45,12 @@ def _rules(contract: Contract, rows: pd.DataFrame) -> Iterator[tuple[str, Broken
         if not column.nullable:
             yield f"{column.name}: may not be null", null
         yield _rule(column), ~null & ~_allowed(column, values)
+
+
+def _image_rules(image: Image, values: pd.Series) -> Iterator[tuple[str, Broken]]:
+    _, found = images.read_cells(image, values.tolist())
+    for rule in dict.fromkeys(found.values()):
+        yield f"{image.name}: {rule}", np.array([found.get(row) == rule for row in range(len(values))], bool)
 
 
 def _rule(column: Number | Category) -> str:

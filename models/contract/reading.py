@@ -1,8 +1,9 @@
 """Tables as people have them, in the types of a contract: text as CSV has it, whole numbers that gaps made floats.
 
 Nothing is bent until it fits: a value that is none of its column's kind is named by its row, and whether a value is
-allowed is not asked here. Columns that have a fitting type stay as they are. Empty text is null. A wall time has no
-offset, an instant has one; a date alone is its midnight. Cost: half a microsecond for a value of text.
+allowed is not asked here. Columns that have a fitting type stay as they are, and images, which no text is. Empty text
+is null. A wall time has no offset, an instant has one; a date alone is its midnight. Cost: half a microsecond for a
+value of text.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.contract.arrow import flags, schema, without_empty
-from models.contract.columns import Category, Contract, Number, Time
+from models.contract.columns import Category, Contract, Image, Input
 from models.contract.rows import ID, broken_rule
 from models.errors import Violation
 
@@ -52,8 +53,10 @@ def _names(kind: pa.DataType) -> bool:
     return _is_text(plain) or bool(pa.types.is_integer(plain))
 
 
-def _needs_reading(column: Time | Number | Category, kind: pa.DataType) -> bool:
+def _needs_reading(column: Input, kind: pa.DataType) -> bool:
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if isinstance(column, Image):
+        return False
     if _is_text(plain):
         return True
     return isinstance(column, Category) and not column.is_text and pa.types.is_floating(plain)

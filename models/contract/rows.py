@@ -11,6 +11,7 @@ local time is written without an offset, an instant with one; fractions of a sec
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 
@@ -19,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET, Meta, UnsetType
 
+from models.contract import images
 from models.contract.clock import EARLIEST, EPOCH, LATEST, SECOND, microseconds
-from models.contract.columns import MISSING_CODE, Category, Contract, Lag, Number, Time, described
+from models.contract.columns import MISSING_CODE, Category, Contract, Image, Input, Lag, Number, Time, described
 from models.errors import ContractError, DefinitionError, Violation
 
 MAXIMUM_ROWS = 10_000
@@ -41,14 +43,15 @@ _EXPLAINED_BYTES = 1 << 20  # a larger bad request is not decoded untyped: that 
 _LOCAL = r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?$"
 """A time without an offset, as schemas say it; what there is no such day or hour of is refused beyond it."""
 
-_PATH = re.compile(r" - at `\$\.\w+\[(\d+)\](?:\.(.+))?`$")
+_PATH = re.compile(r" - at `\$\.\w+\[(\d+)\](?:\.(.+?)((?:\[\d+\])+)?)?`$")
+"""A row, its column, and the place in an image."""
 
 Array = npt.NDArray[np.generic]
 
 Columns = Mapping[str, Array]
 """One array a column of the contract's inputs, all of length N: numbers float64 (NaN for null), integer categories
 int64 (`MISSING_CODE` for null), text categories `str` objects (empty for null), times int64 microseconds since 1970, of
-the wall clock that the column names or of UTC."""
+the wall clock that the column names or of UTC, images [N, D] uint8 or float32 (`models.contract.images`)."""
 
 
 class NotJSON(ContractError):
@@ -86,6 +89,7 @@ class RowDecoder:
         self._fields = [
             (column.name, attrgetter(f"c{index}"), column_maker(column)) for index, column in enumerate(contract.inputs)
         ]
+        self._has_image = contract.image is not None
         self._time: Callable[[Any], datetime] | None = None
         if contract.time is not None:
             self._time, epoch = self._fields[0][1], _epoch(contract.time)
@@ -136,6 +140,8 @@ class RowDecoder:
             for time in map(self._time, rows):
                 if not self._first <= time <= self._last:
                     raise OverflowError
+        if self._has_image:  # as lists of numbers it takes thirty times its memory
+            return Rows(len(rows), _take_ids(rows), columns=self._columns(rows))
         return Rows(len(rows), _take_ids(rows), one_by_one=rows)
 
     def together(self, parts: Sequence[Rows], least: int = 0) -> Columns:
@@ -203,17 +209,20 @@ def violation_of(error: Exception, field: str) -> Violation:
     """Name the place that msgspec's error says; `field` where it says none."""
     message = str(error)
     if match := _PATH.search(message):
-        return Violation(match[2] or field, message[: match.start()], int(match[1]))
+        within = f" at {match[3]}" if match[3] else ""
+        return Violation(match[2] or field, message[: match.start()] + within, int(match[1]))
     return Violation(field, message)
 
 
-def column_maker(column: Time | Number | Category) -> Callable[[Sequence[Any]], Array]:
+def column_maker(column: Input) -> Callable[[Sequence[Any]], Array]:
     """Give the function that turns a column's values (decoded, None for null) into its array in `Columns`."""
     if isinstance(column, Number):
         return lambda values: np.array(values, dtype=np.float64)
     if isinstance(column, Time):
         epoch = _epoch(column)
         return lambda values: np.array([microseconds(value - epoch) for value in values], dtype=np.int64)
+    if isinstance(column, Image):
+        return partial(images.from_lists, column)
     kind, null = np.object_ if column.is_text else np.int64, _null(column)
     if column.nullable:
         return lambda values: np.array([null if value is None else value for value in values], dtype=kind)
@@ -222,7 +231,10 @@ def column_maker(column: Time | Number | Category) -> Callable[[Sequence[Any]], 
 
 def graph_inputs(contract: Contract) -> Callable[[Columns], dict[str, Array]]:
     """Give the function that turns columns into what the graph takes (`models.inference`)."""
-    casts = {column.name: _GRAPH[type(column)] for column in contract.inputs}
+    casts = {
+        column.name: partial(images.in_rows, column) if isinstance(column, Image) else _GRAPH[type(column)]
+        for column in contract.inputs
+    }
     return lambda columns: {name: cast(columns[name]) for name, cast in casts.items()}
 
 
@@ -236,17 +248,19 @@ _GRAPH: Mapping[type, Callable[[Array], Array]] = {
 
 def _stacked(arrays: list[Array], least: int) -> Array:
     if (missing := least - sum(map(len, arrays))) > 0:
-        arrays.append(arrays[-1][-1:].repeat(missing))
+        arrays.append(arrays[-1][-1:].repeat(missing, axis=0))
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def from_array(column: Time | Number | Category, values: Sequence[Any]) -> list[Any]:
+def from_array(column: Input, values: Sequence[Any]) -> list[Any]:
     """Turn a column's values as they are in the graph's input into those of decoded rows.
 
     Times may be text instead, which is left to be decoded. Raises: `ContractError` for no moment of the calendar.
     """
     if isinstance(column, Number):
         return [None if value != value else value for value in values]  # NaN
+    if isinstance(column, Image):
+        return list(values)
     if isinstance(column, Category):
         null = _null(column) if column.nullable else None
         return [None if value == null else value for value in values]
@@ -270,12 +284,14 @@ def example_row(contract: Contract) -> dict[str, object]:
     return {column.name: _example(column) for column in contract.inputs}
 
 
-def _example(column: Time | Number | Category) -> object:
+def _example(column: Input) -> object:
     if isinstance(column, Time):
         return "2020-03-01T08:15:00" if column.zone else "2020-03-01T08:15:00Z"
     if isinstance(column, Number):
         middle = (column.minimum + column.maximum) / 2
         return max(float(column.minimum), middle // 1)  # a whole number, such as of passengers, where there is one
+    if isinstance(column, Image):
+        return np.full(column.lists, column.minimum, int if column.whole else float).tolist()
     return column.values[0]
 
 
@@ -296,13 +312,15 @@ def _request_type(row: type[msgspec.Struct]) -> type[msgspec.Struct]:
     return msgspec.defstruct("PredictRequest", [("rows", rows)], forbid_unknown_fields=True, kw_only=True)
 
 
-def _value_type(column: Time | Number | Category) -> Any:
+def _value_type(column: Input) -> Any:
     """Give the type that decodes a column's value and, as JSON Schema, describes it."""
     description = described(column) or None
     if isinstance(column, Time):
         local = {"format": "local-date-time", "x-zone": column.zone, "pattern": _LOCAL}
         form = {"format": "date-time"} if column.zone is None else local
         return Annotated[datetime, Meta(tz=column.zone is None, description=description, extra_json_schema=form)]
+    if isinstance(column, Image):
+        return _image_type(column, description)
     if isinstance(column, Number):
         unit = {"x-unit": column.unit}
         value: Any = Annotated[
@@ -311,6 +329,15 @@ def _value_type(column: Time | Number | Category) -> Any:
     else:
         value = Annotated[Literal[column.values], Meta(description=description)]
     return value | None if column.nullable else value
+
+
+def _image_type(image: Image, description: str | None) -> Any:
+    """Give lists of lists, as long as the image is high and wide."""
+    step, unit = (1 if image.whole else None), {"x-unit": image.unit}
+    kind: Any = Annotated[float, Meta(ge=image.minimum, le=image.maximum, multiple_of=step, extra_json_schema=unit)]
+    for length in reversed(image.lists):
+        kind = Annotated[list[kind], Meta(min_length=length, max_length=length)]
+    return Annotated[kind, Meta(description=description)]
 
 
 def _take_ids(rows: list[Any]) -> list[str | None] | None:
@@ -344,7 +371,7 @@ def _accepts(kind: Any, value: object) -> bool:
     return True
 
 
-def _keeps(column: Time | Number | Category, value: object) -> bool:
+def _keeps(column: Input, value: object) -> bool:
     if not _accepts(_value_type(column), value):
         return False
     if isinstance(column, Time):
@@ -352,12 +379,15 @@ def _keeps(column: Time | Number | Category, value: object) -> bool:
     return True
 
 
-def broken_rule(column: Time | Number | Category, value: object) -> str:
+def broken_rule(column: Input, value: object) -> str:
     """Say which rule of its column a value breaks."""
+    if isinstance(column, Image):
+        kind, there = images.fault(column, value) or ("wrong type", _shown(value))
+        return f"{kind}: expected {expected(column)}, got {there}"
     return f"{_broken_kind(column, value)}: expected {expected(column)}, got {_shown(value)}"
 
 
-def _broken_kind(column: Time | Number | Category, value: object) -> str:
+def _broken_kind(column: Input, value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool | list | dict):
@@ -371,12 +401,14 @@ def _broken_kind(column: Time | Number | Category, value: object) -> str:
     return "wrong type"
 
 
-def expected(column: Time | Number | Category) -> str:
+def expected(column: Input) -> str:
     """Say what a column takes."""
     if isinstance(column, Time):
         if column.zone is None:
             return "an instant with its offset, like 2020-03-01T08:15:00Z"
         return f"the wall time of {column.zone} without an offset, like 2020-03-01T08:15:00"
+    if isinstance(column, Image):
+        return images.expected(column)
     if isinstance(column, Number):
         what = f"a number from {column.minimum:g} to {column.maximum:g} ({column.unit})"
     else:

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.contract import clock
-from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
+from models.contract import clock, images
+from models.contract.columns import MISSING_CODE, Category, Contract, Feature, Image, Number, Time
 from models.errors import ContractError, Violation
 
 os.environ.setdefault("DISABLE_PANDERA_IMPORT_WARNING", "True")
@@ -30,7 +30,10 @@ REASON = "refused_because"
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """A table cut in two. `refused` has the raw values and the column `refused_because`."""
+    """A table cut in two. `refused` has the raw values and the column `refused_because`.
+
+    Accepted images are flat arrays; refused ones have the numbers that were there, in one list, as floats.
+    """
 
     partition: str
     """Calendar month that most rows lie in, `YYYY-MM`; where partitions are files, the table's own name."""
@@ -70,6 +73,8 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
     table = _as_kept(contract, table[wanted].reset_index(drop=True))
     _check_types(contract, name, table)
     reasons = _broken_rules(contract, table)
+    if contract.image:
+        table[contract.image.name] = _read_images(contract.image, table[contract.image.name], reasons)
     time = contract.time
     partition = _check_month(time, table, name, reasons) if time and contract.is_monthly else PurePath(name).stem
     if time and contract.known:
@@ -82,7 +87,24 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
         accepted = accepted.sort_values(time.name, kind="stable", ignore_index=True)
     texts = ["; ".join(dict.fromkeys(reasons[row])) for row in table.index[refused]]
     _check_whole(contract, name, texts, accepted, partition)
-    return Validated(partition, accepted, table[refused].assign(**{REASON: texts}).reset_index(drop=True))
+    apart = table[refused].assign(**{REASON: texts}).reset_index(drop=True)
+    if contract.image:  # in one type, whatever they are
+        apart[contract.image.name] = _as_floats(apart[contract.image.name])
+    return Validated(partition, accepted, apart)
+
+
+def _read_images(image: Image, values: pd.Series, reasons: dict[int, list[str]]) -> pd.Series:
+    """Give images as they are kept, and those that are refused as they are."""
+    cells = values.tolist()
+    pixels_ND, broken = images.read_cells(image, cells)
+    for row, reason in broken.items():
+        reasons.setdefault(row, []).append(f"{image.name}: {reason}")
+    return pd.Series([cells[row] if row in broken else pixels_ND[row] for row in range(len(cells))], dtype=object)
+
+
+def _as_floats(values: pd.Series) -> pd.Series:
+    found = (images.dense(cell) for cell in values)
+    return pd.Series([None if isinstance(one, str) else one.astype(np.float64).ravel() for one in found], dtype=object)
 
 
 def _check_month(time: Time, table: pd.DataFrame, name: str, reasons: dict[int, list[str]]) -> str:
@@ -107,7 +129,7 @@ def _as_kept(contract: Contract, table: pd.DataFrame) -> pd.DataFrame:
             table[name] = table[name].dt.as_unit("us")
         if contract.zone is None and isinstance(table[name].dtype, pd.DatetimeTZDtype):
             table[name] = table[name].dt.tz_convert("UTC")
-    for column in (*contract.features, contract.target, *contract.checks):
+    for column in (*contract.numbers, *contract.categories, contract.target, *contract.checks):
         values = table[column.name]
         if isinstance(column, Number):
             if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
@@ -126,7 +148,7 @@ def _check_types(contract: Contract, name: str, table: pd.DataFrame) -> None:
     for column in (*contract.features, contract.target, *contract.checks):
         wanted[column.name] = _stored_type(column)
     violations = [
-        Violation(column, f"should be {'text' if kind == 'object' else kind}, it is {table[column].dtype}")
+        Violation(column, f"should be {_said(contract, column, kind)}, it is {table[column].dtype}")
         for column, kind in wanted.items()
         if str(table[column].dtype) != kind
     ]
@@ -137,10 +159,17 @@ def _check_types(contract: Contract, name: str, table: pd.DataFrame) -> None:
         )
 
 
-def _stored_type(column: Number | Category) -> str:
+def _said(contract: Contract, column: str, kind: str) -> str:
+    """Call a type of columns as people do."""
+    if contract.image and column == contract.image.name:
+        return "lists of numbers"
+    return "text" if kind == "object" else kind
+
+
+def _stored_type(column: Feature) -> str:
     if isinstance(column, Number):
         return "float64"
-    if column.is_text:
+    if isinstance(column, Image) or column.is_text:
         return "object"
     return _integer_type(column)
 
@@ -153,7 +182,7 @@ def _broken_rules(contract: Contract, table: pd.DataFrame) -> dict[int, list[str
     """Give the reasons against each bad row, by its place."""
     found: dict[int, list[str]] = {}
     try:
-        _schema(contract).validate(table, lazy=True)
+        _schema(contract).validate(table.drop(columns=[contract.image.name] if contract.image else []), lazy=True)
     except pa.errors.SchemaErrors as errors:
         cases = errors.failure_cases
         for row, column, check in zip(cases["index"].astype(int), cases["column"], cases["check"], strict=True):
@@ -174,6 +203,8 @@ def _rule(check: object) -> str:
 def _schema(contract: Contract) -> pa.DataFrameSchema:
     columns = {name: pa.Column(nullable=False) for name in _moments(contract)}
     for column in (*contract.features, contract.target, *contract.checks):
+        if isinstance(column, Image):
+            continue  # see `_read_images`
         columns[column.name] = pa.Column(checks=_allowed(column), nullable=column.nullable)
     return pa.DataFrameSchema(columns)
 
@@ -212,7 +243,9 @@ def to_columns(contract: Contract, table: pd.DataFrame) -> dict[str, npt.NDArray
         columns[contract.time.name] = _seconds(table[contract.time.name])
     for column in contract.features:
         values = table[column.name]
-        if isinstance(column, Number):
+        if isinstance(column, Image):
+            columns[column.name] = images.in_rows(column, images.from_cells(column, values))
+        elif isinstance(column, Number):
             columns[column.name] = values.to_numpy(np.float32, na_value=np.nan)
         elif column.is_text:
             columns[column.name] = values.fillna("").to_numpy(object)

@@ -63,7 +63,8 @@ def evaluate(
     block_N = blocks(len(test), seconds_N, seed)
     resamples = Resamples(block_N, seed)
     loss_N, naive_N = (losses(target, answers, truth) for answers in (test.answers, naive))
-    probed_N = importance.looked_at(len(test), len(contract.inputs))
+    image_size = contract.image.size if contract.image else 1
+    probed_N = importance.looked_at(len(test), len(contract.inputs), image_size)
     return Evaluation(
         blocks=resamples.blocks,
         naive_loss=float(naive_N.mean()),

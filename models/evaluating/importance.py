@@ -1,6 +1,6 @@
 """What a model loses without a column: by how much worse it answers where the column's values are shuffled.
 
-On the exported graph, so that a column is what a request has: a time is shuffled whole, with all its parts (Breiman,
+On the exported graph, so that a column is what a request has: a time is shuffled whole, an image as well (Breiman,
 "Random forests", 2001; as a property of any model Fisher, Rudin, Dominici, "All models are wrong, but many are useful",
 2019). Shuffled rows may be such as never come: where columns say much the same, each seems to matter little, and odd
 pairs may seem to matter much (Hooker, Mentch, Zhou, "Unrestricted permutation forces extrapolation", 2021).
@@ -21,6 +21,8 @@ from models.inference import GraphInputs
 REPEATS = 5
 MOST_ROWS = 20_000
 MOST_ANSWERS = 1_000_000
+MOST_NUMBERS = 1 << 22
+"""Of images; they cost more than columns do."""
 _LEAST_ROWS = 500
 _TOGETHER = 1 << 14
 """Rows that are answered at once, so that what is computed on the way takes little memory."""
@@ -28,9 +30,10 @@ _TOGETHER = 1 << 14
 Predict = Callable[[GraphInputs], Answers]
 
 
-def looked_at(rows: int, inputs: int) -> Places:
+def looked_at(rows: int, inputs: int, image_size: int = 1) -> Places:
     """Choose among N rows those to look at, evenly."""
-    most = min(MOST_ROWS, max(_LEAST_ROWS, MOST_ANSWERS // (REPEATS * inputs)))
+    affordable = min(MOST_ANSWERS // (REPEATS * inputs), MOST_NUMBERS // image_size)
+    most = min(MOST_ROWS, max(_LEAST_ROWS, affordable))
     return np.arange(rows) if rows <= most else np.linspace(0, rows - 1, most).astype(np.int64)
 
 

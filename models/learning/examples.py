@@ -8,6 +8,7 @@ Cost: `HeldRows` keeps a table on the device once; `StreamedRows` what is shuffl
 once shuffled, and as much that is read ahead. Both gather windows of `WINDOW_BYTES`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,8 +28,9 @@ from models.learning.preprocessing import Prepared, prepare, smallest_integer
 WINDOW_BYTES = 4 << 20
 """A window has so many, or one batch: it stays in a processor's caches until it is used."""
 
-ANSWERED_ROWS = 1 << 13
-"""Rows that a network answers at once, so that what it computes on the way takes little memory."""
+_ANSWERED_ROWS, _ANSWERED_NUMBERS = 1 << 13, 1 << 18
+"""Rows that a network answers at once, and numbers of images among them, so that what it computes on the way takes
+little memory."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 """2^64 divided by the golden ratio: multiples of it lie far apart (Knuth, "The Art of Computer Programming", 6.4)."""
@@ -55,8 +57,8 @@ class Examples:
 
     def every(self, stride: int, first: int = 0) -> "Examples":
         """Copy every `stride`-th row, from one on."""
-        numbers_NF, categories_NC, time_parts_NP, target_N = (array[first::stride].copy() for array in self._arrays())
-        return Examples(Prepared(numbers_NF, categories_NC, time_parts_NP), target_N)
+        *inputs, target_N = (array[first::stride].copy() for array in self._arrays())
+        return Examples(Prepared(*inputs), target_N)
 
     @classmethod
     def joined(cls, parts: "Sequence[Examples]") -> "Examples":
@@ -65,16 +67,21 @@ class Examples:
             return parts[0]
         arrays = zip(*(part._arrays() for part in parts), strict=True)
         joined: Iterator[Any] = (np.concatenate(alike) for alike in arrays)
-        numbers_NF, categories_NC, time_parts_NP, target_N = joined
-        return cls(Prepared(numbers_NF, categories_NC, time_parts_NP), target_N)
+        *inputs, target_N = joined
+        return cls(Prepared(*inputs), target_N)
 
     def _arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        inputs = self.inputs
-        return inputs.numbers_NF, inputs.categories_NC, inputs.time_parts_NP, self.target_N
+        return (*self.inputs.arrays(), self.target_N)
 
     def tensors(self) -> list[Tensor]:
-        """Give numbers, categories, time parts and target, sharing memory: integers as small as they are kept."""
+        """Give a network's arguments and the target, sharing memory: integers and images as small as they are kept."""
         return [torch.from_numpy(array) for array in self._arrays()]
+
+
+def answered_rows(inputs: Sequence[Tensor] | Sequence[npt.NDArray[Any]]) -> int:
+    """Say how many rows a network answers at once, by its arguments."""
+    numbers = math.prod(inputs[3].shape[1:]) if len(inputs) > 3 else 1
+    return max(1, min(_ANSWERED_ROWS, _ANSWERED_NUMBERS // numbers))
 
 
 def to_examples(contract: Contract, table: pd.DataFrame) -> Examples:
@@ -119,8 +126,9 @@ class HeldRows:
 
     def in_order(self) -> Iterator[list[Tensor]]:
         """Give all rows, some at a time."""
-        for start in range(0, len(self), ANSWERED_ROWS):
-            yield [_as_learned(part[start : start + ANSWERED_ROWS]) for part in self._parts]
+        step = answered_rows(self._parts[:-1])
+        for start in range(0, len(self), step):
+            yield [_as_learned(part[start : start + step]) for part in self._parts]
 
 
 class StreamedRows:
@@ -200,4 +208,7 @@ def _row_bytes(parts: list[Tensor]) -> int:
 
 
 def _as_learned(part: Tensor) -> Tensor:
-    return part if part.is_floating_point() else part.to(torch.int64)
+    """Give codes in 64 bits; bytes, of images alone, as floats."""
+    if part.is_floating_point():
+        return part
+    return part.to(torch.float32 if part.dtype == torch.uint8 else torch.int64)

@@ -20,7 +20,7 @@ from models.contract.examples import example_columns
 from models.errors import ParityFailed, ProviderUnavailable
 from models.inference import GraphInputs, Predictor, Provider, Run, Runtime, offered, open_session, operators_on
 from models.learning import export_faults, preprocessing
-from models.learning.preprocessing import CATEGORIES, NUMBERS, PREFIX, TIME_PARTS, Prepared
+from models.learning.preprocessing import CATEGORIES, IMAGES, NUMBERS, PREFIX, TIME_PARTS, Prepared
 
 PARITY_BATCHES = (1, 2, 7, 64)
 
@@ -44,7 +44,8 @@ def export(network: nn.Module, contract: Contract, example: Prepared) -> bytes:
     core = _export_core(network, example, output)
     _check_any_rows(core, example)
     front = preprocessing.build(contract)
-    names = [name for name in (NUMBERS, CATEGORIES, TIME_PARTS) if name in {node.name for node in core.graph.input}]
+    taken = {node.name for node in core.graph.input}
+    names = [name for name in preprocessing.arguments(contract) if name in taken]
     io_map = [(PREFIX + name, NETWORK + name) for name in names]
     whole = compose.merge_models(front, compose.add_prefix(core, NETWORK), io_map=io_map, outputs=[NETWORK + output])
     _rename_output(whole.graph, NETWORK + output, output)
@@ -75,12 +76,13 @@ def _rename_output(graph: onnx.GraphProto, name: str, wanted: str) -> None:
 
 def _export_core(network: nn.Module, example: Prepared, output: str) -> onnx.ModelProto:
     rows = torch.export.Dim("N")
-    inputs = (NUMBERS, CATEGORIES, TIME_PARTS)
+    given = as_tensors(example)
+    inputs = (NUMBERS, CATEGORIES, TIME_PARTS, IMAGES)[: len(given)]
     try:
         with export_faults.quietly():
             program = torch.onnx.export(
                 network,
-                as_tensors(example),
+                given,
                 input_names=inputs,
                 output_names=[output],
                 opset_version=preprocessing.OPSET,
@@ -109,7 +111,8 @@ def _check_any_rows(core: onnx.ModelProto, example: Prepared) -> None:
     taken = {node.name for node in run.get_inputs()}
     traced = len(example)
     for rows in (7, 2, 1):  # a single one last, which some operators stretch to any number
-        arrays = zip((NUMBERS, CATEGORIES, TIME_PARTS), as_tensors(example[:rows]), strict=True)
+        given = as_tensors(example[:rows])
+        arrays = zip((NUMBERS, CATEGORIES, TIME_PARTS, IMAGES)[: len(given)], given, strict=True)
         try:
             (found,) = run.run(None, {name: array.numpy() for name, array in arrays if name in taken})
         except Exception as error:  # onnxruntime raises a dozen unrelated classes for a graph that does not run
@@ -118,13 +121,11 @@ def _check_any_rows(core: onnx.ModelProto, example: Prepared) -> None:
             raise export_faults.fixed_rows(f"its answer of {len(found)} rows", rows, traced)
 
 
-def as_tensors(prepared: Prepared) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Give a network's three arguments."""
-    return (
-        torch.from_numpy(prepared.numbers_NF),
-        torch.from_numpy(prepared.categories_NC).to(torch.int64),
-        torch.from_numpy(prepared.time_parts_NP).to(torch.int64),
-    )
+def as_tensors(prepared: Prepared) -> tuple[torch.Tensor, ...]:
+    """Give a network's three arguments, or, with images, four."""
+    numbers_NF, *codes = map(torch.from_numpy, (prepared.numbers_NF, prepared.categories_NC, prepared.time_parts_NP))
+    three = (numbers_NF, *(code.to(torch.int64) for code in codes))
+    return three if prepared.images_NKHW is None else (*three, torch.from_numpy(prepared.images_NKHW).to(torch.float32))
 
 
 def check_parity(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.errors import DefinitionError, TrainingDiverged
 from models.learning.devices import random_state, set_random_state
-from models.learning.examples import ANSWERED_ROWS, HeldRows, Rows
+from models.learning.examples import HeldRows, Rows, answered_rows
 from models.learning.export import as_tensors
 from models.learning.objectives import Objective
 from models.learning.preprocessing import Prepared
@@ -143,9 +143,10 @@ def fit(
 
 def predict(network: nn.Module, inputs: Prepared) -> npt.NDArray[np.float32]:
     """Answer N rows by the network itself, on the CPU."""
-    starts = range(0, max(1, len(inputs)), ANSWERED_ROWS)
+    step = answered_rows(inputs.arrays())
+    starts = range(0, max(1, len(inputs)), step)
     with torch.inference_mode():
-        return np.concatenate([network(*as_tensors(inputs[start : start + ANSWERED_ROWS])).numpy() for start in starts])
+        return np.concatenate([network(*as_tensors(inputs[start : start + step])).numpy() for start in starts])
 
 
 class _Training:

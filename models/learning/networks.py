@@ -5,8 +5,10 @@ Both are made of the training rows (`Examples`), from which they take scales and
 """
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,12 @@ Embedded = Literal["piecewise_linear", "periodic", "plain"]
 
 _MOST_CELLS = 50
 """Of an embedding."""
+
+_SMALL = 8
+"""Height and width of what an image network looks at last, at most."""
+
+_ENOUGH_PIXELS = 100_000
+"""From which scales are taken."""
 
 _PART_VALUES = {
     TimePart.MINUTE_OF_DAY: 1440,
@@ -64,8 +72,7 @@ class TabularNetwork(nn.Module):
         self.standardised = Standardised(values_NF)
         self.bins = PiecewiseLinear(values_NF, bins) if numbers == "piecewise_linear" and contract.numbers else None
         self.waves = Periodic(values_NF.shape[1], bins) if numbers == "periodic" else None
-        sizes = [len(column.values) + 1 for column in contract.categories]
-        sizes += [_PART_VALUES[part] for part in contract.time_parts]
+        sizes = _table_sizes(contract)
         self.tables = nn.ModuleList(nn.Embedding(size, _cells(size)) for size in sizes)
         inputs = 2 * values_NF.shape[1] + sum(map(_cells, sizes))
         inputs += sum(block.size for block in (self.bins, self.waves) if block is not None)
@@ -91,45 +98,46 @@ class TabularNetwork(nn.Module):
 
 
 class ImageNetwork(nn.Module):
-    """A small convolutional network over images whose pixels are the contract's numbers, row by row."""
+    """A small convolutional network over the contract's image; what else there is joins before the last layer."""
 
-    def __init__(
-        self, contract: Contract, train: Examples, *, height: int, width: int, channels: int = 32, dropout: float = 0.2
-    ) -> None:
+    def __init__(self, contract: Contract, train: Examples, *, channels: int = 32, dropout: float = 0.2) -> None:
         """Prepare the layers.
 
         Args:
-            train: of it, the scale of the pixels, and the middle of a number that is predicted.
-            height: pixels.
-            width: pixels.
-            channels: of the first layer; the second has twice as many.
+            train: of it, the scales of image and numbers, and the middle of a number that is predicted.
+            channels: of the first layer; those after it have twice as many. Each of these halves height and width,
+                until no more than `_SMALL` pixels are left either way.
 
-        Raises: `DefinitionError` where there are not as many numbers as pixels, or other columns.
+        Raises: `DefinitionError` where there is no image.
         """
         super().__init__()
-        if len(contract.numbers) != height * width or len(contract.inputs) != height * width:
-            raise DefinitionError(
-                f"network: an image of {height} x {width} pixels has {height * width} numbers and nothing else; the "
-                f"contract has {len(contract.numbers)} of {len(contract.inputs)} columns"
-            )
-        self.size = (1, height, width)
-        pixels = torch.from_numpy(train.inputs.numbers_NF)
-        self.standardised = Standardised(pixels.reshape(-1, 1))
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, 2 * channels, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-        )
-        self.last = Head(contract, train, 2 * channels * (height // 2) * (width // 2))
+        image, images_NKHW = contract.image, train.inputs.images_NKHW
+        if image is None or images_NKHW is None:
+            raise DefinitionError("network: the contract has no image; give it one, or use TabularNetwork")
+        self.pixels = Standardised(_values_by_channel(images_NKHW))
+        layers: list[nn.Module] = [nn.Conv2d(image.channels, channels, 3, padding=1), nn.ReLU()]
+        size, width = (image.height, image.width), channels
+        while width == channels or max(size) > _SMALL:
+            halve = nn.MaxPool2d(2, ceil_mode=True)
+            layers += [nn.Conv2d(width, 2 * channels, 3, padding=1), nn.ReLU(), halve]
+            size, width = (-(-size[0] // 2), -(-size[1] // 2)), 2 * channels
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
+        self.numbers = Standardised(torch.from_numpy(train.inputs.numbers_NF)) if contract.numbers else None
+        sizes = _table_sizes(contract)
+        self.tables = nn.ModuleList(nn.Embedding(size, _cells(size)) for size in sizes)
+        beside = 2 * len(contract.numbers) + sum(map(_cells, sizes))
+        self.last = Head(contract, train, width * math.prod(size) + beside)
+        start_small(self)
 
-    def forward(self, numbers: Tensor, _categories: Tensor, _time_parts: Tensor) -> Tensor:
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor, images: Tensor) -> Tensor:
         """Give the answers."""
-        pixels = self.standardised(numbers).unflatten(1, self.size)
-        answers: Tensor = self.last(self.layers(pixels))
+        scaled = self.pixels(images.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        parts = [self.layers(scaled)]
+        if self.numbers is not None:
+            parts += [self.numbers(numbers), torch.isnan(numbers).to(torch.float32)]
+        codes_NC = torch.cat([categories, time_parts], dim=1)
+        parts += [table(codes_NC[:, place]) for place, table in enumerate(self.tables)]
+        answers: Tensor = self.last(torch.cat(parts, dim=1))
         return answers
 
 
@@ -152,6 +160,23 @@ class Head(nn.Module):
         """Give [N] or [N, K]."""
         answer: Tensor = self.answer(row_ND)
         return self.middle + self.scale * answer.squeeze(1) if self._is_number else answer
+
+
+def _table_sizes(contract: Contract) -> list[int]:
+    """Say how many rows the embeddings of categories and parts of a time need."""
+    return [len(column.values) + 1 for column in contract.categories] + [
+        _PART_VALUES[part] for part in contract.time_parts
+    ]
+
+
+def _values_by_channel(images_NKHW: npt.NDArray[Any]) -> Tensor:
+    """Give M of the pixels, [M, K]: quantiles of more are about the same."""
+    pixels_NKP = images_NKHW.reshape(*images_NKHW.shape[:2], -1)
+    rows, _, pixels = pixels_NKP.shape
+    places_M = np.arange(rows * pixels)
+    if len(places_M) > _ENOUGH_PIXELS:
+        places_M = np.random.default_rng(0).integers(0, rows * pixels, _ENOUGH_PIXELS)
+    return torch.from_numpy(pixels_NKP[places_M // pixels, :, places_M % pixels].astype(np.float32))
 
 
 def _cells(values: int) -> int:

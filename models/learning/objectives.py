@@ -54,9 +54,10 @@ class Probabilities(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor, images: Tensor | None = None) -> Tensor:
         """Give [N, K]; each row's sum is 1."""
-        return torch.softmax(self.network(numbers, categories, time_parts), dim=-1)
+        given = (numbers, categories, time_parts) if images is None else (numbers, categories, time_parts, images)
+        return torch.softmax(self.network(*given), dim=-1)
 
 
 def answering(network: nn.Module, target: Number | Category) -> nn.Module:

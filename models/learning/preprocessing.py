@@ -3,7 +3,8 @@
 Training runs this graph to make its arrays and export puts it in front of the network, so that the two cannot differ.
 It has no learned values: categories become their 1-based place in the contract (0: null), numbers stay as they are
 (NaN: null), times become integer parts, exact for every second of the proleptic Gregorian calendar after year 0 (days
-to month and day: Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days).
+to month and day: Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days). Of an image the
+channels come first, as convolutions take it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,19 +17,22 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.contract.columns import Category, Contract, Number, Time, TimePart
+from models.contract.columns import Category, Contract, Image, Input, Number, TimePart
+from models.contract.images import kept_as
 from models.inference import GraphInputs, Opened, open_session
 
 OPSET = 20
 ML_OPSET = 4
 IR_VERSION = 10
 
-NUMBERS, CATEGORIES, TIME_PARTS = "numbers", "categories", "time_parts"
+NUMBERS, CATEGORIES, TIME_PARTS, IMAGES = "numbers", "categories", "time_parts", "images"
 PREFIX = "prepared/"
 """How the graph's own names begin; no column's name holds a `/`."""
 
 _PIECE_ROWS = 1 << 16
 """Rows whose codes are held in 64 bits at once, as the graph gives them."""
+_PIECE_NUMBERS = 1 << 22
+"""And numbers of images in 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +42,52 @@ class Prepared:
     numbers_NF: npt.NDArray[np.float32]
     categories_NC: npt.NDArray[np.integer]
     time_parts_NP: npt.NDArray[np.integer]
+    images_NKHW: npt.NDArray[np.uint8] | npt.NDArray[np.float32] | None = None
+    """K channels, height, width, in a byte a number where they are whole; None where the contract has none."""
 
     def __len__(self) -> int:
         return len(self.numbers_NF)
 
     def __getitem__(self, rows: slice) -> "Prepared":
-        return Prepared(self.numbers_NF[rows], self.categories_NC[rows], self.time_parts_NP[rows])
+        return Prepared(*(array[rows] for array in self.arrays()))
+
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """Give those that there are, in the order of a network's arguments."""
+        arrays: list[npt.NDArray[Any]] = [self.numbers_NF, self.categories_NC, self.time_parts_NP]
+        return arrays if self.images_NKHW is None else [*arrays, self.images_NKHW]
 
 
 def prepare(contract: Contract, columns: GraphInputs) -> Prepared:
     """Run the preprocessing graph over raw columns, a piece at a time; codes are kept as small as they can be."""
-    session = _opened(contract).session
-    outputs = [PREFIX + name for name in (NUMBERS, CATEGORIES, TIME_PARTS)]
+    session, image = _opened(contract).session, contract.image
+    outputs = [PREFIX + name for name in arguments(contract)]
     most = max((len(column.values) for column in contract.categories), default=0)
     rows = len(next(iter(columns.values())))
     prepared = Prepared(
         np.empty((rows, len(contract.numbers)), np.float32),
         np.empty((rows, len(contract.categories)), smallest_integer(most)),
         np.empty((rows, len(contract.time_parts)), np.int16),  # the largest is a minute of a day
+        None if image is None else _room(image, rows),
     )
-    for start in range(0, rows, _PIECE_ROWS):
-        piece = slice(start, start + _PIECE_ROWS)
-        found = session.run(outputs, {name: values[piece] for name, values in columns.items()})
-        prepared.numbers_NF[piece], prepared.categories_NC[piece], prepared.time_parts_NP[piece] = found
+    step = _PIECE_ROWS if image is None else min(_PIECE_ROWS, max(1, _PIECE_NUMBERS // image.size))
+    for start in range(0, rows, step):
+        piece = slice(start, start + step)
+        given = {name: values[piece] for name, values in columns.items()}
+        if image is not None:
+            given[image.name] = given[image.name].astype(np.float32, copy=False)
+        for array, found in zip(prepared.arrays(), session.run(outputs, given), strict=True):
+            array[piece] = found
     return prepared
+
+
+def _room(image: Image, rows: int) -> npt.NDArray[Any]:
+    height, width, channels = image.shape
+    return np.empty((rows, channels, height, width), kept_as(image))
+
+
+def arguments(contract: Contract) -> list[str]:
+    """Name what a network is given."""
+    return [NUMBERS, CATEGORIES, TIME_PARTS, *([IMAGES] if contract.image else [])]
 
 
 def smallest_integer(largest: int) -> type[np.int16 | np.int32]:
@@ -75,10 +101,11 @@ def _opened(contract: Contract) -> Opened:
 
 
 def build(contract: Contract) -> onnx.ModelProto:
-    """Build the preprocessing graph: one input a column, three outputs (see `Prepared`)."""
+    """Build the preprocessing graph: one input a column, three outputs or four (see `Prepared`)."""
     graph = _Graph()
     graph.inputs = [
-        helper.make_tensor_value_info(column.name, _element_type(column), ["N"]) for column in contract.inputs
+        helper.make_tensor_value_info(column.name, _element_type(column), ["N", *_row_shape(column)])
+        for column in contract.inputs
     ]
     first = contract.inputs[0].name
     graph.stack([column.name for column in contract.numbers], NUMBERS, TensorProto.FLOAT, first)
@@ -87,11 +114,17 @@ def build(contract: Contract) -> onnx.ModelProto:
     parts = [_Calendar(graph, contract.time.name)] if contract.time else []
     told = [calendar.of(part) for calendar in parts for part in contract.time_parts]
     graph.stack(told, TIME_PARTS, TensorProto.INT64, first)
+    if contract.image:
+        graph.channels_first(contract.image)
     return graph.model()
 
 
-def _element_type(column: Time | Number | Category) -> int:
-    if isinstance(column, Number):
+def _row_shape(column: Input) -> tuple[int, ...]:
+    return column.shape if isinstance(column, Image) else ()
+
+
+def _element_type(column: Input) -> int:
+    if isinstance(column, Number | Image):
         return int(TensorProto.FLOAT)
     if isinstance(column, Category) and column.is_text:
         return int(TensorProto.STRING)
@@ -134,10 +167,22 @@ class _Graph:
             columns = [self.call("Unsqueeze", name, self.constant([1])) for name in names]
             self.call("Concat", *columns, output=output, axis=1)
         else:
-            shape = self.call("Concat", self.call("Shape", rows_of), self.constant([0]), axis=0)
+            rows = self.call("Shape", rows_of, end=1) if self._has_more(rows_of) else self.call("Shape", rows_of)
+            shape = self.call("Concat", rows, self.constant([0]), axis=0)
             nothing = helper.make_tensor("nothing", element_type, [1], [0])
             self.call("ConstantOfShape", shape, output=output, value=nothing)
         self._outputs.append(helper.make_tensor_value_info(output, element_type, ["N", len(names)]))
+
+    def _has_more(self, name: str) -> bool:
+        """Say whether a row of an input is more than one value."""
+        return any(len(one.type.tensor_type.shape.dim) > 1 for one in self.inputs if one.name == name)
+
+    def channels_first(self, image: Image) -> None:
+        """Make an image [N, channels, height, width]."""
+        height, width, channels = image.shape
+        output = self.call("Transpose", image.name, output=PREFIX + IMAGES, perm=[0, 3, 1, 2])
+        shape: list[str | int | None] = ["N", channels, height, width]
+        self._outputs.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, shape))
 
     def model(self) -> onnx.ModelProto:
         """Give the finished, checked graph."""

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from models.bundle import Card
-from models.contract.columns import Category, Contract, Number
+from models.contract import images
+from models.contract.columns import Contract, Feature, Image, Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,9 @@ def _places(contract: Contract, table: pd.DataFrame) -> npt.NDArray[np.float64]:
     return np.asarray(digests.to_numpy(np.uint64) / 2.0**64, dtype=np.float64)
 
 
-def _alike(column: Number | Category, values: pd.Series) -> pd.Series:
+def _alike(column: Feature, values: pd.Series) -> pd.Series:
+    if isinstance(column, Image):
+        return pd.Series(images.digests(column, values), index=values.index)
     if isinstance(column, Number):
         return values.astype("float64")
     return values.astype("object").fillna("") if column.is_text else values.astype("Int64")

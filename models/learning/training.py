@@ -1,8 +1,9 @@
 """One training, from three spans of a table to what a bundle holds."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from torch import nn
 
 from models.bundle import Computed, Parity, Provided
 from models.contract.answers import losses, shape
-from models.contract.columns import Contract, Number
+from models.contract.columns import Contract, Image, Number
 from models.contract.table import time_part, to_columns
 from models.errors import BundleError, DefinitionError, ParityFailed
 from models.evaluating.evaluation import Answered, evaluate
@@ -28,7 +29,7 @@ from models.learning.export import as_tensors, check_parity, export, try_provide
 from models.learning.loop import Checkpoints, Fitted, Report
 from models.learning.material import NEWEST, Material
 from models.learning.objectives import answering, objective
-from models.learning.preprocessing import Prepared, prepare
+from models.learning.preprocessing import CATEGORIES, IMAGES, NUMBERS, TIME_PARTS, Prepared, prepare
 from models.learning.settings import Setting, TrainingSettings
 from models.learning.world import current
 from models.watching import profile
@@ -217,6 +218,7 @@ def _check_answer(model: "Model", network: object, first: Prepared) -> nn.Module
     if not isinstance(network, nn.Module):
         raise DefinitionError(f"model {model.name}: `network` gave a {type(network).__name__}, not a torch.nn.Module")
     probe = _with_extremes(model.contract, first)
+    _check_arguments(model, network, len(as_tensors(probe)))
     with torch.inference_mode():  # and in evaluation mode, so that the random state and running means stay as they are
         try:
             answer = network.eval()(*as_tensors(probe))
@@ -246,29 +248,45 @@ def _example(rows: Prepared) -> Prepared:
     def first(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.resize(array, (EXAMPLE_ROWS, *array.shape[1:]))
 
-    return Prepared(first(rows.numbers_NF), first(rows.categories_NC), first(rows.time_parts_NP))
+    return Prepared(*map(first, rows.arrays()))
+
+
+def _check_arguments(model: "Model", network: nn.Module, count: int) -> None:
+    """Refuse a network that takes other arguments than it is given."""
+    try:
+        inspect.signature(network.forward).bind(*range(count))
+    except TypeError as error:
+        wanted = ", ".join((NUMBERS, CATEGORIES, TIME_PARTS, IMAGES)[:count])
+        raise DefinitionError(
+            f"model {model.name}: the network's forward must take ({wanted}), as its contract says; {error}"
+        ) from error
 
 
 def _with_extremes(contract: Contract, first: Prepared) -> Prepared:
-    """Add a row with the last value of each category, and one with null wherever it is allowed."""
+    """Add a bright row with the last value of each category, and a dark one with null wherever it is allowed."""
     last, null = first[:1], first[:1]
     nullable = [column.nullable for column in contract.numbers]
     unknown = [column.nullable for column in contract.categories]
     codes = np.asarray([[len(column.values) for column in contract.categories]], dtype=np.int64)
+    bright, dark = (_one_colour(contract.image, first.images_NKHW, end) for end in ("maximum", "minimum"))
     rows = (
         first,
-        Prepared(last.numbers_NF, codes, last.time_parts_NP),
+        Prepared(last.numbers_NF, codes, last.time_parts_NP, bright),
         Prepared(
             np.where(nullable, np.float32(np.nan), null.numbers_NF).astype(np.float32),
             np.where(unknown, 0, null.categories_NC).astype(np.int64),
             null.time_parts_NP,
+            dark,
         ),
     )
-    return Prepared(
-        np.concatenate([one.numbers_NF for one in rows]),
-        np.concatenate([one.categories_NC for one in rows]),
-        np.concatenate([one.time_parts_NP for one in rows]),
-    )
+    return Prepared(*(np.concatenate(alike) for alike in zip(*(one.arrays() for one in rows), strict=True)))
+
+
+def _one_colour(
+    image: Image | None, images_NKHW: npt.NDArray[Any] | None, bound: Literal["minimum", "maximum"]
+) -> npt.NDArray[Any] | None:
+    """Give an image that is as dark, or as bright, as it may be."""
+    return None if image is None or images_NKHW is None else np.full_like(images_NKHW[:1], getattr(image, bound))
 
 
 def _sizes(contract: Contract) -> str:

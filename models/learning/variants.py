@@ -13,7 +13,7 @@ bytes. Made in a tenth of a second each for small networks, in a temporary folde
 import hashlib
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from models.contract.answers import Answers, differences, mean_loss, shown
 from models.contract.columns import Contract, Number
 from models.errors import OkruhError
 from models.evaluating.measures import measure
-from models.inference import GraphInputs, Predictor
+from models.inference import GraphInputs, Predictor, in_parts
 from models.learning.export import NETWORK, PARITY_BATCHES, serialize
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _in_eight_bits(model: onnx.ModelProto, calibration: GraphInputs) -> onnx.Mod
         quantize_static(
             model,
             file,
-            _Once(calibration),
+            _Once(in_parts(calibration) if any(values.ndim > 1 for values in calibration.values()) else [calibration]),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -190,15 +190,15 @@ def _in_eight_bits(model: onnx.ModelProto, calibration: GraphInputs) -> onnx.Mod
 
 
 class _Once:
-    """Gives rows as the tool asks for them: all of them, then none."""
+    """Gives rows as the tool asks for them: some, the next, then none."""
 
-    def __init__(self, rows: GraphInputs) -> None:
-        self._rows: dict[str, object] | None = dict(rows)
+    def __init__(self, parts: Iterable[GraphInputs]) -> None:
+        self._parts = iter(parts)
 
     def get_next(self) -> dict[str, object] | None:
         """Give what there is."""
-        rows, self._rows = self._rows, None
-        return rows
+        rows = next(self._parts, None)
+        return None if rows is None else dict(rows)
 
 
 def _in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -10,8 +10,9 @@ from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from models.contract import images
 from models.contract.answers import mean_loss
-from models.contract.columns import Category, Contract, Number, Time
+from models.contract.columns import Category, Contract, Image, Input, Number, Time
 from models.figures import Calibration, Evaluation, Interval, PredictionIntervals
 from models.pages import drawing
 from models.pages.drawing import Axis, Range, Series, chart_html, ranges_html
@@ -346,12 +347,14 @@ def _contract(contract: Contract) -> str:
 {_wide(table)}"""
 
 
-def _column(column: Time | Number | Category, role: str) -> list[str]:
+def _column(column: Input, role: str) -> list[str]:
     match column:
         case Time():
             allowed = f"wall time of {column.zone}" if column.zone else "moment, UTC"
         case Number():
             allowed = f"{column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
+        case Image():
+            allowed = images.expected(column)
         case Category():
             shown = ", ".join(map(str, column.values[:_SHOWN_VALUES]))
             allowed = f"{len(column.values):,} values: {shown}" + (

@@ -1,15 +1,18 @@
 """The reference profile: what a bundle's columns and errors looked like on the rows that judged it.
 
-The bins come from the contract (categories) and from the reference rows (numbers: equally full bins). Drift is the
-Jensen-Shannon distance (base 2, 0..1) between binned shares; Lin, "Divergence measures based on the Shannon entropy",
-1991. It describes a window; alarms rest on errors (`models.watching.alarms`). Cost: one histogram a column.
+The bins come from the contract (categories) and from the reference rows (numbers: equally full bins). Of an image two
+numbers are looked at: how bright it is, and its contrast. Drift is the Jensen-Shannon distance (base 2, 0..1) between
+binned shares; Lin, "Divergence measures based on the Shannon entropy", 1991. It describes a window; alarms rest on
+errors (`models.watching.alarms`). Cost: one histogram a column.
 """
+
+from collections.abc import Iterator
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models.contract.columns import Category, Contract, Number
+from models.contract.columns import Category, Contract, Image
 from models.errors import BundleError
 from models.inference import GraphInputs
 
@@ -58,11 +61,24 @@ def decode(content: bytes) -> Profile:
 def describe_columns(contract: Contract, columns: GraphInputs) -> dict[str, ColumnProfile]:
     """Bin the reference rows, column by column."""
     described = {}
+    for name, category, values in _looked_at(contract, columns):
+        edges = () if category else _edges(values)
+        described[name] = ColumnProfile(edges=edges, shares=tuple(_shares(category, values, edges).tolist()))
+    return described
+
+
+def _looked_at(
+    contract: Contract, columns: GraphInputs
+) -> Iterator[tuple[str, Category | None, npt.NDArray[np.generic]]]:
+    """Give what is binned: each feature, and of an image its mean and deviation; no column has a `/` in its name."""
     for column in contract.features:
         values = columns[column.name]
-        edges = _edges(values) if isinstance(column, Number) else ()
-        described[column.name] = ColumnProfile(edges=edges, shares=tuple(_shares(column, values, edges).tolist()))
-    return described
+        if isinstance(column, Image):
+            whole_ND = values.reshape(len(values), -1)
+            yield f"{column.name}/mean", None, whole_ND.mean(axis=1)
+            yield f"{column.name}/deviation", None, whole_ND.std(axis=1, dtype=np.float32)
+        else:
+            yield column.name, column if isinstance(column, Category) else None, values
 
 
 def describe_loss(loss_N: npt.NDArray[np.float64], ceiling: float) -> LossProfile:
@@ -86,10 +102,10 @@ def scaled_loss(loss_N: npt.NDArray[np.float64], ceiling: float) -> npt.NDArray[
 def drift(contract: Contract, profile: Profile, columns: GraphInputs) -> dict[str, float]:
     """Give each feature's Jensen-Shannon distance between the profile and other rows."""
     distances = {}
-    for column in contract.features:
-        reference = profile.columns[column.name]
-        found = _shares(column, columns[column.name], reference.edges)
-        distances[column.name] = _jensen_shannon(np.asarray(reference.shares), found)
+    for name, category, values in _looked_at(contract, columns):
+        reference = profile.columns[name]
+        found = _shares(category, values, reference.edges)
+        distances[name] = _jensen_shannon(np.asarray(reference.shares), found)
     return distances
 
 
@@ -107,9 +123,9 @@ def _present(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
 
 
 def _shares(
-    column: Number | Category, values: npt.NDArray[np.generic], edges: tuple[float, ...]
+    column: Category | None, values: npt.NDArray[np.generic], edges: tuple[float, ...]
 ) -> npt.NDArray[np.float64]:
-    if isinstance(column, Category):
+    if column is not None:
         place = {value: position for position, value in enumerate(column.values, start=1)}
         found, counted = np.unique(values, return_counts=True)
         counts = np.zeros(len(place) + 1)

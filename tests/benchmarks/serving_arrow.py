@@ -9,7 +9,7 @@ import pyarrow as pa
 from safetensors.numpy import save_file
 
 from models.contract import arrow
-from models.contract.columns import Category, Contract, Number, Time
+from models.contract.columns import Category, Contract, Input, Number, Time
 from models.contract.rows import MAXIMUM_ROWS, Array, Columns, graph_inputs
 from tests.benchmarks import bare_runtime
 from tests.benchmarks.figures import Figure
@@ -64,11 +64,12 @@ def _drawn(contract: Contract, rows: int) -> Columns:
     """Draw rows that the contract accepts."""
     draw = np.random.default_rng(_SEED)
 
-    def values(column: Time | Number | Category) -> Array:
+    def values(column: Input) -> Array:
         if isinstance(column, Time):
             return draw.integers(*_YEAR_US, rows)
         if isinstance(column, Number):
             return draw.uniform(column.minimum, column.maximum, rows)
+        assert isinstance(column, Category)
         return draw.choice(np.array(column.values), rows)
 
     return {column.name: values(column) for column in contract.inputs}

@@ -81,7 +81,7 @@ def test_settings_of_the_other_way_to_hold_rows_out_are_refused(home: Path) -> N
 def journal(version: str, truth: npt.NDArray[np.int64], rows: pd.DataFrame, at: datetime) -> None:
     """Record answers of a version, and what was true."""
     bundle = registry.load_bundle(digits_lake(), "main", version)
-    records = [{name: float(row[name]) for name in rows.columns if name != "digit"} for _, row in rows.iterrows()]
+    records = [{"image": image.reshape(8, 8).tolist()} for image in rows["image"]]
     columns = RowDecoder(CONTRACT).together([RowDecoder(CONTRACT).convert(records)])
     values = Predictor(bundle.onnx, CONTRACT).predict(to_columns(CONTRACT, rows))
     names = [f"{at:%d}-{place}" for place in range(len(rows))]

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models import inference
 from models.bundle import Bundle
-from models.contract.columns import MISSING_CODE, Category, Contract, Number, Time
+from models.contract.columns import MISSING_CODE, Category, Contract, Feature, Number, Time
 from models.errors import BundleError, ProviderUnavailable
 from models.inference import (
     WARM_SIZES,
@@ -96,7 +96,7 @@ def test_each_kind_of_column_has_its_tensor_type(column: Time | Number | Categor
     assert input_type(column) == kind
 
 
-def with_features(contract: Contract, *features: Number | Category) -> Contract:
+def with_features(contract: Contract, *features: Feature) -> Contract:
     return msgspec.structs.replace(contract, features=features)
 
 

@@ -8,7 +8,7 @@ Images have no moment: rows are held out by what they hold.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.contract.columns import Category, Contract, Number
+from models.contract.columns import Category, Contract, Image
 from models.learning.search import Choice, Floats, Integers
 from models.learning.settings import TrainingSettings
 from models.model import Model, Sample
@@ -18,14 +18,8 @@ if TYPE_CHECKING:
 
     from models.learning.examples import Examples
 
-SIZE = 8
-
 CONTRACT = Contract(
-    features=tuple(
-        Number(name=f"pixel_{row}_{column}", unit="dots", minimum=0, maximum=16)
-        for row in range(SIZE)
-        for column in range(SIZE)
-    ),
+    features=(Image(name="image", height=8, width=8, minimum=0, maximum=16, unit="dots"),),
     target=Category(name="digit", values=tuple(range(10)), description="the digit that was written"),
     minimum_rows=100,
 )
@@ -35,7 +29,7 @@ def make_network(train: "Examples", *, channels: int, dropout: float) -> "nn.Mod
     """Make a small convolutional network."""
     from models.learning.networks import ImageNetwork
 
-    return ImageNetwork(CONTRACT, train, height=SIZE, width=SIZE, channels=channels, dropout=dropout)
+    return ImageNetwork(CONTRACT, train, channels=channels, dropout=dropout)
 
 
 MODEL = Model(

@@ -66,9 +66,10 @@ def test_gaps_make_a_column_nullable_and_are_told() -> None:
     found = draft(table(kind=gaps, depth=numbers), "price", "at")
 
     by_name = {column.name: column for column in found.contract.features}
-    assert by_name["kind"].nullable
-    assert by_name["depth"].nullable
+    assert isinstance(kind := by_name["kind"], Category)
     assert isinstance(depth := by_name["depth"], Number)
+    assert kind.nullable
+    assert depth.nullable
     assert depth.minimum < np.nanmin(numbers) < np.nanmax(numbers) < depth.maximum
     assert found.seen["kind"].endswith("25.0% missing")
     assert found.seen["depth"].endswith("12.5% missing")
@@ -85,7 +86,9 @@ def test_gaps_make_a_column_nullable_and_are_told() -> None:
         ([f"name {place}" for place in range(ROWS)], "another value in each row, as an id has"),
         ((PRICE * 1.21).tolist(), "LEAK: says the target"),
         (np.arange("2020-01-01", "2021-02-04", dtype="M8[D]")[:ROWS], "a moment, which no feature is: let `prepare`"),
-        ([[1]] * ROWS, "list<"),
+        ([["a"]] * ROWS, "list<"),
+        ([[1], [1, 2]] * (ROWS // 2), "list<"),
+        ([[[0, 9]] * 3] * ROWS, "lists of 3 x 2 numbers each; where they are images, declare an Image"),
     ],
 )
 def test_leaves_out_what_nothing_or_too_much_is_learned_from(values: Any, why: str) -> None:
@@ -152,6 +155,7 @@ def test_what_is_asked_may_be_said() -> None:
         ({"price": [1.5] * ROWS}, "price", None, None, "target 'price' is 1.5 in each row: nothing can be learned"),
         ({"price": pa.nulls(ROWS, pa.float64())}, "price", None, None, "target 'price' is empty in each row"),
         ({"at": None, "count": None, "kind": None, "new": None}, "price", None, None, "no column is left"),
+        ({"odd": pa.array([[1]] * ROWS)}, "odd", "at", None, "a target is one value a row"),
     ],
 )
 def test_refuses_what_cannot_be_a_target_or_a_time(

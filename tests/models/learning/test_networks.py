@@ -17,7 +17,7 @@ from models.learning.devices import repeatable
 from models.learning.examples import Examples, HeldRows, to_examples
 from models.learning.export import check_parity, export
 from models.learning.loop import fit, predict
-from models.learning.networks import ImageNetwork, TabularNetwork
+from models.learning.networks import TabularNetwork
 from models.learning.objectives import answering, objective
 from models.learning.preprocessing import prepare
 from models.learning.settings import TrainingSettings
@@ -106,17 +106,3 @@ def test_a_table_of_nothing_but_a_time_without_parts_is_refused() -> None:
 
     with pytest.raises(DefinitionError, match="the contract has no number, category or part of a time to learn from"):
         TabularNetwork(of, to_examples(of, table()))
-
-
-def test_an_image_has_a_number_a_pixel_and_nothing_else() -> None:
-    pixels = tuple(Number(name=f"p{place}", unit="", minimum=0, maximum=1) for place in range(6))
-    of = Contract(features=pixels, target=KIND)
-    rows = pd.DataFrame({column.name: [0.0, 1.0] for column in pixels}).assign(kind=["a", "b"])
-
-    network = ImageNetwork(of, to_examples(of, rows), height=2, width=3, channels=4).eval()
-
-    assert predict(network, to_examples(of, rows).inputs).shape == (2, 3)
-    with pytest.raises(
-        DefinitionError, match="an image of 3 x 3 pixels has 9 numbers and nothing else; the contract has 6"
-    ):
-        ImageNetwork(of, to_examples(of, rows), height=3, width=3)
