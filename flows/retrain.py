@@ -8,7 +8,8 @@ import msgspec
 from flows import catalog
 from flows.orchestration import flow
 from flows.promote import promote
-from flows.train import Recipe, Registered, check_device, run_recipe
+from flows.recipes import Recipe, check_device
+from flows.train import Registered, run_recipe
 from infra import registry
 from infra.assembly import assemble
 from infra.dataset import known_rows

@@ -13,7 +13,8 @@ import msgspec
 
 from flows import catalog
 from flows.orchestration import as_json, task
-from flows.train import Task, first_line, read_material
+from flows.recipes import Task, read_material
+from flows.telling import first_line
 from infra.assembly import assemble
 from infra.errors import Misconfigured, NotFound
 from infra.settings import EMBEDDED, load_settings

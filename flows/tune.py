@@ -11,7 +11,9 @@ import msgspec
 from flows import catalog
 from flows.orchestration import as_json, flow, steps_on_ray, worker_environment
 from flows.progress import searches_shown
-from flows.train import Recipe, Registered, Task, Told, data_digest, first_line, recipe_from_scratch, run_recipe
+from flows.recipes import Recipe, Task, data_digest, recipe_from_scratch
+from flows.telling import Told, first_line
+from flows.train import Registered, run_recipe
 from flows.trial import Came, Order, rows_of, trial
 from infra.assembly import assemble, repository
 from infra.errors import Misconfigured, Unavailable

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from flows.train import Recipe, cut
+from flows.recipes import Recipe, cut
 from infra.assembly import assemble
 from infra.dataset import known_rows, table_prefix
 from infra.lake.protocol import Lake

@@ -15,8 +15,9 @@ import torch
 from safetensors.numpy import load
 
 from flows.forget import forget
+from flows.recipes import Recipe
 from flows.reproduce import REPORTS, Reproduced, reproduce
-from flows.train import Recipe, register, run_recipe, train
+from flows.train import register, run_recipe, train
 from infra import registry
 from infra.errors import Misconfigured, NotFound
 from infra.provenance import ROOT, code_commit, source_digest
