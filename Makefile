@@ -30,7 +30,7 @@ check: $(DEV)
 
 proof: $(DEV)
 	$(PIP) install --constraint constraints.txt --editable '.[cpu,dev,ray]'
-	$(BIN)/python -m pytest -m proof -o faulthandler_timeout=3600
+	$(BIN)/python -m pytest -m proof --timeout 3600
 
 bench-%: $(DEV)
 	$(BIN)/python -m tests.benchmarks.$*
