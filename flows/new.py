@@ -16,10 +16,10 @@ from flows import catalog
 from flows.sync import RAW_SUFFIXES, raw_files
 from infra import tables
 from infra.errors import Conflict, Misconfigured, NotFound, Unavailable
-from models.bundle import MODEL_NAME
+from models.bundle import check_name
 from models.contract.columns import Category, Image, Lag, Number, Slice, Task, Time
 from models.contract.draft import Draft, draft
-from models.errors import ContractError, DefinitionError
+from models.errors import ContractError
 from models.model import RESERVED
 
 _SMALL_ROWS = 20_000
@@ -65,10 +65,7 @@ def new(
     Raises: `Conflict` where there is a model of that name, `ContractError`, `DefinitionError`, `NotFound`,
         `Misconfigured`, `Unavailable`.
     """
-    if not MODEL_NAME.fullmatch(name):
-        raise DefinitionError(
-            f"model name {name!r}: use a small letter, then 2 to 39 small letters, digits and single `_`"
-        )
+    check_name(name)
     folder = catalog.new_folder(name)
     if name in catalog.names() or folder.exists():
         raise Conflict(f"there is a model {name} already; choose another name, or remove {folder}")

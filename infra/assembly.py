@@ -21,7 +21,7 @@ from infra.runs import RunIndex
 from infra.seen_files import SeenFiles
 from infra.settings import EMBEDDED, Settings
 from infra.tracking.tracker import Tracker, make_tracker
-from models.bundle import MODEL_NAME
+from models.bundle import check_name
 
 if TYPE_CHECKING:
     from infra.lake.lakefs.server import Server
@@ -146,9 +146,6 @@ def assemble(settings: Settings) -> Platform:
 
 
 def repository(model: str) -> str:
-    """Give the name of a model outside Python, where no underscore is allowed. Raises: `Misconfigured`."""
-    if not MODEL_NAME.fullmatch(model):
-        raise Misconfigured(
-            f"model {model!r}: a name is a small letter, then 2 to 39 small letters, digits and single '_'"
-        )
+    """Give the name of a model outside Python, where no underscore is allowed. Raises: `DefinitionError`."""
+    check_name(model)
     return model.replace("_", "-")

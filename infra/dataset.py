@@ -167,18 +167,17 @@ class KnownRows(Sequence[pd.DataFrame]):
         if place not in self._looked_at:  # once: in an epoch after the first it is the same
             _refuse_outdated(self._contract, self._groups[place][0], table)
             self._looked_at.add(place)
-        rows = self._wanted(self._with_lags(_with_moments(self._contract, table)))
+        rows = _within_range(self._contract, self._wanted(self._with_lags(_with_moments(self._contract, table))))
         if self._answered is None:
             return rows
         return _without(self._contract, rows, self._answered, [*self._kept, EVENT_AT])
 
     def _wanted(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Leave out what was not known then, what is older than wanted, and what the target cannot be."""
+        """Leave out what was not known then, and what is older than wanted."""
         known = rows["known_at"] <= self._as_of
         if self._learn_from is not None:
             known &= rows["event_at"] >= self._learn_from
-        rows = rows.loc[known, [*self._columns, "event_at", "known_at"]]
-        return _within_range(self._contract, rows)
+        return rows.loc[known, [*self._columns, "event_at", "known_at"]]
 
     def whole(self, keep: Callable[[pd.DataFrame], npt.NDArray[np.bool_]] | None = None) -> pd.DataFrame:
         """Read all, or of each part the rows that `keep` says [N], as one frame.

@@ -20,8 +20,17 @@ from models.errors import BundleError, DefinitionError
 from models.figures import Evaluation
 from models.pages.card import card_page
 
-MODEL_NAME = re.compile(r"[a-z](?!\w*__)[a-z0-9_]{2,39}")
+_MODEL_NAME = re.compile(r"[a-z](?!\w*__)[a-z0-9_]{2,39}")
 """What a model may be called: it becomes a folder, a Bento and a repository (lakeFS takes none of fewer letters)."""
+
+
+def check_name(model: str) -> None:
+    """Refuse what a model may not be called. Raises: `DefinitionError`."""
+    if not _MODEL_NAME.fullmatch(model):
+        raise DefinitionError(
+            f"model name {model!r}: use a small letter, then 2 to 39 small letters, digits and single `_`"
+        )
+
 
 FILES = ("model.onnx", "card.json", "profile.json", "state.safetensors")
 """What a bundle needs."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from models.bundle import MODEL_NAME, VariantName
+from models.bundle import VariantName, check_name
 from models.contract.answers import shape
 from models.contract.columns import Category, Contract, Feature, Image, Number
 from models.deciding.promotion import GateSettings
@@ -135,10 +135,7 @@ class Model:
 
         Raises: `DefinitionError`.
         """
-        if not MODEL_NAME.fullmatch(self.name):
-            raise DefinitionError(
-                f"model name {self.name!r}: use a small letter, then 2 to 39 small letters, digits and single `_`"
-            )
+        check_name(self.name)
         contract = self.contract
         declared = {column.name for column in (*contract.inputs, contract.target, *contract.checks)}
         declared |= {contract.known} if contract.known else set()

@@ -89,10 +89,15 @@ function shown(value, step = Math.abs(value)) {
   return value.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
 }
 
+function step(value) {
+  if (error.kind === "mean") return error.size;
+  return error.kind === "interval" ? error.half_widths[error.edges.filter((edge) => edge <= value).length] : 0;
+}
+
 function interval(value) {
   const inside = value >= target.minimum && value <= target.maximum;
   const [least, most] = inside ? [target.minimum, target.maximum] : [-Infinity, Infinity];
-  return [Math.max(least, value - error.size), Math.min(most, value + error.size)];
+  return [Math.max(least, value - step(value)), Math.min(most, value + step(value))];
 }
 
 function scale(value, from, to) {
@@ -121,12 +126,11 @@ function howSure(value, answeredBy) {
       + "on rows the model had not seen; single answers are further off, or less.")];
   }
   const [from, to] = interval(value);
-  const text = `${shown(from, error.size)} to ${shown(to, error.size)} ${target.unit}`;
+  const text = `${shown(from, step(value))} to ${shown(to, step(value))} ${target.unit}`;
   return [
     make("p", text, "interval"),
     ...scale(value, from, to),
-    make("p", `Nine of ten answers were at most ${shown(error.size, error.size)} ${target.unit} off, on rows the model `
-      + "had not seen.", "hint"),
+    make("p", `Such intervals held ${shown(100 * error.held, 10)} % of rows the model had not seen.`, "hint"),
   ];
 }
 
@@ -147,7 +151,7 @@ function howLikely(probabilities) {
 function showAnswer(body, told) {
   const { id, value, probabilities } = told.predictions[0];
   const line = probabilities ? make("p", String(value), "value")
-    : make("p", shown(value, error.size || Math.abs(value)), "value");
+    : make("p", shown(value, step(value) || Math.abs(value)), "value");
   if (!probabilities) line.append(make("span", ` ${target.unit}`));
   const details = document.createElement("details");
   details.append(make("summary", "What was sent and answered"), make("pre", `POST /v1/predict\n${body}\n\n`

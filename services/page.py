@@ -6,8 +6,9 @@ is escaped. What is predicted here is recorded like every other prediction. Wher
 a field for it, and nothing of contract and card.
 
 Of a category the answer is its most likely value, with the probabilities of the likeliest. Of a number, the interval is
-what the card supports, and no more: the answer give or take the error that nine of ten test rows kept
-to, the same for every row, cut off at the target's range. A card without that figure shows its mean error, as such.
+what the card supports, and no more: its prediction interval of nine of ten rows, as wide as answers of that size need;
+where it has none, the answer give or take the error that nine of ten test rows kept to, the same for every row. Either
+is cut off at the target's range. A card with neither shows its mean error, as such.
 """
 
 import base64
@@ -27,6 +28,8 @@ from services.browser import SCRIPT, STYLE
 
 CONTENT_TYPE = b"text/html; charset=utf-8"
 
+_SHARE = 0.9
+"""Of rows, that an interval shall hold."""
 _SELECTED_FROM = 12
 """Categories of more values are searched by typing."""
 
@@ -135,13 +138,19 @@ def _key_field(hidden: str = "") -> str:
 
 def _about(card: Card) -> dict[str, object]:
     """Say what the script must know: the target, and the error that the card supports."""
-    for kind, name in (("interval", "absolute_error_90"), ("mean", "mae")):
-        if name in card.metrics:
-            error = {"kind": kind, "size": card.metrics[name]}
-            break
-    else:
-        error = {"kind": "none", "size": 0.0}
-    return {"version": card.version, "target": card.contract.target, "error": error}
+    return {"version": card.version, "target": card.contract.target, "error": _error(card)}
+
+
+def _error(card: Card) -> dict[str, object]:
+    made = card.evaluation.prediction_intervals if card.evaluation else None
+    level = next((one for one in made.levels if one.share == _SHARE), None) if made else None
+    if made and level:
+        return {"kind": "interval", "edges": made.edges, "half_widths": level.half_widths, "held": level.coverage}
+    if (size := card.metrics.get("absolute_error_90")) is not None:
+        return {"kind": "interval", "edges": (), "half_widths": (size,), "held": _SHARE}
+    if (size := card.metrics.get("mae")) is not None:
+        return {"kind": "mean", "size": size}
+    return {"kind": "none"}
 
 
 def _json(value: object) -> str:

@@ -315,7 +315,7 @@ def test_moves_house_to_a_server_and_back(ingested: tuple[Desk, Any], lakefs: La
     [
         ("embedded/taxi_eta", "taxi_eta", "a place is LAKE/MODEL"),
         ("embedded/taxi_eta", "embedded/taxi_eta", "onto itself"),
-        ("embedded/taxi-eta", "embedded/taxi_eta", "a name is a small letter"),
+        ("embedded/taxi-eta", "embedded/taxi_eta", "use a small letter"),
         ("embedded/absent", "embedded/taxi_eta", "absent has no lake yet"),
         ("embedded/taxi_eta", "lakefs+https://me:sesame@host/taxi_eta", "an address holds no keys"),
         ("embedded/taxi_eta", "lakefs+https://host/taxi_eta", "wants OKRUH_LAKEFS_ACCESS_KEY_ID"),

@@ -11,13 +11,16 @@ from html.parser import HTMLParser
 import pytest
 from msgspec.structs import replace
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import text_to_be_present_in_element
 from selenium.webdriver.support.wait import WebDriverWait
 
 from infra.journal.journal import Journal
 from infra.keys import KeyFile
 from models.bundle import Bundle, Card
 from models.contract.columns import Category, Contract, Number, Time
+from models.figures import Evaluation, Level, PredictionIntervals
 from services.access import Access
 from services.app import Edge
 from services.champion import load
@@ -200,6 +203,11 @@ class Visit:
         )
         return str(found[0].text)
 
+    def comes_to_see(self, selector: str, text: str) -> bool:
+        """Wait until what is shown, perhaps in place of something else, has a text."""
+        wait = WebDriverWait(self._browser, WITHIN_S, ignored_exceptions=[StaleElementReferenceException])
+        return bool(wait.until(text_to_be_present_in_element((By.CSS_SELECTOR, selector), text)))
+
     def focused(self) -> str | None:
         return self._browser.switch_to.active_element.get_attribute("name")
 
@@ -237,7 +245,21 @@ def test_asks_for_a_key_and_shows_the_interval(
     browser: webdriver.Chrome, url: str, edge: Edge, journal: Journal, make_bundle: Callable[..., Bundle], keys: KeyFile
 ) -> None:
     plain = make_bundle()
-    judged = replace(plain, card=replace(plain.card, metrics={"mae": 1.5, "absolute_error_90": 5.0}))
+    level = Level(share=0.9, half_widths=(2.0, 5.0), coverage=0.91, interval=None, mean_width=7.0)
+    widths = PredictionIntervals(rows=100, edges=(125.0,), levels=(level,))  # an edge belongs to the bin above
+    evaluation = Evaluation(
+        blocks=10,
+        naive_loss=9.0,
+        naive_interval=None,
+        intervals={},
+        slices={},
+        prediction_intervals=widths,
+        importance={},
+        importance_rows=0,
+        over_time=(),
+        epochs=(),
+    )
+    judged = replace(plain, card=replace(plain.card, metrics={"mae": 1.5}, evaluation=evaluation))
     endpoints = Endpoints(Following(load(judged.files()), None, "main", 1.0), journal, Predictions(journal))
     edge.find = endpoints.find
     edge.access = endpoints.access = Access(keys)
@@ -253,6 +275,11 @@ def test_asks_for_a_key_and_shows_the_interval(
 
     assert visit.sees(".value") == "125.0 min"
     assert visit.sees(".interval") == "120.0 to 130.0 min"
+    assert "held 91 % of rows" in visit.sees("#answer")
+    visit.fill("distance", "49")
+    visit.send()
+    assert visit.comes_to_see(".value", "123.0 min")
+    assert visit.sees(".interval") == "121.0 to 125.0 min"
     keys.revoke("person")
     edge.access = endpoints.access = Access(keys)
     visit.send()
