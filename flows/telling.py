@@ -84,7 +84,7 @@ class Told:
     def report(self, progress: "Progress") -> None:
         """Tell how far it has come."""
         self._tracked.log(progress.figures(), progress.step)
-        self.record.add(progress.step, progress.figures(), milestone=progress.validation_error is not None)
+        self.record.add(progress.step, progress.figures(), milestone=progress.ends_epoch)
         self._show(progress)
 
     def ended(self, bundle: Bundle) -> Ended:

@@ -99,7 +99,8 @@ def run_recipe(definition: Model, recipe: Recipe, branch: str) -> Registered:
 def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, key: str) -> dict[str, Any]:
     """Train, export, prove parity, evaluate, and register the bundle.
 
-    A training that was broken off goes on from its last checkpoint.
+    A training that was broken off goes on from its last checkpoint, by as many processes and on the same kind of
+    device: by others its weights would be those of no undisturbed one.
     """
     from models.learning.devices import choose_device
     from models.learning.world import current
@@ -108,10 +109,10 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     platform = assemble(settings)
     lake = platform.lake(model)
     plan = msgspec.convert(recipe, Recipe)
-    device = choose_device(settings.device).type
+    device, processes = choose_device(settings.device).type, current().size
     current().tell(as_json(Task(model=model, recipe=plan, commit=commit)))
-    told = Told(platform, definition, plan, commit, branch, _named(device, current().size))
-    checkpoints = platform.checkpoints(model, key)
+    told = Told(platform, definition, plan, commit, branch, _named(device, processes))
+    checkpoints = platform.checkpoints(model, f"{key}-{device}-{processes}")
     try:
         rows, material, warm = recipes.read(definition, lake, commit, plan)
         trained = _learn(definition, material, plan, warm, told.report, checkpoints)
@@ -122,8 +123,8 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     except BaseException as error:
         told.fail(error)
         raise
-    checkpoints.remove()
     told.finish(ended, bundle, registered)
+    checkpoints.remove()  # after the wait for the tracker: who breaks it off has learned nothing in vain
     variants: dict[str, str] = {one.name: _became(one, bundle) for one in bundle.card.variants}
     return as_json(
         Registered(version=bundle.card.version, metrics=trained.metrics, commit=registered, variants=variants)

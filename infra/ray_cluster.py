@@ -71,7 +71,7 @@ class Messenger:
         """Pass on how far a trial is; at an epoch's end, wait to hear whether it shall stop."""
         import ray
 
-        if progress.validation_error is None:
+        if not progress.ends_epoch:
             self._mailbox.say.remote(number, progress)
             return False
         stops: bool = ray.get(self._mailbox.ask.remote(number, progress))

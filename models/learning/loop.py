@@ -9,7 +9,7 @@ import copy
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,8 +44,9 @@ class Progress:
     learning_rate: float
     train_loss: float
     """Mean since the last report; at the end of an epoch, over it."""
+    ends_epoch: bool = False
     validation_error: float | None = None
-    """Mean loss on the validation rows, at the end of an epoch."""
+    """Mean loss on the validation rows, if there are any, at the end of an epoch."""
 
     def figures(self) -> dict[str, float]:
         """Give what a tracker keeps."""
@@ -95,7 +96,7 @@ class Fitted:
     network: nn.Module
     best_epoch: int
     epochs: list[dict[str, float]]
-    """Each one's figures: `epoch`, `train_loss`, `learning_rate`, `validation_error`."""
+    """Each one's figures: `epoch`, `train_loss`, `learning_rate`, and `validation_error` where there are such rows."""
     resumed_at: int = 0
     """The step after which it went on from a checkpoint; 0: from the start."""
 
@@ -204,17 +205,18 @@ class _Training:
             if self._world.tell(kept.due()):
                 kept.save(self.state())
         loss = float(self._world.mean(self._loss_sum / self._epoch_steps))
-        error = self._mean_error() if self._validation is not None else loss
-        ended = self._progress(epoch, loss, validation_error=error)
+        error: float | None = self._world.tell(self._mean_error())
+        ended = replace(self._progress(epoch, loss), ends_epoch=True, validation_error=error)
         self.history.append(ended.figures())
         report(ended)
-        if not (math.isfinite(loss) and math.isfinite(error)):
+        if not (math.isfinite(loss) and (error is None or math.isfinite(error))):
+            measured = "" if error is None else f" and validation error {error}"
             raise TrainingDiverged(
-                f"training: epoch {epoch} gave loss {loss} and validation error {error}; lower the "
-                f"learning_rate, {self._settings.learning_rate:g} now"
+                f"training: epoch {epoch} gave loss {loss}{measured}; lower the learning_rate, "
+                f"{self._settings.learning_rate:g} now"
             )
-        if error < self._best_error or self._validation is None:
-            self._best_error, self.best_epoch = error, epoch
+        if error is None or error < self._best_error:
+            self._best_error, self.best_epoch = math.inf if error is None else error, epoch
             self._best_state = copy.deepcopy(self._network.state_dict())
         self._loss_sum.zero_()
 
@@ -247,8 +249,13 @@ class _Training:
             self._loss_sum += loss.detach()
             self.step += 1
 
-    def _mean_error(self) -> float:
-        assert self._validation is not None
+    def _mean_error(self) -> float | None:
+        """Measure on the validation rows, if there are any; the leading process does so for all.
+
+        Running means, which each has of its own rows, would have them stop at different epochs.
+        """
+        if self._validation is None or not self._world.leads:
+            return None
         self._network.eval()
         total = torch.zeros((), dtype=torch.float64, device="cpu")
         with torch.no_grad():
@@ -257,9 +264,9 @@ class _Training:
         self._network.train()
         return float(total) / len(self._validation)
 
-    def _progress(self, epoch: int, loss: float, validation_error: float | None = None) -> Progress:
+    def _progress(self, epoch: int, loss: float) -> Progress:
         now = self._optimizer.param_groups[0]["lr"]
-        return Progress(epoch, self._settings.epochs, self.step, self._steps, self._batch, now, loss, validation_error)
+        return Progress(epoch, self._settings.epochs, self.step, self._steps, self._batch, now, loss)
 
     def state(self) -> bytes:
         """Write down where the training is; every process takes part."""

@@ -59,7 +59,7 @@ def main() -> None:
 
     def train(epochs: int, ends: problem.EpochEnds) -> None:
         def report(progress: Progress) -> None:
-            if progress.validation_error is not None:
+            if progress.ends_epoch:
                 ends.add(len(rows) // problem.BATCH * problem.BATCH, progress.train_loss)
 
         with repeatable(SETTINGS.seed, torch.get_num_threads()):

@@ -129,7 +129,7 @@ def _train(what: str, file: Path, seed: int, change: float) -> None:
     settings, steps = settings.with_changes({"seed": seed}), list[float]()
 
     def report(progress: Progress) -> None:
-        if progress.validation_error is None:
+        if not progress.ends_epoch:
             steps.append(progress.train_loss)
 
     with joined(CPU) if "WORLD_SIZE" in os.environ else nullcontext(ALONE) as world, repeatable(seed, threads=1):

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from flows.ingest import ingest
+from flows.progress import Training, trainings_shown_by
+from flows.telling import Told
 from flows.train import train
 from infra import registry
 from infra.checkpoints import FileCheckpoints
@@ -139,6 +141,8 @@ def test_a_training_that_was_broken_off_goes_on_from_its_checkpoint_to_the_same_
     with pytest.raises(KeyboardInterrupt):
         train("taxi_eta", AS_OF, overrides=settings)
     monkeypatch.setattr(FileCheckpoints, "save", save)
+    (checkpoint,) = (trained / "checkpoints").rglob("train-*")
+    assert checkpoint.name.endswith("-cpu-1")  # another device, or more processes, would not come to the same weights
 
     went_on = train("taxi_eta", AS_OF, overrides=settings)
 
@@ -146,6 +150,30 @@ def test_a_training_that_was_broken_off_goes_on_from_its_checkpoint_to_the_same_
     assert list((trained / "checkpoints").rglob("train-*")) == []
     registered, undisturbed = registry.load_bundle(lake(), "main", went_on.version), training_of(settings)
     assert (registered.onnx, registered.state) == (undisturbed.onnx, undisturbed.state)
+
+
+def test_a_wait_for_the_tracker_that_is_broken_off_costs_no_learning(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OKRUH_TRAIN_CHECKPOINT_S", "1e-9")
+    settings = EPOCHS | {"seed": 4}
+
+    def wait_in_vain(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as changed:
+        changed.setattr(Told, "finish", wait_in_vain)
+        with pytest.raises(KeyboardInterrupt):
+            train("taxi_eta", AS_OF, overrides=settings)
+    registered = set(registry.versions(lake(), "main"))
+
+    heard = list[Training]()
+    with trainings_shown_by(heard.append):
+        again = train("taxi_eta", AS_OF, overrides=settings)
+
+    assert not again.cached
+    assert again.version in registered
+    assert [training.step for training in heard] == [heard[0].steps]
 
 
 def training_of(settings: Mapping[str, Setting]) -> Trained:

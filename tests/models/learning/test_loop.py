@@ -152,6 +152,7 @@ def test_without_validation_rows_the_last_epoch_is_kept(ride_model: Model, examp
     fitted = train(ride_model, examples, epochs=5, patience=1)
 
     assert fitted.best_epoch == len(fitted.epochs) == 5
+    assert all("validation_error" not in figures for figures in fitted.epochs)
 
 
 def test_reports_windows_and_the_end_of_each_epoch(
@@ -165,8 +166,8 @@ def test_reports_windows_and_the_end_of_each_epoch(
             ride_model.network(examples), HeldRows(examples, CPU), held_out, AIM, SETTINGS, CPU, report=heard.append
         )
 
-    ends = [progress for progress in heard if progress.validation_error is not None]
-    windows = [progress for progress in heard if progress.validation_error is None]
+    ends = [progress for progress in heard if progress.ends_epoch]
+    windows = [progress for progress in heard if not progress.ends_epoch]
     assert [progress.figures() for progress in ends] == fitted.epochs
     assert [(one.epoch, one.step) for one in windows] == [(1 + step // 10, 1 + step) for step in range(20)]
     assert {(one.batch_rows, one.epochs, one.steps) for one in heard} == {(32, 2, 20)}

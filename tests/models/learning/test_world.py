@@ -33,6 +33,8 @@ def test_two_processes_of_which_one_is_killed_train_as_one_does(tmp_path: Path) 
     assert len(together["epochs"]) == len(alone.epochs)
     for theirs, ours in zip(together["epochs"], alone.epochs, strict=True):
         assert theirs == pytest.approx(ours, rel=TOLERANCE)
+    errors = [json.loads((tmp_path / f"errors-{rank}.json").read_text()) for rank in range(2)]
+    assert errors[0] == errors[1] == [one["validation_error"] for one in together["epochs"]]
     weights = torch.load(tmp_path / "weights", weights_only=True)
     for name, value in alone.network.state_dict().items():
         assert torch.allclose(weights[name], value, rtol=0, atol=1e-2), name
