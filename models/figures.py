@@ -4,6 +4,7 @@ All of it is measured on the test rows. Intervals are those of `models.evaluatin
 """
 
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 
@@ -74,7 +75,10 @@ class PredictionIntervals(msgspec.Struct, frozen=True, kw_only=True):
     """Intervals about single predictions (`models.evaluating.conformal`)."""
 
     rows: int
-    """Validation rows that they were made from."""
+    """That they were made from."""
+    made_from: Literal["validation", "test"] = "validation"
+    """Rows that stopped the training; where there were none, the earlier half of those that judge, in which case the
+    later half alone measures them."""
     edges: tuple[float, ...]
     """Inner edges of the bins of the predicted value, an edge belonging to the bin above."""
     levels: tuple[Level, ...]

@@ -8,7 +8,8 @@ wider interval than a short one (Boström, Johansson, "Mondrian conformal regres
 
 Made from the validation rows, which are later than those learned from; what they promise for the test rows, later
 still, is measured there, for a world that has changed keeps no promise. The validation rows also choose the epoch that
-is kept, which makes their errors a little too small.
+is kept, which makes their errors a little too small. Of a training that nothing stops (a retraining, which has few
+rows) they are made from the earlier half of the test rows, and measured on the later one.
 """
 
 import math

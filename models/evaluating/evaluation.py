@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from models.contract.answers import Answers, losses, places
@@ -52,7 +53,7 @@ def evaluate(
     Args:
         test: rows that the training has not seen, one at least; all answers are finite.
         columns: the test rows as the graph takes them.
-        validation: rows that stopped the training; there may be none.
+        validation: rows that stopped the training; there may be none: intervals are made of earlier test rows then.
         naive: answers to the test rows of what has not learned.
         predict: answers rows, as the exported graph does.
         epochs: how the training went.
@@ -82,21 +83,33 @@ def evaluate(
         importance_rows=len(probed_N),
         over_time=() if seconds_N is None else _over_time(contract, seconds_N, loss_N, _bias(target, test)),
         epochs=tuple(epochs),
-        **_of_kind(target, test, validation, resamples),
+        **_of_kind(target, test, validation, seconds_N, resamples, seed),
     )
 
 
-def _of_kind(target: Number | Category, test: Answered, validation: Answered, resamples: Resamples) -> dict[str, Any]:
+def _of_kind(
+    target: Number | Category,
+    test: Answered,
+    validation: Answered,
+    seconds_N: Places | None,
+    resamples: Resamples,
+    seed: int,
+) -> dict[str, Any]:
     """Give what only targets of one kind have."""
     if isinstance(target, Category):
         return {"calibration": calibration(target, test.answers, places(target, test.truth), resamples)}
     (told_N, true_N), (told_V, true_V) = _as_numbers(test), _as_numbers(validation)
-    intervals = conformal.prediction_intervals(target, told_V, true_V, told_N, true_N, resamples)
-    why = ""
-    if intervals is None:
-        least = conformal.least_rows(conformal.SHARES[0])
-        why = f"they want {least} validation rows at least, and there are {len(validation):,}"
-    return {"prediction_intervals": intervals, "no_prediction_intervals": why, "spread": _spread(told_N, true_N)}
+    spread, least = _spread(told_N, true_N), conformal.least_rows(conformal.SHARES[0])
+    made = conformal.prediction_intervals(target, told_V, true_V, told_N, true_N, resamples)
+    if made is None:
+        order_N = np.arange(len(test)) if seconds_N is None else np.argsort(seconds_N, kind="stable")
+        earlier, later = np.split(order_N, [len(test) // 2])
+        block_N = blocks(len(later), None if seconds_N is None else seconds_N[later], seed)
+        halves = (told_N[earlier], true_N[earlier], told_N[later], true_N[later])
+        made = conformal.prediction_intervals(target, *halves, Resamples(block_N, seed))
+        made = made and msgspec.structs.replace(made, made_from="test")
+    why = f"they want {least} validation rows, or {2 * least} test rows; there are {len(validation)} and {len(test)}"
+    return {"prediction_intervals": made, "no_prediction_intervals": "" if made else why, "spread": spread}
 
 
 def _as_numbers(answered: Answered) -> tuple[Floats, Floats]:

@@ -212,9 +212,12 @@ def _intervals(target: Number, found: Evaluation) -> str:
         for one in made.levels
     ]
     heads = ["asked", "held", "95 % interval", "mean width"]
+    parts = "rows that stopped the training, and measured on those that judge"
+    if made.made_from == "test":
+        parts = "of the rows that judge, the earlier half, and measured on the later one"
     return f"""{head}
-<p>Intervals about a prediction, made from {made.rows:,} rows that stopped the training, and measured on those that
-judge: of which share of them the truth was asked to lie within, and did. Their size goes by what is predicted.</p>
+<p>Intervals about a prediction, made from {made.rows:,} {parts}: of which share of them
+the truth was asked to lie within, and did. Their size goes by what is predicted.</p>
 {_wide(table_html(heads, rows, numbers=(0, 1, 2, 3)))}
 {_half_widths(target, made)}"""
 

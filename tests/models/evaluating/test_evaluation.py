@@ -115,11 +115,20 @@ def test_spans_are_hours_days_or_weeks_and_never_many(days: int, spans: int) -> 
     assert len(gaps) == 1
 
 
-def test_without_validation_rows_there_are_no_intervals_and_it_is_said_why(columns: GraphInputs) -> None:
-    _, found = regression(columns, validation=0)
+def test_without_validation_rows_the_earlier_test_rows_make_the_intervals_and_the_later_ones_measure_them(
+    columns: GraphInputs,
+) -> None:
+    tested, found = regression(columns, validation=0)
 
-    assert found.prediction_intervals is None
-    assert found.no_prediction_intervals == "they want 4 validation rows at least, and there are 0"
+    made = found.prediction_intervals
+    assert made is not None
+    assert (made.made_from, made.rows, found.no_prediction_intervals) == ("test", HOURS // 2, "")
+    error_N = np.abs(tested.answers - np.asarray(tested.truth))
+    for level in made.levels:
+        bin_N = np.searchsorted(made.edges, tested.answers, side="right")
+        held_N = error_N <= np.asarray(level.half_widths)[bin_N]
+        assert level.coverage == held_N[HOURS // 2 :].mean()
+        assert level.coverage == pytest.approx(level.share, abs=0.1)
 
 
 def test_a_classifier_is_judged_by_its_calibration(columns: GraphInputs) -> None:
@@ -150,6 +159,7 @@ def test_one_row_is_judged_without_intervals() -> None:
 
     assert (found.blocks, found.intervals, found.naive_interval) == (1, {}, None)
     assert found.slices["size"]["under 5"].interval is None
+    assert found.no_prediction_intervals == "they want 4 validation rows, or 8 test rows; there are 0 and 1"
     assert msgspec.json.decode(msgspec.json.encode(found), type=Evaluation) == found
 
 

@@ -146,10 +146,20 @@ def test_the_same_card_made_at_another_moment_by_another_run_has_the_same_page(r
     assert card_page(again) == card_page(regression)
 
 
-def test_without_intervals_it_says_why(make_bundle: BundleMaker) -> None:
+def test_intervals_of_a_training_that_nothing_stopped_are_of_the_earlier_test_rows(make_bundle: BundleMaker) -> None:
     text = Read(card_page(judged(make_bundle(), validation=0))).text
 
-    assert "There are no prediction intervals: they want 4 validation rows at least, and there are 0." in text
+    told = "made from 300 of the rows that judge, the earlier half, and measured on the later one"
+    assert told in " ".join(text.split())
+
+
+def test_without_intervals_it_says_why(regression: Card) -> None:
+    assert regression.evaluation is not None
+    without = replace(regression.evaluation, prediction_intervals=None, no_prediction_intervals="they want more rows")
+
+    text = Read(card_page(replace(regression, evaluation=without))).text
+
+    assert "There are no prediction intervals: they want more rows." in text
 
 
 def test_a_card_of_before_an_evaluation_was_kept_has_a_page(make_bundle: BundleMaker) -> None:
