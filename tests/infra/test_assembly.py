@@ -13,6 +13,7 @@ from infra.assembly import assemble, repository
 from infra.errors import Misconfigured, NotFound, Unavailable
 from infra.lake.protocol import MAIN
 from infra.settings import Settings
+from models.errors import DefinitionError
 from tests.infra.lake.lakefs.server import KEY_ID, SECRET, LakeFSServer
 
 
@@ -23,7 +24,7 @@ def test_a_repository_has_no_underscore(settings: Settings) -> None:
 
 @pytest.mark.parametrize("name", ["", "Taxi", "../taxi", "taxi-eta", "1taxi", "a" * 41])
 def test_refuses_a_model_name_that_is_no_module_name(name: str) -> None:
-    with pytest.raises(Misconfigured, match="a name is"):
+    with pytest.raises(DefinitionError, match="use a small letter"):
         repository(name)
 
 

@@ -1,7 +1,9 @@
-"""Devices on which networks are trained."""
+"""Devices on which networks are trained, and threads: tests run beside each other, one to a core."""
 
 import pytest
 import torch
+
+torch.set_num_threads(1)
 
 
 @pytest.fixture(params=["cpu", "cuda"])
