@@ -31,9 +31,10 @@ _CODED_AS = ("id", "code", "zone", "type", "class", "category", "kind")
 """How names of whole numbers end that count nothing."""
 _FEW_GROUPS, _MOST_SLICES = 20, 8
 """Values of a category that is a slice, and how many such are suggested."""
-_TOLD_ROWS = 100_000
-"""Rows on which it is looked whether a column says the target."""
+_TOLD_ROWS, _FEWEST_TOLD = 100_000, 10
+"""Rows on which it is looked whether a column says the target: at most, and at least, as few agree by chance."""
 _ALIKE = 0.9999
+"""A correlation of ranks from which on two columns have one order."""
 _A_YEAR_S, _TWO_DAYS_S, _TWO_MONTHS_S = 365 * 86_400, 2 * 86_400, 61 * 86_400
 
 
@@ -75,6 +76,7 @@ def draft(
     Raises: `ContractError` for a target, a time, lags or series that cannot be.
     """
     names = _check(table, target, time, taken)
+    table = _plain(table)
     label, task = _target(target, table[target], task)
     _check_lags(table, label, time, lags, by)
     columns, seen, left_out = list[Number | Category](), {target: _seen(label, table[target])}, dict[str, str]()
@@ -83,7 +85,7 @@ def draft(
         if name in (target, time):
             continue
         why = "no column may be called so; rename it" if name in taken or "/" in name or not name else ""
-        why = why or _useless(table[name], table[target])
+        why = why or _useless(table[name], table[target], label)
         found = why or (_category if name in by else _feature)(name, table[name])
         if isinstance(found, str) and name in by:
             raise ContractError(f"{name!r} tells no series apart: {found}")
@@ -124,6 +126,14 @@ def _check(table: pa.Table, target: str, time: str | None, taken: Collection[str
     if table.num_rows < 2:
         raise ContractError(f"the table has {table.num_rows} rows; there is nothing to learn from")
     return names
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Have values themselves where there are dictionaries, as pandas' categories are in Parquet."""
+    for place, column in enumerate(table.schema):
+        if pa.types.is_dictionary(column.type):
+            table = table.set_column(place, column.name, table.column(place).cast(column.type.value_type))
+    return table
 
 
 def _target(name: str, values: pa.ChunkedArray, task: Task | None) -> tuple[Number | Category, Task]:
@@ -280,7 +290,7 @@ def _span_s(values: pa.ChunkedArray) -> int:
     return int(last - first)
 
 
-def _useless(values: pa.ChunkedArray, target: pa.ChunkedArray) -> str:
+def _useless(values: pa.ChunkedArray, target: pa.ChunkedArray, label: Number | Category) -> str:
     """Say why nothing is to be learned from a column; nothing where something may be."""
     present = len(values) - values.null_count
     if present == 0:
@@ -297,9 +307,9 @@ def _useless(values: pa.ChunkedArray, target: pa.ChunkedArray) -> str:
     if distinct == 1:
         return f"{pc.drop_null(values)[0].as_py()!r} in each row" + ("" if present == len(values) else ", or empty")
     is_name = pa.types.is_integer(values.type) or _is_text(values.type)
-    if is_name and distinct == present and present > 20 and not _says(values, target):
+    if is_name and distinct == present and present > 20 and not _says(values, target, label):
         return "another value in each row, as an id has"
-    return "LEAK: says the target" if _says(values, target) else ""
+    return "LEAK: says the target" if _says(values, target, label) else ""
 
 
 def _images_length(values: pa.ChunkedArray) -> str:
@@ -314,19 +324,29 @@ def _images_length(values: pa.ChunkedArray) -> str:
     return f"lists of {' x '.join(lengths)} numbers each" if lengths and _is_number(level.type) else ""
 
 
-def _says(values: pa.ChunkedArray, target: pa.ChunkedArray) -> bool:
+def _says(values: pa.ChunkedArray, target: pa.ChunkedArray, label: Number | Category) -> bool:
     """Say whether the target can be read off a column: the same order of numbers, or one value for one."""
-    some = pd.DataFrame({"one": values[:_TOLD_ROWS].to_pandas(), "other": target[:_TOLD_ROWS].to_pandas()})
-    some = some.replace([np.inf, -np.inf], np.nan).dropna()
-    if len(some) < 3 or some["one"].nunique() < 2 or some["other"].nunique() < 2:
+    some = pd.DataFrame({"one": _some(values), "other": _some(target)}).replace([np.inf, -np.inf], np.nan).dropna()
+    if len(some) < _FEWEST_TOLD or some["one"].nunique() < 2 or some["other"].nunique() < 2:
         return False
-    if all(pd.api.types.is_numeric_dtype(some[name]) and not pd.api.types.is_bool_dtype(some[name]) for name in some):
-        return bool(abs(some["one"].astype("float64").corr(some["other"].astype("float64"))) > _ALIKE)
+    if isinstance(label, Number) and _is_number(values.type):
+        return bool(abs(some["one"].rank().corr(some["other"].rank())) > _ALIKE)  # Spearman's
     if some["one"].nunique() > len(some) / 2:
         return False  # each row its own value: it names rows
-    return bool(
-        (some.groupby("one")["other"].nunique() == 1).all() and some["one"].nunique() <= some["other"].nunique()
-    )
+    return bool(some["one"].nunique() == some["other"].nunique() == len(some.drop_duplicates()))
+
+
+def _some(values: pa.ChunkedArray) -> pd.Series:
+    """Give rows from all over a column, at most `_TOLD_ROWS`, the same ones of each column.
+
+    One by chance out of each stretch of it, as every n-th could be of one series or one hour of the day only.
+    """
+    if len(values) > _TOLD_ROWS:
+        starts = np.linspace(0, len(values), _TOLD_ROWS + 1).astype(np.int64)
+        within = np.random.default_rng(0).random(_TOLD_ROWS) * np.diff(starts)
+        values = values.take(pa.array(starts[:-1] + within.astype(np.int64)))
+    series: pd.Series = (values.cast(pa.float64()) if pa.types.is_decimal(values.type) else values).to_pandas()
+    return series
 
 
 def _seen(column: Number | Category, values: pa.ChunkedArray) -> str:
@@ -346,8 +366,6 @@ def _seen(column: Number | Category, values: pa.ChunkedArray) -> str:
 
 def _distinct(values: pa.ChunkedArray) -> list[int | str]:
     """Give the values that occur in order, truth values as 0 and 1, whole floats as integers."""
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
     known = (value for value in pc.unique(values).to_pylist() if value is not None and value != "")
     found = [value for value in known if not isinstance(value, float) or math.isfinite(value)]
     return sorted(int(value) if isinstance(value, bool | float) and value == int(value) else value for value in found)
@@ -361,7 +379,7 @@ def _has_fractions(values: pa.ChunkedArray) -> bool:
 
 
 def _numbers(values: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    return np.asarray(pc.drop_null(values).cast(pa.float64()).to_numpy())
+    return np.asarray(pc.drop_null(values).cast(pa.float64(), safe=False).to_numpy())
 
 
 def _finite(values: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
@@ -382,8 +400,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain))
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _rounded(value: float, towards: np.ufunc) -> float:

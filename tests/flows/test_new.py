@@ -1,5 +1,6 @@
 """New: a table becomes a definition that trains as it is, in a catalog of one's own."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,35 @@ def test_refuses_what_is_no_table_and_what_is_there_already(own: Path, orders: P
     with pytest.raises(Conflict, match="there is a model taxi_eta already"):
         new("taxi_eta", str(orders), "returned")
     assert not own.exists()
+
+
+def test_texts_of_a_table_are_no_code(own: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = "a\n__import__('sys').stdout.write('EXECUTED\\n'), #"
+    odd = [code, 'b"""', "c\\", "d\u2028\x85\r", "New York"]
+    draw = np.random.default_rng(0)
+    names = {"kind": "kind\n1 % 0 #", "one": '"""one\\', "price": "price\u2029\r'\""}
+    table = pd.DataFrame({"kind": draw.choice(odd, 400), "one": code, "price": draw.normal(size=400)})
+    file = tmp_path / 'odd """\n1 \\.csv'
+    table.rename(columns=names).to_csv(file, index=False, quoting=csv.QUOTE_NONNUMERIC)  # a lone return too
+
+    drafted = new("odd", str(file), names["price"])
+
+    contract = catalog.load("odd").contract
+    assert contract.features == (Category(name=names["kind"], values=tuple(sorted(odd))),)
+    assert contract.target.name == names["price"]
+    assert list(drafted.left_out) == [names["one"]]
+    assert "EXECUTED" not in capfd.readouterr().out
+
+
+def test_what_cannot_be_loaded_leaves_nothing_behind(own: Path, orders: Path, tmp_path: Path) -> None:
+    at_once = pd.read_csv(orders).assign(ordered="2024-01-01 00:00:00")
+    at_once.to_csv(tmp_path / "at_once.csv", index=False)
+
+    with pytest.raises(DefinitionError, match=r"training\.validation_days must be greater than 0"):
+        new("orders", str(tmp_path / "at_once.csv"), "returned", "ordered")
+
+    assert list(own.iterdir()) == []
+    assert Path(new("orders", str(orders), "returned", "ordered").file).exists()
 
 
 def test_a_definition_that_cannot_be_read_is_named(own: Path, orders: Path) -> None:

@@ -106,6 +106,81 @@ def test_a_column_that_says_a_category_is_a_leak() -> None:
     assert found.left_out["code"] == "LEAK: says the target"
 
 
+MANY = 200_000
+ORDER = np.arange(MANY)
+NOISE = DRAW.normal(size=MANY)
+
+
+@pytest.mark.parametrize("target", [ORDER >= MANY * 0.9, ORDER % 2 == 0], ids=["sorted", "in turn"])
+def test_a_leak_is_found_wherever_in_the_table_it_shows(target: Any) -> None:
+    found = draft(pa.table({"target": target, "copy": np.where(target, 7, 3), "noise": NOISE}), "target")
+
+    assert found.left_out == {"copy": "LEAK: says the target"}
+
+
+SKEWED = DRAW.lognormal(0, 2, ROWS)
+CENTS = pa.array((100 * PRICE).astype(int)).cast(pa.decimal128(21, 2))
+
+
+@pytest.mark.parametrize(
+    ("target", "odd"),
+    [
+        (SKEWED, np.log(SKEWED)),
+        (SKEWED, -(SKEWED**3)),
+        (SKEWED, np.where(np.arange(ROWS) % 10 == 0, np.inf, SKEWED)),
+        (np.round(SKEWED), np.sqrt(np.round(SKEWED))),
+        (COUNT, COUNT * 2.5),
+        (2**60 + np.arange(ROWS) % 300, 2**60 + np.arange(ROWS) % 300 * 9),
+        (CENTS, CENTS),
+    ],
+    ids=["logarithm", "falling", "gaps", "ties", "few values", "large", "decimal"],
+)
+def test_a_column_with_the_order_of_a_number_is_a_leak(target: Any, odd: Any) -> None:
+    found = draft(table(price=target, odd=odd), "price", task="regression")
+
+    assert found.left_out["odd"] == "LEAK: says the target"
+
+
+def test_a_column_with_nearly_the_order_of_a_number_is_learned_from() -> None:
+    blurred = np.exp(np.log(SKEWED) + DRAW.normal(0, 0.1, ROWS))
+
+    assert draft(table(price=SKEWED, odd=blurred), "price", "at").left_out == {}
+
+
+def test_an_order_of_a_few_rows_says_nothing() -> None:
+    few = [None] * (ROWS - 5) + [1.0, 2.0, 3.0, 4.0, 5.0]
+
+    assert draft(table(price=np.arange(ROWS) ** 1.5, odd=pa.array(few)), "price", "at").left_out == {}
+
+
+CLASS = DRAW.integers(0, 5, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("odd", "leaks"),
+    [
+        (np.array([30, 10, 50, 20, 40])[CLASS], True),
+        (np.array([0.3, 0.1, 0.5, 0.2, 0.4])[CLASS], True),
+        (np.array(list("cabed"))[CLASS], True),
+        (pa.array(np.array(list("cabed"))[CLASS]).dictionary_encode(), True),
+        (np.array([1, 1, 2, 3, 4])[CLASS], False),
+        (5 * (np.arange(ROWS) % 2) + CLASS, False),
+    ],
+    ids=["numbers", "fractions", "text", "dictionary", "two of one", "one of two"],
+)
+def test_a_column_with_one_value_for_each_class_is_a_leak(odd: Any, leaks: bool) -> None:
+    found = draft(table(kind=CLASS, odd=odd), "kind", "at")
+
+    assert found.task == "multiclass"
+    assert found.left_out == ({"odd": "LEAK: says the target"} if leaks else {})
+
+
+def test_categories_of_pandas_are_columns_as_others_are() -> None:
+    found = draft(table(kind=pa.array(KIND).dictionary_encode()), "price")
+
+    assert found.contract.categories[0] == Category(name="kind", values=("bike", "car"))
+
+
 def test_names_that_are_taken_are_left_out() -> None:
     assert draft(table(value=COUNT * 2 + KIND.astype("S1").view("u1")), "price", taken={"value"}).left_out["value"] == (
         "no column may be called so; rename it"
