@@ -19,6 +19,7 @@ from infra.assembly import assemble, repository
 from infra.errors import Misconfigured, Unavailable
 from infra.settings import load_settings
 from infra.studies import Asked, Studies, Study, Trial, best_first, name_of
+from infra.tracking.ending import EndingBeside, ending_beside
 from models.errors import DefinitionError, TrainingDiverged
 from models.learning.search import Space
 from models.learning.settings import Setting, TrainingSettings
@@ -95,9 +96,12 @@ def tune(
     rows_of(Task(model=model, recipe=recipe, commit=commit))
     address = settings.studies.get_secret_value() if settings.studies else None
     studies = Studies(settings.home / "studies" / repository(model), address)
-    with studies.open(name, space, seed=int(recipe.settings["seed"] or 0)) as study:
+    with (
+        ending_beside(platform.tracker()) as tracker,
+        studies.open(name, space, seed=int(recipe.settings["seed"] or 0)) as study,
+    ):
         taken_up = study.begin(_usual(recipe), space)
-        search = _Search(study, name, definition, recipe, commit, branch, trials)
+        search = _Search(study, tracker, name, definition, recipe, commit, branch, trials)
         if on is None:
             search.run_one_by_one()
         else:
@@ -148,11 +152,20 @@ class _Search:
     """A search on its way: asks for trials, hears how they go, and keeps what comes of them."""
 
     def __init__(
-        self, study: Study, name: str, definition: Model, recipe: Recipe, commit: str, branch: str, wanted: int
+        self,
+        study: Study,
+        tracker: EndingBeside,
+        name: str,
+        definition: Model,
+        recipe: Recipe,
+        commit: str,
+        branch: str,
+        wanted: int,
     ) -> None:
         from models.learning.devices import choose_device
 
         self._study = study
+        self._tracker = tracker
         self._name = name
         self._definition = definition
         self._recipe = recipe
@@ -187,6 +200,8 @@ class _Search:
             self._device = line.device
             while True:
                 while len(running) < (jobs or line.room) and self.lacks():
+                    if running and not self._tracker.has_room():
+                        break  # those that run are heard meanwhile
                     order = self.next()
                     future = submit(trial, order=as_json(order), referee=line.messenger)
                     running[future.wrapped_future] = order.number, future
@@ -224,7 +239,8 @@ class _Search:
         return len(done) + len(self._told) < self._wanted
 
     def next(self) -> Order:
-        """Begin a trial."""
+        """Begin a trial, as soon as the trackers of earlier ones leave room for its own."""
+        self._tracker.wait_for_room()
         asked: Asked = self._study.ask()
         recipe = _with(self._definition, self._recipe, asked.settings)
         told = Told(
@@ -236,6 +252,7 @@ class _Search:
             self._device,
             self._name,
             asked.number,
+            self._tracker,
         )
         self._told[asked.number] = told
         self._study.begun(asked.number, told.begun.id)
@@ -243,7 +260,12 @@ class _Search:
         return Order(number=asked.number, task=task, device=self._device, sources=catalog.sources())
 
     def hear(self, number: int, progress: "Progress") -> bool:
-        """Take how far a trial is, and say whether it shall stop."""
+        """Take how far a trial is, and say whether it shall stop.
+
+        Of a trial whose process has gone, or that has failed, words may come after its end: nobody needs them.
+        """
+        if number not in self._told:
+            return True
         self._told[number].report(progress)
         error = progress.validation_error
         if error is None or not math.isfinite(error):
