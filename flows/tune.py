@@ -17,6 +17,7 @@ from flows.train import Registered, run_recipe
 from flows.trial import Came, Order, rows_of, trial
 from infra.assembly import assemble, repository
 from infra.errors import Misconfigured, Unavailable
+from infra.provenance import environment_digest
 from infra.settings import load_settings
 from infra.studies import Asked, Studies, Study, Trial, best_first, name_of
 from infra.tracking.ending import EndingBeside, ending_beside
@@ -38,7 +39,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     study: str
-    """Its name; the same data, code, settings, space and `as_of` bear the same."""
+    """Its name; see `study_name`."""
     trials: list[Trial]
     """All so far, the best first."""
     taken_up: int
@@ -91,8 +92,7 @@ def tune(
     platform = assemble(settings)
     lake = platform.lake(model)
     commit = lake.resolve(branch)
-    how = msgspec.json.encode(recipe).decode()
-    name = name_of(model, data_digest(definition, lake, commit), how, repr(sorted(space.items())), catalog.sources())
+    name = study_name(definition, recipe, space, data_digest(definition, lake, commit))
     rows_of(Task(model=model, recipe=recipe, commit=commit))
     address = settings.studies.get_secret_value() if settings.studies else None
     studies = Studies(settings.home / "studies" / repository(model), address)
@@ -124,6 +124,18 @@ def tune(
         usual_error=next(by_usual, None),
         registered=run_recipe(definition, _with(definition, recipe, best.settings), branch),
     )
+
+
+def study_name(definition: Model, recipe: Recipe, space: Space, data: str) -> str:
+    """Name a search by all that its trials' errors follow from: data, code, recipe, space, environment, and on what.
+
+    Args:
+        data: digest of what they read.
+    """
+    settings = load_settings()
+    how, tried = msgspec.json.encode(recipe).decode(), repr(sorted(space.items()))
+    where = f"{settings.device} {settings.train_threads}"
+    return name_of(definition.name, data, how, tried, catalog.sources(), environment_digest(), where)
 
 
 def _space(definition: Model, overrides: Mapping[str, Setting], network: Mapping[str, Setting]) -> Space:

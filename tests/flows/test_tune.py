@@ -22,11 +22,11 @@ from flows.progress import Training, trainings_shown_by
 from flows.recipes import recipe_from_scratch
 from flows.runs import runs
 from flows.trial import Came
-from flows.tune import Tuned, _Search, tune
+from flows.tune import Tuned, _Search, study_name, tune
 from infra import registry
 from infra.assembly import assemble
 from infra.errors import Misconfigured
-from infra.provenance import ROOT
+from infra.provenance import ROOT, distributions
 from infra.settings import load_settings
 from infra.studies import Studies, Trial
 from infra.tracking.ending import ending_beside
@@ -156,6 +156,41 @@ def test_what_is_set_is_not_searched_and_other_settings_are_another_search(tuned
     assert (line.settings["batch_rows"], line.settings["network.channels"]) == (32, 8)
 
 
+@pytest.mark.parametrize(("name", "value"), [("OKRUH_DEVICE", "cpu"), ("OKRUH_TRAIN_THREADS", "2")])
+def test_another_device_or_number_of_threads_is_another_search(
+    images: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    before = named()
+    assert named() == before
+
+    monkeypatch.setenv(name, value)
+
+    assert named() != before
+
+
+def test_other_installed_packages_are_another_search(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = named()
+    note = tmp_path / "more" / "more-1.0.dist-info" / "METADATA"
+    note.parent.mkdir(parents=True)
+    note.write_text("Metadata-Version: 2.1\nName: more\nVersion: 1.0\n")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(sys, "path", [*sys.path, str(tmp_path / "more")])
+        distributions.cache_clear()
+        after = named()
+    distributions.cache_clear()
+
+    assert named() == before != after
+
+
+def named() -> str:
+    """Name a search by what is set and installed now."""
+    recipe = recipe_from_scratch(MODEL, "main", AS_OF, None, None, None)
+    return study_name(MODEL, recipe, MODEL.space, "data")
+
+
 def test_the_rows_that_judge_a_version_are_not_looked_at(
     tuned: Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +284,15 @@ def test_what_a_trial_has_said_before_its_end_and_is_heard_after_it_is_dropped(i
     recipe = recipe_from_scratch(MODEL, "main", AS_OF, None, FEW, None)
     commit = assemble(load_settings()).lake("digits").resolve("main")
     late = Progress(
-        epoch=1, epochs=4, step=9, steps=36, batch_rows=32, learning_rate=0.1, train_loss=1.0, validation_error=0.5
+        epoch=1,
+        epochs=4,
+        step=9,
+        steps=36,
+        batch_rows=32,
+        learning_rate=0.1,
+        train_loss=1.0,
+        ends_epoch=True,
+        validation_error=0.5,
     )
     with (
         ending_beside(SilentTracker()) as tracker,
