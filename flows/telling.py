@@ -14,6 +14,7 @@ from infra.errors import Unavailable
 from infra.provenance import code_commit, environment_digest
 from infra.runs import Begun, Ended, new_id
 from infra.tracking.messages import Outcome, Score
+from infra.tracking.tracker import Tracker
 from models.bundle import Bundle, Card, bundle_folder
 from models.model import Model
 from models.setting_names import together
@@ -42,7 +43,9 @@ class Told:
         device: str,
         study: str | None = None,
         trial: int | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
+        """Begin a training's record. `tracker`: without it, the platform's."""
         training = (definition.retraining.training if plan.warm_start else definition.training).flat()
         usual = together(training, definition.network_settings)
         settings = together(plan.settings, definition.network_with(plan.network))
@@ -72,7 +75,7 @@ class Told:
         config = {name: told[name] for name in _CONFIG} | settings
         self._platform = platform
         name = f"{plan.as_of:%Y-%m-%d}" if trial is None else f"trial {trial}"
-        self._tracked = platform.tracker().start(f"okruh-{begun.model}", begun.id, name, config, study)
+        self._tracked = (tracker or platform.tracker()).start(f"okruh-{begun.model}", begun.id, name, config, study)
         self.begun = msgspec.structs.replace(begun, tracker_run=self._tracked.reference)
         try:
             self.record = platform.runs(begun.model).begin(self.begun)

@@ -17,8 +17,10 @@ from flows.train import Registered, run_recipe
 from flows.trial import Came, Order, rows_of, trial
 from infra.assembly import assemble, repository
 from infra.errors import Misconfigured, Unavailable
+from infra.provenance import environment_digest
 from infra.settings import load_settings
 from infra.studies import Asked, Studies, Study, Trial, best_first, name_of
+from infra.tracking.ending import EndingBeside, ending_beside
 from models.errors import DefinitionError, TrainingDiverged
 from models.learning.search import Space
 from models.learning.settings import Setting, TrainingSettings
@@ -37,7 +39,7 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     study: str
-    """Its name; the same data, code, settings, space and `as_of` bear the same."""
+    """Its name; see `study_name`."""
     trials: list[Trial]
     """All so far, the best first."""
     taken_up: int
@@ -90,14 +92,16 @@ def tune(
     platform = assemble(settings)
     lake = platform.lake(model)
     commit = lake.resolve(branch)
-    how = msgspec.json.encode(recipe).decode()
-    name = name_of(model, data_digest(definition, lake, commit), how, repr(sorted(space.items())), catalog.sources())
+    name = study_name(definition, recipe, space, data_digest(definition, lake, commit))
     rows_of(Task(model=model, recipe=recipe, commit=commit))
     address = settings.studies.get_secret_value() if settings.studies else None
     studies = Studies(settings.home / "studies" / repository(model), address)
-    with studies.open(name, space, seed=int(recipe.settings["seed"] or 0)) as study:
+    with (
+        ending_beside(platform.tracker()) as tracker,
+        studies.open(name, space, seed=int(recipe.settings["seed"] or 0)) as study,
+    ):
         taken_up = study.begin(_usual(recipe), space)
-        search = _Search(study, name, definition, recipe, commit, branch, trials)
+        search = _Search(study, tracker, name, definition, recipe, commit, branch, trials)
         if on is None:
             search.run_one_by_one()
         else:
@@ -120,6 +124,18 @@ def tune(
         usual_error=next(by_usual, None),
         registered=run_recipe(definition, _with(definition, recipe, best.settings), branch),
     )
+
+
+def study_name(definition: Model, recipe: Recipe, space: Space, data: str) -> str:
+    """Name a search by all that its trials' errors follow from: data, code, recipe, space, environment, and on what.
+
+    Args:
+        data: digest of what they read.
+    """
+    settings = load_settings()
+    how, tried = msgspec.json.encode(recipe).decode(), repr(sorted(space.items()))
+    where = f"{settings.device} {settings.train_threads}"
+    return name_of(definition.name, data, how, tried, catalog.sources(), environment_digest(), where)
 
 
 def _space(definition: Model, overrides: Mapping[str, Setting], network: Mapping[str, Setting]) -> Space:
@@ -148,11 +164,20 @@ class _Search:
     """A search on its way: asks for trials, hears how they go, and keeps what comes of them."""
 
     def __init__(
-        self, study: Study, name: str, definition: Model, recipe: Recipe, commit: str, branch: str, wanted: int
+        self,
+        study: Study,
+        tracker: EndingBeside,
+        name: str,
+        definition: Model,
+        recipe: Recipe,
+        commit: str,
+        branch: str,
+        wanted: int,
     ) -> None:
         from models.learning.devices import choose_device
 
         self._study = study
+        self._tracker = tracker
         self._name = name
         self._definition = definition
         self._recipe = recipe
@@ -187,6 +212,8 @@ class _Search:
             self._device = line.device
             while True:
                 while len(running) < (jobs or line.room) and self.lacks():
+                    if running and not self._tracker.has_room():
+                        break  # those that run are heard meanwhile
                     order = self.next()
                     future = submit(trial, order=as_json(order), referee=line.messenger)
                     running[future.wrapped_future] = order.number, future
@@ -224,7 +251,8 @@ class _Search:
         return len(done) + len(self._told) < self._wanted
 
     def next(self) -> Order:
-        """Begin a trial."""
+        """Begin a trial, as soon as the trackers of earlier ones leave room for its own."""
+        self._tracker.wait_for_room()
         asked: Asked = self._study.ask()
         recipe = _with(self._definition, self._recipe, asked.settings)
         told = Told(
@@ -236,6 +264,7 @@ class _Search:
             self._device,
             self._name,
             asked.number,
+            self._tracker,
         )
         self._told[asked.number] = told
         self._study.begun(asked.number, told.begun.id)
@@ -243,7 +272,12 @@ class _Search:
         return Order(number=asked.number, task=task, device=self._device, sources=catalog.sources())
 
     def hear(self, number: int, progress: "Progress") -> bool:
-        """Take how far a trial is, and say whether it shall stop."""
+        """Take how far a trial is, and say whether it shall stop.
+
+        Of a trial whose process has gone, or that has failed, words may come after its end: nobody needs them.
+        """
+        if number not in self._told:
+            return True
         self._told[number].report(progress)
         error = progress.validation_error
         if error is None or not math.isfinite(error):

@@ -5,29 +5,38 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from prefect.server.api.server import SubprocessASGIServer
 from typer.testing import CliRunner
 
 from flows import cli
 from flows.ingest import ingest
+from flows.progress import Training, trainings_shown_by
+from flows.recipes import recipe_from_scratch
 from flows.runs import runs
-from flows.tune import Tuned, tune
+from flows.trial import Came
+from flows.tune import Tuned, _Search, study_name, tune
 from infra import registry
 from infra.assembly import assemble
 from infra.errors import Misconfigured
-from infra.provenance import ROOT
+from infra.provenance import ROOT, distributions
 from infra.settings import load_settings
-from infra.studies import Trial
+from infra.studies import Studies, Trial
+from infra.tracking.ending import ending_beside
+from infra.tracking.tracker import SilentTracker
 from models.catalog.digits import MODEL
 from models.errors import ContractError, DefinitionError, TrainingDiverged
+from models.learning.loop import Progress
 from models.model import Sample
 
+AS_OF = datetime(2100, 1, 1, tzinfo=UTC)
 FEW = {"epochs": 4}
 TRIALS = 7
 WILD = """
@@ -147,6 +156,41 @@ def test_what_is_set_is_not_searched_and_other_settings_are_another_search(tuned
     assert (line.settings["batch_rows"], line.settings["network.channels"]) == (32, 8)
 
 
+@pytest.mark.parametrize(("name", "value"), [("OKRUH_DEVICE", "cpu"), ("OKRUH_TRAIN_THREADS", "2")])
+def test_another_device_or_number_of_threads_is_another_search(
+    images: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    before = named()
+    assert named() == before
+
+    monkeypatch.setenv(name, value)
+
+    assert named() != before
+
+
+def test_other_installed_packages_are_another_search(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = named()
+    note = tmp_path / "more" / "more-1.0.dist-info" / "METADATA"
+    note.parent.mkdir(parents=True)
+    note.write_text("Metadata-Version: 2.1\nName: more\nVersion: 1.0\n")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(sys, "path", [*sys.path, str(tmp_path / "more")])
+        distributions.cache_clear()
+        after = named()
+    distributions.cache_clear()
+
+    assert named() == before != after
+
+
+def named() -> str:
+    """Name a search by what is set and installed now."""
+    recipe = recipe_from_scratch(MODEL, "main", AS_OF, None, None, None)
+    return study_name(MODEL, recipe, MODEL.space, "data")
+
+
 def test_the_rows_that_judge_a_version_are_not_looked_at(
     tuned: Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,8 +260,6 @@ def test_refuses_what_cannot_be_searched(images: Path) -> None:
 
 
 def test_a_trial_that_is_interrupted_is_run_again(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.tune import _Search
-
     hear, heard = _Search.hear, list[int]()
 
     def interrupt(search: Any, number: int, progress: Any) -> bool:
@@ -236,6 +278,34 @@ def test_a_trial_that_is_interrupted_is_run_again(images: Path, monkeypatch: pyt
     assert [one.status for one in went_on.trials] == ["finished", "finished", "broken off"]
     statuses = {line.trial: line.status for line in runs("digits", [went_on.study]).runs}
     assert sorted(statuses.values()) == ["broken off", "finished", "finished"]
+
+
+def test_what_a_trial_has_said_before_its_end_and_is_heard_after_it_is_dropped(images: Path) -> None:
+    recipe = recipe_from_scratch(MODEL, "main", AS_OF, None, FEW, None)
+    commit = assemble(load_settings()).lake("digits").resolve("main")
+    late = Progress(
+        epoch=1,
+        epochs=4,
+        step=9,
+        steps=36,
+        batch_rows=32,
+        learning_rate=0.1,
+        train_loss=1.0,
+        ends_epoch=True,
+        validation_error=0.5,
+    )
+    with (
+        ending_beside(SilentTracker()) as tracker,
+        Studies(images / "studies", None).open("one", MODEL.space, 0) as study,
+    ):
+        search = _Search(study, tracker, "one", MODEL, recipe, commit, "main", 2)
+        gone, other = search.next().number, search.next().number
+        search.end(gone, Came(status="failed", reason="its loss is no number"))
+
+        stops = search.hear(gone, late), search.hear(other, late)
+
+        assert stops == (True, False)
+        assert [one.epochs for one in study.trials()] == [0, 1]
 
 
 def test_a_search_that_is_killed_goes_on_to_what_it_would_have_found(
@@ -275,6 +345,32 @@ def test_a_tracker_keeps_the_trials_of_a_search_together(images: Path, monkeypat
     content = recorded.read_bytes()
     assert found.study.encode() in content
     assert b"network.channels" in content
+
+
+def test_no_trial_waits_for_another_s_tracker(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OKRUH_TRACKING", "offline")
+    monkeypatch.setenv("OKRUH_TRACKING_WAIT_S", "60")
+    stalled: list[psutil.Process] = []
+    at_work: list[int] = []
+
+    def hold_the_first_up(_: Training) -> None:
+        if 2 in at_work:
+            return
+        recorders = [one for one in psutil.Process().children() if "infra.tracking.recorder" in one.cmdline()]
+        at_work.append(len(recorders))
+        if not stalled:
+            stalled.extend(recorders)
+            stalled[0].suspend()
+        elif len(recorders) == 2:
+            stalled[0].resume()
+
+    with trainings_shown_by(hold_the_first_up):
+        found = tune("digits", 2, overrides={"epochs": 1})
+
+    assert (at_work[0], max(at_work)) == (1, 2)
+    for line in runs("digits", [found.study]).runs:
+        assert list((images / "wandb").glob(f"wandb/offline-run-*/run-{line.id}.wandb"))
+    assert not [one for one in psutil.Process().children() if "infra.tracking.recorder" in one.cmdline()]
 
 
 @pytest.mark.parametrize("hidden", ["ray", "prefect_ray"])
