@@ -95,7 +95,7 @@ def judge(
     judged = [candidate.card] + ([registry.load_card(lake, commit, serving.champion)] if serving else [])
     test = _test_rows(definition, lake, commit, judged, at)
     if serving is None:
-        incumbent, incumbent_answers = NAIVE, _naive_answers(definition, lake, commit, candidate.card, test)
+        incumbent, incumbent_answers = NAIVE, _naive_answers(definition, lake, commit, candidate.card, test, at)
     else:
         incumbent = serving.champion
         incumbent_answers = _answers(registry.load_bundle(lake, commit, incumbent), test)
@@ -187,9 +187,10 @@ def _judged_on(judged: list[Card]) -> str:
 
 
 def _naive_answers(
-    definition: Model, lake: Lake, commit: str, card: Card, test: "pd.DataFrame"
+    definition: Model, lake: Lake, commit: str, card: Card, test: "pd.DataFrame", at: datetime
 ) -> "npt.NDArray[np.float32]":
-    known = known_rows(definition, lake, commit, card.as_of, card.data.learn_from)
+    # Not at the card's own moment: without a time column, all rows of a file that came again are known since then only
+    known = known_rows(definition, lake, commit, at, card.data.learn_from)
     return definition.naive_answers(known.whole(lambda part: learned_from(card, part)), test)
 
 
