@@ -63,8 +63,8 @@ def unseen(card: Card, rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
 
 def _setting(card: Card, name: str) -> float:
     value = card.settings[name]
-    assert isinstance(value, float)
-    return value
+    assert isinstance(value, int | float)
+    return float(value)
 
 
 def _places(contract: Contract, table: pd.DataFrame) -> npt.NDArray[np.float64]:

@@ -138,6 +138,13 @@ def test_without_a_time_new_rows_judge_as_far_as_they_are_held_out(make_bundle: 
     assert not learned_from(card, judging).any()
 
 
+def test_a_share_may_have_been_written_as_a_whole_number(make_bundle: Callable[..., Bundle]) -> None:
+    card, table = card_of(make_bundle, validation_from=None, test_from=None), parcels()
+    card = msgspec.structs.replace(card, settings=card.settings | {"validation_share": 0})
+
+    assert (learned_from(card, table) == ~unseen(card, table)).all()
+
+
 def test_a_bundle_that_was_cut_in_time_is_judged_on_what_came_later(make_bundle: Callable[..., Bundle]) -> None:
     cut = START + timedelta(days=1)
     card, table = card_of(make_bundle, validation_from=START, test_from=cut), parcels(4)
