@@ -66,18 +66,13 @@ def promote(
     lake = assemble(settings).lake(model)
     commit = lake.resolve(branch)
     serving = registry.read_rollout(lake, commit)
-    version = version or _newest(model, lake, commit)
+    version = version or registry.newest(lake, commit)
+    if version is None:
+        raise NotFound(f"{model} has no bundle yet; run `okruh train {model}` first")
     if serving and serving.champion == version and (given := registry.promotion_of(lake, commit, version)):
         return given
     report = judge(definition, lake, commit, version, serving, as_of or datetime.now(UTC), alarm, labels_since_change)
     return record(lake, branch, report, serving)
-
-
-def _newest(model: str, lake: Lake, commit: str) -> str:
-    known = registry.versions(lake, commit)
-    if not known:
-        raise NotFound(f"{model} has no bundle yet; run `okruh train {model}` first")
-    return max(known, key=lambda version: registry.load_card(lake, commit, version).created_at)
 
 
 def judge(
