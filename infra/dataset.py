@@ -195,14 +195,19 @@ class KnownRows(Sequence[pd.DataFrame]):
             ordered[self._contract.image.name] = rows[self._contract.image.name]
         return ordered.reset_index(drop=True)
 
-    def newest(self) -> pd.Timestamp | None:
-        """Give the moment at which the newest became known (aware, UTC); of tables only the times are read."""
-        moments = [] if self._answered is None else [self._answered["known_at"].max()]
+    def newest(self) -> tuple[pd.Timestamp | None, int]:
+        """Give the moment at which the newest became known (aware, UTC), and how many of the tables' rows do so later.
+
+        Of tables only the times are read.
+        """
+        moments, later = [] if self._answered is None else [self._answered["known_at"].max()], 0
         for path, group in self._groups:
             table = tables.read_group(self._lake, self._commit, path, group, self._moments)
             known_at = _with_moments(self._contract, table)["known_at"]
-            moments.append(known_at[known_at <= self._as_of].max())
-        return max((moment for moment in moments if not pd.isna(moment)), default=None)
+            known = known_at <= self._as_of
+            moments.append(known_at[known].max())
+            later += int((known_at.notna() & ~known).sum())
+        return max((moment for moment in moments if not pd.isna(moment)), default=None), later
 
 
 def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime, learn_from: datetime | None = None) -> KnownRows:
