@@ -51,7 +51,7 @@ def card(model: str, version: str | None = None, branch: str | None = None) -> F
 def _shown(lake: Lake, branch: str) -> str | None:
     """Choose a version of a branch."""
     rollout = registry.read_rollout(lake, branch)
-    return rollout.champion if rollout else next(reversed(registry.versions(lake, branch)), None)
+    return rollout.champion if rollout else registry.newest(lake, branch)
 
 
 def with_page(found: Found) -> Found:

@@ -66,18 +66,13 @@ def promote(
     lake = assemble(settings).lake(model)
     commit = lake.resolve(branch)
     serving = registry.read_rollout(lake, commit)
-    version = version or _newest(model, lake, commit)
+    version = version or registry.newest(lake, commit)
+    if version is None:
+        raise NotFound(f"{model} has no bundle yet; run `okruh train {model}` first")
     if serving and serving.champion == version and (given := registry.promotion_of(lake, commit, version)):
         return given
     report = judge(definition, lake, commit, version, serving, as_of or datetime.now(UTC), alarm, labels_since_change)
     return record(lake, branch, report, serving)
-
-
-def _newest(model: str, lake: Lake, commit: str) -> str:
-    known = registry.versions(lake, commit)
-    if not known:
-        raise NotFound(f"{model} has no bundle yet; run `okruh train {model}` first")
-    return max(known, key=lambda version: registry.load_card(lake, commit, version).created_at)
 
 
 def judge(
@@ -95,7 +90,7 @@ def judge(
     judged = [candidate.card] + ([registry.load_card(lake, commit, serving.champion)] if serving else [])
     test = _test_rows(definition, lake, commit, judged, at)
     if serving is None:
-        incumbent, incumbent_answers = NAIVE, _naive_answers(definition, lake, commit, candidate.card, test)
+        incumbent, incumbent_answers = NAIVE, _naive_answers(definition, lake, commit, candidate.card, test, at)
     else:
         incumbent = serving.champion
         incumbent_answers = _answers(registry.load_bundle(lake, commit, incumbent), test)
@@ -187,9 +182,10 @@ def _judged_on(judged: list[Card]) -> str:
 
 
 def _naive_answers(
-    definition: Model, lake: Lake, commit: str, card: Card, test: "pd.DataFrame"
+    definition: Model, lake: Lake, commit: str, card: Card, test: "pd.DataFrame", at: datetime
 ) -> "npt.NDArray[np.float32]":
-    known = known_rows(definition, lake, commit, card.as_of, card.data.learn_from)
+    # Not at the card's own moment: without a time column, all rows of a file that came again are known since then only
+    known = known_rows(definition, lake, commit, at, card.data.learn_from)
     return definition.naive_answers(known.whole(lambda part: learned_from(card, part)), test)
 
 

@@ -1,6 +1,7 @@
 """Recipes: what a training reads, how it is cut in three, and by which settings it is learned from."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, overload
@@ -21,6 +22,8 @@ from models.model import Model
 if TYPE_CHECKING:
     from models.learning.material import Material
     from models.learning.splits import Split
+
+logger = logging.getLogger(__name__)
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,9 +100,25 @@ def _refuse_unheeded(definition: Model, overrides: Mapping[str, Setting]) -> Non
 
 
 def _newest_moment(definition: Model, lake: Lake, commit: str) -> datetime:
-    newest = known_rows(definition, lake, commit, datetime.max.replace(tzinfo=UTC)).newest()
+    """Give the moment by which all was known that is known by now.
+
+    Not what lies in the future: one such row would be all that judges.
+    """
+    name, now = definition.name, datetime.now(UTC)
+    newest, later = known_rows(definition, lake, commit, now).newest()
+    if newest is None and later:
+        raise NotFound(
+            f"all {later:,} rows of {name} are of after {now:%Y-%m-%d %H:%M} UTC, which is now: none is known yet; "
+            "look at their times, or say by `--as-of` from when to look at them"
+        )
     if newest is None:
-        raise NotFound(f"{definition.name} has no data yet; run `okruh ingest {definition.name}` first")
+        raise NotFound(f"{name} has no data yet; run `okruh ingest {name}` first")
+    if later:
+        logger.warning(
+            "%s: %d rows are of after now, not known yet, and left out; `--as-of` says from when to look at them",
+            name,
+            later,
+        )
     moment: datetime = newest.to_pydatetime()
     return moment.replace(microsecond=0) + timedelta(seconds=1)
 

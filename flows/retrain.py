@@ -57,8 +57,9 @@ def retrain(model: str, as_of: datetime | None = None, branch: str | None = None
     if alarm is None or not verdict.allowed:
         return Retrained(trained=None, verdict=None, reasons=verdict.reasons)
     rows = known_rows(definition, lake, commit, as_of, alarm.changed_at).whole()
-    test_from = _test_from(definition.retraining, rows["known_at"])
-    if test_from is None:
+    has_time = definition.contract.time is not None
+    test_from = _test_from(definition.retraining, rows["known_at"]) if has_time else None
+    if has_time and test_from is None:
         reason = f"all {len(rows)} labels since the change became known at once: none can be held out to judge"
         return Retrained(trained=None, verdict=None, reasons=(reason,))
     registered = run_recipe(definition, _recipe(definition, lake, commit, alarm, test_from, as_of), branch)
@@ -112,18 +113,27 @@ def _test_from(policy: RetrainingSettings, known_at: "pd.Series[pd.Timestamp]") 
     return found
 
 
-def _recipe(definition: Model, lake: Lake, commit: str, alarm: Alarm, test_from: datetime, as_of: datetime) -> Recipe:
-    """Hold the newest share of the changed world's labels out, and train the champion on with the rest."""
+def _recipe(
+    definition: Model, lake: Lake, commit: str, alarm: Alarm, test_from: datetime | None, as_of: datetime
+) -> Recipe:
+    """Hold the newest share of the changed world's labels out, and train the champion on with the rest.
+
+    Without a time column, those are held out that judged the champion or would have: by what they hold.
+    """
     policy = definition.retraining
     serving = registry.read_rollout(lake, commit)
     if serving is None:
         raise NotFound(f"{definition.name} has no champion to train on; run `okruh train {definition.name}` first")
+    card = registry.load_card(lake, commit, serving.champion)
+    settings = policy.training.flat()
+    if test_from is None:
+        settings |= {"validation_share": 0.0, "test_share": card.settings["test_share"]}
     return Recipe(
         as_of=as_of,
         learn_from=alarm.changed_at,
         validation_from=test_from,
         test_from=test_from,
-        settings=policy.training.flat(),
-        network=registry.load_card(lake, commit, serving.champion).network_settings,
+        settings=settings,
+        network=card.network_settings,
         warm_start=serving.champion,
     )

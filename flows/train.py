@@ -59,7 +59,7 @@ def train(
 
     Args:
         model: name in the catalog.
-        as_of: only rows whose target was known at this moment are read; without it, all.
+        as_of: only rows whose target was known at this moment are read; without it, all that is known by now.
         branch: lake branch; without it, OKRUH_BRANCH.
         learn_from: rows about earlier moments are left out; without it, none are.
         overrides: training settings to change, by name.

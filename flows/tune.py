@@ -73,7 +73,7 @@ def tune(
     Args:
         model: name in the catalog.
         trials: how many there shall be in all; those of before count.
-        as_of: only rows whose target was known at this moment are read; without it, all.
+        as_of: only rows whose target was known at this moment are read; without it, all that is known by now.
         branch: lake branch; without it, OKRUH_BRANCH.
         learn_from: rows about earlier moments are left out; without it, none are.
         overrides: training settings that all trials have, by name; they are not searched.

@@ -8,7 +8,8 @@ outside the contract are left out, and answers to rows that an edited contract d
 rows are an error. An event that both tables and journal have is the journal's.
 
 Lags (`models.contract.lags`) are computed here, from what tables and journal know at that commit, so that it does not
-matter in which order anything came; answered rows keep those that the caller sent.
+matter in which order anything came; answered rows keep those that the caller sent, and are given those that were
+declared later.
 
 Cost: the journal is held in memory, of tables a group of rows at a time and, where there are lags, what these are of.
 """
@@ -44,6 +45,9 @@ INGESTED_AT = "ingested_at"
 """The column that tables have where the contract has no time: when a row came (aware, UTC)."""
 
 _MOMENT = "%Y%m%dT%H%M%S%f"
+
+_Lacking = dict[tuple[str, ...], pd.Series]
+"""Ids of answers by the lags that their archive lacks, because they were declared later."""
 
 
 def table_prefix(model: Model) -> str:
@@ -101,9 +105,9 @@ class KnownRows(Sequence[pd.DataFrame]):
         self._groups = [
             (path, group) for path in paths for group in tables.groups(lake, commit, path, self._asked, since)
         ]
-        answered, answered_paths = labelled_predictions(contract, lake, commit)
+        answered, answered_paths, lacking = _labelled(contract, lake, commit)
         answered = _still_allowed(contract, answered)
-        self._answered = None if answered.empty else self._wanted(self._with_lags(answered))
+        self._answered = None if answered.empty else self._wanted(self._with_lags_since(answered, lacking))
         self._looked_at = set[int]()
         self.paths = (*paths, *answered_paths)
         """The objects that they are read from."""
@@ -130,6 +134,18 @@ class KnownRows(Sequence[pd.DataFrame]):
     def _with_lags(self, rows: pd.DataFrame) -> pd.DataFrame:
         lacking = any(lag.name not in rows for lag in self._contract.lags)
         return self._past.with_lags(rows) if lacking else rows
+
+    def _with_lags_since(self, answered: pd.DataFrame, lacking: _Lacking) -> pd.DataFrame:
+        """Give answers the lags that were declared since; those that were sent stay as they are, nulls as well."""
+        for names, ids in lacking.items():
+            since = answered["id"].isin(ids)
+            if not since.any():
+                continue
+            given = self._with_lags(answered[since].drop(columns=list(names), errors="ignore"))
+            for name in names:
+                sent = answered.get(name, np.nan)
+                answered = answered.assign(**{name: given[name].reindex(answered.index).where(since, sent)})
+        return answered
 
     @cached_property
     def _past(self) -> History:
@@ -195,14 +211,19 @@ class KnownRows(Sequence[pd.DataFrame]):
             ordered[self._contract.image.name] = rows[self._contract.image.name]
         return ordered.reset_index(drop=True)
 
-    def newest(self) -> pd.Timestamp | None:
-        """Give the moment at which the newest became known (aware, UTC); of tables only the times are read."""
-        moments = [] if self._answered is None else [self._answered["known_at"].max()]
+    def newest(self) -> tuple[pd.Timestamp | None, int]:
+        """Give the moment at which the newest became known (aware, UTC), and how many of the tables' rows do so later.
+
+        Of tables only the times are read.
+        """
+        moments, later = [] if self._answered is None else [self._answered["known_at"].max()], 0
         for path, group in self._groups:
             table = tables.read_group(self._lake, self._commit, path, group, self._moments)
             known_at = _with_moments(self._contract, table)["known_at"]
-            moments.append(known_at[known_at <= self._as_of].max())
-        return max((moment for moment in moments if not pd.isna(moment)), default=None)
+            known = known_at <= self._as_of
+            moments.append(known_at[known].max())
+            later += int((known_at.notna() & ~known).sum())
+        return max((moment for moment in moments if not pd.isna(moment)), default=None), later
 
 
 def known_rows(model: Model, lake: Lake, commit: str, as_of: datetime, learn_from: datetime | None = None) -> KnownRows:
@@ -272,13 +293,31 @@ def labelled_predictions(contract: Contract, lake: Lake, commit: str) -> tuple[p
         The contract's columns, `id`, `version`, `predicted`, `event_at`, `known_at`; and the objects read. Only labels
         within the target's range.
     """
-    predictions, prediction_paths = tables.read_all(lake, commit, PREDICTIONS)
+    rows, paths, _ = _labelled(contract, lake, commit)
+    return rows, paths
+
+
+def _labelled(contract: Contract, lake: Lake, commit: str) -> tuple[pd.DataFrame, tuple[str, ...], _Lacking]:
+    """Do what `labelled_predictions` does, and say what archives lack: joined, that looks like a null that was sent."""
+    prediction_paths = tuple(entry.path for entry in lake.list(commit, PREDICTIONS))
+    archives = [tables.read(lake, commit, path) for path in prediction_paths]
     labels, label_paths = tables.read_all(lake, commit, LABELS)
-    if predictions.empty or labels.empty:
-        return pd.DataFrame(), ()
+    if not sum(map(len, archives)) or labels.empty:
+        return pd.DataFrame(), (), {}
+    lacked = [tuple(lag.name for lag in contract.lags if lag.name not in archive) for archive in archives]
+    lacked_by = np.repeat(np.arange(len(archives)), [len(archive) for archive in archives])
+    predictions = pd.concat(archives, ignore_index=True)
+    first = ~predictions.duplicated("id").to_numpy()
+    lacking = {
+        names: predictions["id"][
+            first & np.isin(lacked_by, [place for place, one in enumerate(lacked) if one == names])
+        ]
+        for names in dict.fromkeys(lacked)
+        if names
+    }
     labels = labels.rename(columns={"value": contract.target.name})
-    joined = predictions.drop_duplicates("id").merge(labels.drop_duplicates("id"), on="id", how="inner", validate="1:1")
-    return _within_range(contract, joined), (*prediction_paths, *label_paths)
+    joined = predictions[first].merge(labels.drop_duplicates("id"), on="id", how="inner", validate="1:1")
+    return _within_range(contract, joined), (*prediction_paths, *label_paths), lacking
 
 
 def _within_range(contract: Contract, rows: pd.DataFrame) -> pd.DataFrame:

@@ -49,6 +49,11 @@ def versions(lake: Lake, ref: str) -> list[str]:
     return sorted({entry.path.split("/")[1] for entry in lake.list(ref, "bundles/")})
 
 
+def newest(lake: Lake, ref: str) -> str | None:
+    """Name the version that was made last, whatever its `as_of`; None where there is none. Reads every card."""
+    return max(versions(lake, ref), key=lambda version: load_card(lake, ref, version).created_at, default=None)
+
+
 def read_rollout(lake: Lake, ref: str) -> Rollout | None:
     """Read who serves; None before the first promotion. Raises: `NotFound` for a ref that nothing bears."""
     commit = lake.resolve(ref)

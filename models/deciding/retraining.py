@@ -25,7 +25,8 @@ class RetrainingSettings:
     retry_growth: float = 1.3
     """The same, after a candidate that lost."""
     test_share: float = 0.2
-    """Newest share of the labels since the change that judges the candidate and is not trained on."""
+    """Newest share of the labels since the change that judges the candidate and is not trained on; of models with a
+    time column. Without one, the champion's `training.test_share` of them does, by what they hold."""
     test_rows: int = 4000
     """At most this many of them."""
     closing_rows: int = 1000

@@ -12,6 +12,11 @@ from models.errors import DefinitionError
 
 Setting = float | int | str | bool | None
 
+_LARGEST = 2**63 - 1
+"""Whole numbers beyond it are none to torch, nor to most that read JSON."""
+_CENTURY_DAYS = 36_525
+"""A span that can be taken off any moment twice."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
@@ -61,13 +66,8 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train. Raises: `DefinitionError` naming the option."""
-        for name, kind in _KINDS.items():
-            _convert(name, kind, getattr(self, name))
-        positive = ("epochs", "batch_rows", "patience", "learning_rate", "embedding_rate", "clip_norm", "memory_mb")
-        for name in (*positive, "validation_days", "test_days"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise DefinitionError(f"training.{name} must be greater than 0, not {value!r}")
+        for name, value in self.flat().items():
+            _check_number(name, _convert(name, _KINDS[name], value))
         if not (self.validation_share >= 0 and self.test_share > 0 and self.validation_share + self.test_share < 1):
             raise DefinitionError(
                 "training.test_share must be greater than 0, and with training.validation_share together less than 1"
@@ -91,6 +91,27 @@ class TrainingSettings:
 
 
 _KINDS: dict[str, Any] = get_type_hints(TrainingSettings)
+_DAYS = ("validation_days", "test_days")
+_ABOVE_0 = (
+    *("epochs", "batch_rows", "patience", "learning_rate", "embedding_rate", "clip_norm", "memory_mb"),
+    *_DAYS,
+)
+_FROM_0 = ("weight_decay", "seed")
+
+
+def _check_number(name: str, value: Setting) -> None:
+    if not isinstance(value, int | float):
+        return
+    if name in _ABOVE_0 and not value > 0:
+        raise DefinitionError(f"training.{name} must be greater than 0, not {value!r}")
+    if name in _FROM_0 and not value >= 0:
+        raise DefinitionError(f"training.{name} must be 0 or greater, not {value!r}")
+    if not math.isfinite(value):
+        raise DefinitionError(f"training.{name} must be finite, not {value!r}")
+    if isinstance(value, int) and value > _LARGEST:
+        raise DefinitionError(f"training.{name} must be at most {_LARGEST}, not {value!r}")
+    if name in _DAYS and value > _CENTURY_DAYS:
+        raise DefinitionError(f"training.{name} must be at most {_CENTURY_DAYS}, a century, not {value!r}")
 
 
 def changed(owner: str, usual: Mapping[str, Setting], changes: Mapping[str, Setting]) -> dict[str, Setting]:

@@ -1,8 +1,9 @@
 """What is learned from, what stops the learning, and what judges it.
 
 Where rows have a time they are cut by when they became known, so that a model is judged on what came later. Without
-one they are cut by a digest of what they hold: the same row is always on the same side, in whatever file it comes
-again, so that a row which judged one version teaches no other.
+one they are cut by a digest of what they hold, and by nothing else: the same row is always on the same side, in
+whatever file and whenever it comes again, so that a row which judged one version teaches no other, and one that may
+have been learned from never judges. What came since a training judges as far as it is held out by that.
 """
 
 from dataclasses import dataclass
@@ -57,14 +58,13 @@ def unseen(card: Card, rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """
     if card.data.test_from is not None:
         return np.asarray(rows["known_at"] >= card.data.test_from)
-    later = np.asarray(rows["known_at"] > card.as_of)
-    return np.asarray(later | (_places(card.contract, rows) < _setting(card, "test_share")))
+    return np.asarray(_places(card.contract, rows) < _setting(card, "test_share"))
 
 
 def _setting(card: Card, name: str) -> float:
     value = card.settings[name]
-    assert isinstance(value, float)
-    return value
+    assert isinstance(value, int | float)
+    return float(value)
 
 
 def _places(contract: Contract, table: pd.DataFrame) -> npt.NDArray[np.float64]:

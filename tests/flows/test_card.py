@@ -13,8 +13,9 @@ from infra.lake.transaction import transaction
 from infra.settings import load_settings
 from models.bundle import PAGE, bundle_folder
 from models.catalog.taxi_eta import MODEL
+from models.deciding import rollout
 from models.pages.card import card_page
-from tests.flows.conftest import champion, lake
+from tests.flows.conftest import add_scaled, champion, lake
 
 NAME = MODEL.name
 
@@ -25,6 +26,14 @@ def test_the_champion_is_shown_as_it_was_registered(trained: Path) -> None:
     assert (found.card.version, found.branch) == (champion(), "main")
     assert found.page == trained / "reports" / f"{NAME}-card-{champion()}.html"
     assert found.page.read_bytes() == lake().get("main", f"{bundle_folder(champion())}/{PAGE}")
+
+
+def test_before_the_first_champion_the_version_that_was_made_last_is_shown(trained: Path) -> None:
+    made_last = add_scaled("00000101-made-last", 1.5)
+    with transaction(lake(), "main", "withdraw", {}) as work:
+        work.delete(rollout.PATH)
+
+    assert card(NAME).card.version == made_last
 
 
 def test_a_real_model_is_judged_whole(trained: Path) -> None:

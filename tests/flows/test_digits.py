@@ -16,13 +16,14 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.status import status
 from flows.train import train
-from infra import registry
+from infra import registry, tables
 from infra.assembly import assemble
-from infra.dataset import known_rows
+from infra.dataset import INGESTED_AT, known_rows, partition_path
 from infra.journal.answers import Answers
 from infra.journal.ids import Ids
 from infra.journal.index import Label
 from infra.lake.protocol import Lake
+from infra.lake.transaction import transaction
 from infra.settings import load_settings
 from models.catalog.digits import CONTRACT, MODEL
 from models.contract.rows import RowDecoder
@@ -69,6 +70,33 @@ def test_trains_on_the_same_rows_each_time_and_judges_on_the_others(champion: st
     assert report is not None
     assert report.test_rows == data.rows_test
     assert report.candidate_loss.mean < 0.1 < report.incumbent_loss.mean
+
+
+def come_again() -> datetime:
+    """Have the ingested rows and one more come a day later, in one file; give when."""
+    path = partition_path(MODEL, "digits")
+    table = tables.read(digits_lake(), "main", path)
+    one_more = table.head(1).assign(digit=(table["digit"].head(1) + 1) % 10)
+    at = table[INGESTED_AT].iloc[0] + timedelta(days=1)
+    with transaction(digits_lake(), "main", "the file again", {}) as work:
+        work.put(path, tables.encode(pd.concat([table, one_more]).assign(**{INGESTED_AT: at})))
+    moment: datetime = at.to_pydatetime()
+    return moment
+
+
+def test_a_file_that_came_again_with_a_row_more_judges_no_version_on_what_it_learned(home: Path) -> None:
+    ingest("digits")
+    made = train("digits", overrides=FEW)
+    data = registry.load_card(digits_lake(), "main", made.version).data
+    at = come_again()
+
+    first = promote("digits", made.version, at)
+    other = promote("digits", train("digits", at, overrides=FEW | {"seed": 1}).version, at)
+
+    assert first.allowed
+    assert first.incumbent_loss.mean == pytest.approx(0.45, abs=0.01), "what it learned from is known to the naive one"
+    assert first.test_rows == other.test_rows
+    assert first.test_rows - data.rows_test in (0, 1)
 
 
 def test_settings_of_the_other_way_to_hold_rows_out_are_refused(home: Path) -> None:
@@ -125,4 +153,6 @@ def test_a_world_whose_digits_mean_something_else_raises_an_alarm_and_is_learned
     assert again.verdict.allowed, again.verdict.reasons
     (line,) = status("digits").lines
     assert line.champion == again.trained.version
+    card = registry.load_card(digits_lake(), "main", again.trained.version)
+    assert again.verdict.test_rows == card.data.rows_test
     assert lineage("digits", f"{monday:%d}-7").prediction is not None

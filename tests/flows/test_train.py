@@ -1,14 +1,17 @@
 """Train: the same data, settings and code give the same bundle; only what was known is read; nothing bad registers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
+from flows import catalog
 from flows.ingest import ingest
 from flows.progress import Training, trainings_shown_by
+from flows.recipes import Recipe, recipe_from_scratch
 from flows.telling import Told
 from flows.train import train
 from infra import registry
@@ -25,6 +28,7 @@ from models.learning.settings import Setting
 from models.learning.splits import split_in_time
 from models.learning.training import Trained
 from tests.flows.conftest import AS_OF, EPOCHS, HISTORY, MonthMaker, lake
+from tests.flows.drafting import rides
 
 
 def test_the_same_again_is_found_and_changes_nothing(trained: Path) -> None:
@@ -87,6 +91,37 @@ def test_another_setting_is_another_training_and_without_as_of_all_that_is_known
     assert newest < card.as_of <= newest + timedelta(seconds=1)
     assert card.data.test_from == card.as_of - timedelta(days=MODEL.training.test_days)
     assert card.data.validation_from == card.data.test_from - timedelta(days=MODEL.training.validation_days)
+
+
+def of_the_future(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(at=rows["at"] + pd.Timedelta(days=75 * 365))
+
+
+def recipe_of_rides(as_of: datetime | None = None) -> Recipe:
+    return recipe_from_scratch(catalog.load("rides"), "main", as_of, None, None, None)
+
+
+def test_rows_of_the_future_are_left_out_and_said_so(
+    drafted: Path, file: Callable[[pd.DataFrame], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    table = rides()
+    ingest("rides", file(pd.concat([table, of_the_future(table.tail(2))], ignore_index=True)))
+
+    recipe = recipe_of_rides()
+
+    assert table["at"].max() == pd.Timestamp(recipe.as_of - timedelta(seconds=1)).tz_localize(None)
+    assert [record.getMessage() for record in caplog.records if record.name == "flows.recipes"] == [
+        "rides: 2 rows are of after now, not known yet, and left out; `--as-of` says from when to look at them"
+    ]
+    far = datetime(2199, 1, 1, tzinfo=UTC)
+    assert recipe_of_rides(far).as_of == far
+
+
+def test_of_rows_of_the_future_alone_nothing_is_learned(drafted: Path, file: Callable[[pd.DataFrame], str]) -> None:
+    ingest("rides", file(of_the_future(rides())))
+
+    with pytest.raises(NotFound, match=r"all 2,000 rows of rides are of after .*: none is known yet; look at their"):
+        recipe_of_rides()
 
 
 def test_what_becomes_known_later_does_not_change_the_model(trained: Path, make_month: MonthMaker) -> None:

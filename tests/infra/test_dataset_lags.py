@@ -1,9 +1,11 @@
 """What was known at a moment, with lags: from table and journal, whatever came when, and nothing known only later."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,15 +20,17 @@ from models.model import Model
 FAR = datetime(2030, 1, 1, tzinfo=UTC)
 LOAD = Number(name="load", unit="MW", minimum=0, maximum=1000)
 DAY = Lag(name="load_1d", of="load", hours=24, by=("station",), unit="MW", minimum=0, maximum=1000)
+TWO_DAYS = Lag(name="load_2d", of="load", hours=48, by=("station",), unit="MW", minimum=0, maximum=1000)
+CONTRACT = Contract(
+    time=Time(name="at", zone=None, parts=()),
+    features=(Category(name="station", values=("north", "south")), DAY),
+    target=LOAD,
+    known="told_at",
+)
 MODEL = Model(
     name="load",
     description="Load of a station.",
-    contract=Contract(
-        time=Time(name="at", zone=None, parts=()),
-        features=(Category(name="station", values=("north", "south")), DAY),
-        target=LOAD,
-        known="told_at",
-    ),
+    contract=CONTRACT,
     network=lambda _: pytest.fail("nothing is trained"),
 )
 
@@ -64,15 +68,20 @@ def months(**tables: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def journal(*rows: tuple[str, float | None, float, str]) -> dict[str, pd.DataFrame]:
+def journal(*rows: tuple[str, float | None, float, str], archive: int = 1) -> dict[str, pd.DataFrame]:
     """Answered and labelled from (time, the lag that was sent, load, when it was told)."""
     at, sent, load, told = zip(*rows, strict=True)
-    ids = [str(place) for place in range(len(rows))]
+    ids = [f"{archive}-{place}" for place in range(len(rows))]
     asked = {"at": moments(*at), "station": "north", "load_1d": np.array(sent, float), "event_at": moments(*at)}
     return {
-        f"{PREDICTIONS}1.parquet": pd.DataFrame({"id": ids, "version": "v1", "predicted": 1.0, **asked}),
-        f"{LABELS}1.parquet": pd.DataFrame({"id": ids, "value": list(load), "known_at": moments(*told)}),
+        f"{PREDICTIONS}{archive}.parquet": pd.DataFrame({"id": ids, "version": "v1", "predicted": 1.0, **asked}),
+        f"{LABELS}{archive}.parquet": pd.DataFrame({"id": ids, "value": list(load), "known_at": moments(*told)}),
     }
+
+
+def before_lags(objects: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Give archives as they were before a lag was declared."""
+    return {path: table.drop(columns="load_1d", errors="ignore") for path, table in objects.items()}
 
 
 def lags(lake: EmbeddedLake, ref: str = "main", learn_from: datetime | None = None) -> dict[str, float | None]:
@@ -153,11 +162,41 @@ def test_an_event_in_table_and_journal_counts_once_whatever_lag_was_sent(lake: E
 
 
 def test_answers_of_before_a_lag_was_declared_are_given_it(lake: EmbeddedLake) -> None:
-    answered = journal(("2020-02-03T12:00Z", None, 5.0, "2020-02-04T12:00Z"))
-    answered = {path: table.drop(columns="load_1d", errors="ignore") for path, table in answered.items()}
-    put(lake, months(of_2020_02=FEBRUARY) | answered)
+    put(lake, months(of_2020_02=FEBRUARY) | before_lags(journal(("2020-02-03T12:00Z", None, 5.0, "2020-02-04T12:00Z"))))
 
     assert lags(lake)["02-03 12"] == 4.0
+
+
+@pytest.mark.parametrize(("older", "newer"), [(1, 2), (2, 1)])
+def test_answers_of_before_a_lag_was_declared_are_given_it_beside_answers_that_sent_it(
+    lake: EmbeddedLake, older: int, newer: int
+) -> None:
+    undeclared = journal(("2020-02-03T12:00Z", None, 5.0, "2020-02-04T12:00Z"), archive=older)
+    sent = [
+        ("2020-02-04T12:00Z", None, 6.0, "2020-02-05T12:00Z"),
+        ("2020-02-05T12:00Z", 77.0, 7.0, "2020-02-06T12:00Z"),
+    ]
+    put(lake, months(of_2020_02=FEBRUARY) | before_lags(undeclared) | journal(*sent, archive=newer))
+
+    found = lags(lake)
+
+    assert (found["02-03 12"], found["02-04 12"], found["02-05 12"]) == (4.0, None, 77.0)
+
+
+def test_each_archive_is_given_the_lags_that_were_declared_since(lake: EmbeddedLake) -> None:
+    two = replace(MODEL, contract=msgspec.structs.replace(CONTRACT, features=(*CONTRACT.features, TWO_DAYS)))
+    answers = [
+        before_lags(journal(("2020-02-03T12:00Z", None, 5.0, "2020-02-04T12:00Z"), archive=1)),
+        journal(("2020-02-04T12:00Z", 77.0, 6.0, "2020-02-05T12:00Z"), archive=2),
+        journal(("2020-02-05T12:00Z", None, 7.0, "2020-02-06T12:00Z"), archive=3),
+    ]
+    answers[2][f"{PREDICTIONS}3.parquet"]["load_2d"] = 88.0
+    put(lake, months(of_2020_02=FEBRUARY) | answers[0] | answers[1] | answers[2])
+
+    rows = known_rows(two, lake, "main", FAR).whole().tail(3)
+
+    assert rows["load_1d"].tolist() == pytest.approx([4.0, 77.0, np.nan], nan_ok=True)
+    assert rows["load_2d"].tolist() == [3.0, 4.0, 88.0]
 
 
 def test_an_empty_lake_knows_no_lags_either(lake: EmbeddedLake) -> None:

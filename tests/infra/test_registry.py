@@ -68,6 +68,17 @@ def test_finds_bundles_and_names_those_it_has(lake: EmbeddedLake) -> None:
         registry.load_bundle(lake, "main", "v3")
 
 
+def test_the_newest_is_the_one_that_was_made_last(lake: EmbeddedLake, make_bundle: BundleMaker) -> None:
+    made = make_bundle("v0")
+    card = msgspec.structs.replace(made.card, created_at=made.card.created_at + timedelta(seconds=1))
+    with transaction(lake, "main", "register v0", {}) as work:
+        for name, content in msgspec.structs.replace(made, card=card).files().items():
+            work.put(f"{bundle_folder('v0')}/{name}", content)
+
+    assert registry.versions(lake, "main") == ["v0", "v1", "v2"]
+    assert registry.newest(lake, "main") == "v0"
+
+
 def test_knows_who_serves_and_who_served(lake: EmbeddedLake) -> None:
     serving = registry.read_rollout(lake, "main")
     history = [found.champion for _, found in registry.rollout_history(lake, "main")]
@@ -82,7 +93,7 @@ def test_nobody_serves_before_the_first_promotion(tmp_path: Path) -> None:
 
     assert registry.read_rollout(empty, "main") is None
     assert list(registry.rollout_history(empty, "main")) == []
-    assert registry.versions(empty, "main") == []
+    assert (registry.versions(empty, "main"), registry.newest(empty, "main")) == ([], None)
     with pytest.raises(NotFound, match="no bundle 'v1' here; the newest registered versions: none"):
         registry.load_card(empty, "main", "v1")
     empty.close()

@@ -116,13 +116,33 @@ def card_of(make_bundle: Callable[..., Bundle], **data: datetime | None) -> Card
     )
 
 
-def test_a_bundle_may_be_judged_on_what_was_held_out_and_on_what_came_since(make_bundle: Callable[..., Bundle]) -> None:
+def test_without_a_time_a_bundle_is_judged_on_what_is_held_out_and_never_on_what_came_again_since(
+    make_bundle: Callable[..., Bundle],
+) -> None:
     card, table = card_of(make_bundle, validation_from=None, test_from=None), parcels()
     parts = split_by_content(PARCELS, table, 0.1, 0.3)
-    table.loc[parts.train.index[:5], "known_at"] = START + timedelta(days=10)
+    again = table.assign(known_at=START + timedelta(days=10))
 
-    assert set(table.index[unseen(card, table)]) == {*parts.test.index, *parts.train.index[:5]}
-    assert set(table.index[learned_from(card, table)]) == set(parts.train.index)
+    for rows in (table, again):
+        assert set(rows.index[unseen(card, rows)]) == set(parts.test.index)
+        assert set(rows.index[learned_from(card, rows)]) == set(parts.train.index)
+
+
+def test_without_a_time_new_rows_judge_as_far_as_they_are_held_out(make_bundle: Callable[..., Bundle]) -> None:
+    card = card_of(make_bundle, validation_from=None, test_from=None)
+    came_since = parcels(5000).tail(1000).assign(known_at=START + timedelta(days=10))
+
+    judging = came_since[unseen(card, came_since)]
+
+    assert len(judging) == pytest.approx(300, abs=50)
+    assert not learned_from(card, judging).any()
+
+
+def test_a_share_may_have_been_written_as_a_whole_number(make_bundle: Callable[..., Bundle]) -> None:
+    card, table = card_of(make_bundle, validation_from=None, test_from=None), parcels()
+    card = msgspec.structs.replace(card, settings=card.settings | {"validation_share": 0})
+
+    assert (learned_from(card, table) == ~unseen(card, table)).all()
 
 
 def test_a_bundle_that_was_cut_in_time_is_judged_on_what_came_later(make_bundle: Callable[..., Bundle]) -> None:
