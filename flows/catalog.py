@@ -5,6 +5,7 @@ from pathlib import Path
 from infra.provenance import source_digest
 from infra.settings import load_settings
 from models import definitions
+from models.definition_files import DefinitionFiles
 from models.model import Model
 
 
@@ -20,9 +21,15 @@ def load(name: str) -> Model:
     return definitions.load(name)
 
 
-def sources() -> str:
-    """Digest the sources that decide a step's result, definitions among them."""
-    return source_digest(load_settings().catalog)
+def files(name: str) -> DefinitionFiles:
+    """Read what a definition outside the checkout consists of; nothing of one that the checkout has."""
+    definitions.look_in(load_settings().catalog)
+    return definitions.files(name)
+
+
+def sources(name: str) -> str:
+    """Digest the sources that decide what comes of a model's steps, its definition among them."""
+    return source_digest(files(name).kept)
 
 
 def new_folder(name: str) -> Path:

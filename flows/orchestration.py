@@ -103,9 +103,9 @@ def _key_of(_: object, parameters: dict[str, Any]) -> str:
     return key
 
 
-def step_key(step: str, *parts: str) -> str:
-    """Name a step's result by everything it depends on, the package's sources included."""
-    digest = hashlib.sha256("\0".join((*parts, catalog.sources())).encode()).hexdigest()
+def step_key(step: str, model: str, *parts: str) -> str:
+    """Name a step's result by everything it depends on, the package's sources and the model's included."""
+    digest = hashlib.sha256("\0".join((model, *parts, catalog.sources(model))).encode()).hexdigest()
     return f"{step}-{digest}"
 
 

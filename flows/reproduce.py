@@ -1,9 +1,10 @@
 """Reproduce: is a version still what its card says, trained again from the lake by the code that made it?
 
-No flow, and nothing of Prefect: beside the lake only the git checkout is asked. The recorded commit is written into a
-folder of its own under OKRUH_HOME, which is removed afterwards, and trains there in a fresh process, on the recorded
-data commit, with the recorded settings, seed, warm start, device, threads and number of processes; no cache and no
-checkpoint is read, nothing is registered or tracked. It costs what the training did, and some ten seconds more.
+No flow, and nothing of Prefect: beside the lake only the git checkout is asked. The recorded commit, and a definition
+that the bundle keeps because git does not, are written into a folder of their own under OKRUH_HOME, which is removed
+afterwards. They train there in a fresh process, on the recorded data commit, with the recorded settings, seed, warm
+start, device, threads and number of processes; no cache and no checkpoint is read, nothing is registered or tracked. It
+costs what the training did, and some ten seconds more.
 """
 
 import os
@@ -21,11 +22,13 @@ from infra import checkout, provenance, registry
 from infra.apart import run_apart
 from infra.assembly import assemble
 from infra.errors import Misconfigured, NotFound
+from infra.lake.names import some
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import Settings, load_settings
-from models.bundle import Bundle, Card, Computed
+from models.bundle import Bundle, Card, Computed, check_name
 from models.deciding.reproduction import TOLERANCE, Likeness, Part, compare, judge
+from models.definition_files import unpack, unpack_into
 from models.errors import BundleError, DefinitionError
 
 ENTRY = "flows/train_again.py"
@@ -59,6 +62,8 @@ class Code(msgspec.Struct, frozen=True, kw_only=True):
     used: str
     same_sources: bool
     """Whether the digest of the sources is that in the card."""
+    definition: str | None = None
+    """Which definition it was, where it is none of the code's own."""
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,19 +118,19 @@ def reproduce(
     Raises: `NotFound` for a version that is not registered, `BundleError` where its code cannot be had or fails,
         `Misconfigured`, `DefinitionError`.
     """
-    catalog.load(model)
     if not 0 <= tolerance < 1:
         raise Misconfigured(f"tolerance {tolerance:g}: it is a share, from 0 to below 1")
     settings = load_settings()
-    lake = assemble(settings).existing_lake(model)
+    lake = _existing_lake(settings, model)
     branch, ref = _find(lake, [branch] if branch else registry.branches_to_search(lake, settings.branch), version)
     then, began = registry.load_bundle(lake, ref, version), time.monotonic()
     environment = _environment(settings, then.card, device)
     with checkout.own_folder(settings.home / "tmp", "reproduce") as folder:
         sources, again = folder / "code", folder / "again"
-        used = _bring_code(then.card, sources, code)
+        used = _bring_code(then, sources, code)
+        where, definition = _bring_definition(then, sources, folder / "catalog")
         again.mkdir()
-        _train([model, version, ref, str(again)], then.card, sources, environment)
+        _train([model, version, ref, str(again)], then.card, sources, environment | where)
         now = Bundle.from_files({file.name: file.read_bytes() for file in again.iterdir()})
     parts = compare(then, now, tolerance)
     done = Reproduced(
@@ -140,11 +145,21 @@ def reproduce(
             recorded=then.card.origin.code_commit,
             used=used,
             same_sources=then.card.origin.source_digest == now.card.origin.source_digest,
+            definition=definition,
         ),
         environment=_compared(then.card, now.card),
         seconds=time.monotonic() - began,
     )
     return _kept(lake, done) if keep else done
+
+
+def _existing_lake(settings: Settings, model: str) -> Lake:
+    """Give a model's lake; its definition may be gone meanwhile. Raises: `NotFound`, `DefinitionError`."""
+    check_name(model)
+    platform = assemble(settings)
+    if not platform.has_lake(model):
+        catalog.load(model)  # says what there is, where it is not that
+    return platform.existing_lake(model)
 
 
 def _find(lake: Lake, branches: Sequence[str], version: str) -> tuple[str, str]:
@@ -185,18 +200,21 @@ def _check_device(wanted: str, card: Card) -> None:
         ) from error
 
 
-def _bring_code(card: Card, folder: Path, asked: str | None) -> str:
+def _bring_code(bundle: Bundle, folder: Path, asked: str | None) -> str:
     """Write the sources to train by into a new folder, and say which they are. Raises: `BundleError`."""
+    card = bundle.card
     commit = _commit(card, asked)
     if commit is not None:
         folder.mkdir()
         checkout.check_out(commit, folder)
         used = f"git commit {commit}"
-    elif catalog.sources() == card.origin.source_digest:
+    elif (here := _sources_here(bundle)) == card.origin.source_digest:
         checkout.copy_sources(folder)
         used = f"the sources in {provenance.ROOT}"
     else:
-        raise BundleError(f"{card.version} cannot be trained again: {_lost(card)}, or by other code: --code COMMIT")
+        raise BundleError(
+            f"{card.version} cannot be trained again: {_lost(card, here)}, or by other code: --code COMMIT"
+        )
     if not (folder / ENTRY).exists():
         first = checkout.first_commit_with(ENTRY)
         since = f", which code has from {first} on" if first else ""
@@ -217,15 +235,50 @@ def _commit(card: Card, asked: str | None) -> str | None:
     return found
 
 
-def _lost(card: Card) -> str:
+def _sources_here(bundle: Bundle) -> str:
+    """Digest the sources that run here, with the definition that a bundle keeps, or that of now where it keeps none."""
+    if bundle.definition is None:
+        return catalog.sources(bundle.card.model)
+    return provenance.source_digest(unpack(bundle.definition))
+
+
+def _bring_definition(bundle: Bundle, sources: Path, folder: Path) -> tuple[dict[str, str], str | None]:
+    """Write the definition that a bundle keeps into a new folder, unless the sources have one themselves.
+
+    Returns:
+        The variables that have a process take it, and which it is; None where the sources have it.
+    """
+    model, outside = bundle.card.model, load_settings().catalog
+    if any((sources / "models" / "catalog" / name).exists() for name in (model, f"{model}.py")):
+        return {}, None
+    if bundle.definition is None:
+        return {}, f"the present one in {outside}; bundles of before kept none" if outside else None
+    unpack_into(bundle.definition, folder)
+    lent = _lend(outside, catalog.files(model).left_out, folder) if outside else []
+    beside = f", and beside it present files of {outside}, which no bundle keeps: {some(lent)}" if lent else ""
+    return {"OKRUH_CATALOG": str(folder)}, f"as the bundle keeps it{beside}"
+
+
+def _lend(outside: Path, paths: Sequence[str], folder: Path) -> list[str]:
+    """Link what is not in a folder to where it is, and say what that is."""
+    lent = [path for path in paths if not (folder / path).exists()]
+    for path in lent:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).symlink_to(outside / path)
+    return lent
+
+
+def _lost(card: Card, digest: str) -> str:
     """Say why the code that made a version cannot be had, and what to do."""
     commit, here = card.origin.code_commit, provenance.ROOT
     if checkout.is_commit_id(commit):
         return f"commit {commit}, which made it, is not in the checkout {here}; fetch it there"
+    now = card.definition_digest is None and catalog.files(card.model).kept
+    also = f", with the present definition in {load_settings().catalog} (bundles of before kept none)," if now else ""
     made = f"with changes to {commit.removesuffix('+dirty')} that no commit has" if "+" in commit else "in no checkout"
     return (
-        f"it was made {made}, by sources of digest {card.origin.source_digest}, and those in {here} have "
-        f"{catalog.sources()}; do it where those sources are"
+        f"it was made {made}, by sources of digest {card.origin.source_digest}, and those in {here}{also} have "
+        f"{digest}; do it where those sources are"
     )
 
 

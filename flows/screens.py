@@ -481,7 +481,9 @@ def reproduced(result: "Reproduced") -> None:
     _print_prose(f"{result.version} trained again is ", verdict, style=style, indent=2)
     recorded = "" if result.code.recorded in result.code.used else f" (recorded: {result.code.recorded})"
     sources = "" if result.code.same_sources else "; its sources are not those recorded"
-    _print_fields({"code": f"{result.code.used}{recorded}{sources}"} | _of_environment(result.environment))
+    definition = {"definition": result.code.definition} if result.code.definition else {}
+    code = {"code": f"{result.code.used}{recorded}{sources}"} | definition
+    _print_fields(code | _of_environment(result.environment))
     _print("")
     table = _table("part", "verdict", "differ", "of", "largest share", numbers=("differ", "of", "largest share"))
     for part in result.parts:

@@ -123,7 +123,7 @@ class Sync:
     def __init__(self, definition: Model, branch: str) -> None:
         settings = load_settings()
         platform = assemble(settings)
-        basis = f"{settings.lake} {contract_digest(definition)} {catalog.sources()}"
+        basis = f"{settings.lake} {contract_digest(definition)} {catalog.sources(definition.name)}"
         self._definition = definition
         self._branch = branch
         self._lake = platform.lake(definition.name)

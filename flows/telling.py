@@ -62,7 +62,7 @@ class Told:
             data_commit=commit,
             data_digest=data_digest(definition, platform.lake(definition.name), commit)[:_DIGITS],
             code_commit=code_commit(),
-            source_digest=catalog.sources(),
+            source_digest=catalog.sources(definition.name),
             environment_digest=environment_digest(),
             warm_start=plan.warm_start,
             device=device,

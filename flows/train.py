@@ -22,6 +22,7 @@ from infra.settings import load_settings
 from models.bundle import Bundle, Card, DataReference, Origin, Variant, bundle_folder
 from models.contract.answers import mean_loss, shown
 from models.contract.columns import Contract
+from models.definition_files import pack
 from models.learning.settings import Setting, TrainingSettings
 from models.model import Model
 
@@ -251,6 +252,8 @@ def _bundle(
     tracker_run: str,
 ) -> Bundle:
     digest = hashlib.sha256(trained.onnx).hexdigest()
+    kept = catalog.files(definition.name).kept
+    archive = pack(kept) if kept else None
     card = Card(
         model=definition.name,
         version=f"{plan.as_of:%Y%m%d}-{digest[:8]}",
@@ -273,7 +276,7 @@ def _bundle(
         ),
         origin=Origin(
             code_commit=code_commit(),
-            source_digest=catalog.sources(),
+            source_digest=catalog.sources(definition.name),
             environment_digest=environment_digest(),
             flow_run=flow_run_name(),
             tracker_run=tracker_run,
@@ -289,6 +292,7 @@ def _bundle(
         evaluation=trained.evaluation,
         variants=trained.variants.records,
         providers=trained.providers,
+        definition_digest=None if archive is None else hashlib.sha256(archive).hexdigest(),
     )
     return Bundle(
         card=card,
@@ -296,4 +300,5 @@ def _bundle(
         profile=trained.profile,
         state=trained.state,
         variants=trained.variants.graphs,
+        definition=archive,
     )

@@ -60,7 +60,7 @@ class _Stopped(Exception):
 def trial(order: dict[str, Any], referee: Referee) -> dict[str, Any]:
     """Train by the settings of an order, until the end or until it is told to stop."""
     told = msgspec.convert(order, Order)
-    if (here := catalog.sources()) != told.sources:
+    if (here := catalog.sources(told.task.model)) != told.sources:
         raise Misconfigured(
             f"trials shall be trained by sources of digest {told.sources}, and those on this machine have {here}; "
             "install the same on each"

@@ -135,7 +135,8 @@ def study_name(definition: Model, recipe: Recipe, space: Space, data: str) -> st
     settings = load_settings()
     how, tried = msgspec.json.encode(recipe).decode(), repr(sorted(space.items()))
     where = f"{settings.device} {settings.train_threads}"
-    return name_of(definition.name, data, how, tried, catalog.sources(), environment_digest(), where)
+    sources = catalog.sources(definition.name)
+    return name_of(definition.name, data, how, tried, sources, environment_digest(), where)
 
 
 def _space(definition: Model, overrides: Mapping[str, Setting], network: Mapping[str, Setting]) -> Space:
@@ -269,7 +270,7 @@ class _Search:
         self._told[asked.number] = told
         self._study.begun(asked.number, told.begun.id)
         task = Task(model=self._definition.name, recipe=recipe, commit=self._commit)
-        return Order(number=asked.number, task=task, device=self._device, sources=catalog.sources())
+        return Order(number=asked.number, task=task, device=self._device, sources=catalog.sources(task.model))
 
     def hear(self, number: int, progress: "Progress") -> bool:
         """Take how far a trial is, and say whether it shall stop.

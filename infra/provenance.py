@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,13 +16,18 @@ PACKAGES = ("models", "infra", "flows")
 
 
 @cache
-def source_digest(catalog: Path | None = None, root: Path = ROOT) -> str:
-    """Digest of the Python sources that decide a step's result, a catalog beside them too (16 hexadecimal digits)."""
+def source_digest(definition: tuple[tuple[str, bytes], ...] = (), root: Path = ROOT) -> str:
+    """Digest of the Python sources that decide a step's result (16 hexadecimal digits).
+
+    Args:
+        definition: paths and contents of the files of a definition outside them.
+        root: where the sources are.
+    """
     digest = hashlib.sha256()
-    folders = [(root, root / package) for package in PACKAGES] + ([(catalog, catalog)] if catalog else [])
-    for base, folder in folders:
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(file.relative_to(base).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    files = [file for package in PACKAGES for file in sorted((root / package).rglob("*.py"))]
+    own = ((file.relative_to(root).as_posix(), file.read_bytes()) for file in files)
+    for path, content in chain(own, definition):
+        digest.update(path.encode() + b"\0" + content + b"\0")
     return digest.hexdigest()[:16]
 
 

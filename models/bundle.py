@@ -4,7 +4,8 @@ Four files: `model.onnx` (preprocessing inside), `card.json` (what it is and whe
 its errors and columns looked like when it was judged), `state.safetensors` (weights, to train on from). The card ties
 code, data and model together and carries the contract, so that a service needs nothing else. A fifth, `card.html`, is
 the card for people; it follows from the card, and bundles of before it was written have none. Where the definition asks
-for them, smaller graphs lie beside: `model.fp16.onnx`, `model.int8.onnx`.
+for them, smaller graphs lie beside: `model.fp16.onnx`, `model.int8.onnx`. `definition.zip` holds a definition that git
+does not have, because it lies outside the checkout.
 """
 
 import hashlib
@@ -35,6 +36,7 @@ def check_name(model: str) -> None:
 FILES = ("model.onnx", "card.json", "profile.json", "state.safetensors")
 """What a bundle needs."""
 PAGE = "card.html"
+DEFINITION = "definition.zip"
 
 VariantName = Literal["fp16", "int8"]
 """A smaller graph beside a bundle's own: numbers of half precision, or of eight bits."""
@@ -178,11 +180,14 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """Smaller graphs that the definition asks for."""
     providers: tuple[Provided, ...] = ()
     """What the graph was proved on; none in cards of before it was kept."""
+    definition_digest: str | None = None
+    """sha256 of `definition.zip`; None where git has the definition, and in cards of before it was kept."""
 
     @property
     def files(self) -> tuple[str, ...]:
         """Name the files that the bundle needs."""
-        return (*FILES, *(graph_file(one.name) for one in self.variants if one.refused is None))
+        smaller = (graph_file(one.name) for one in self.variants if one.refused is None)
+        return (*FILES, *smaller, *(() if self.definition_digest is None else (DEFINITION,)))
 
     def digest(self, variant: str) -> str:
         """Give the digest of a graph. Raises: `BundleError` where the bundle has none of that name."""
@@ -199,10 +204,18 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 
     def check_graph(self, variant: str, content: bytes) -> None:
         """Refuse a graph that is not the card's. Raises: `BundleError`."""
-        wanted, found = self.digest(variant), hashlib.sha256(content).hexdigest()
+        self._check(graph_file(variant), content, self.digest(variant))
+
+    def check_definition(self, content: bytes | None) -> None:
+        """Refuse files of a definition that are not the card's. Raises: `BundleError`."""
+        if content is not None or self.definition_digest is not None:
+            self._check(DEFINITION, content or b"", self.definition_digest or "")
+
+    def _check(self, file: str, content: bytes, wanted: str) -> None:
+        found = hashlib.sha256(content).hexdigest()
         if found != wanted:
             raise BundleError(
-                f"bundle {self.version}: {graph_file(variant)} has digest {found[:12]}, its card says {wanted[:12]}; "
+                f"bundle {self.version}: {file} has digest {found[:12]}, its card says {wanted[:12] or 'none'}; "
                 "register the bundle again"
             )
 
@@ -216,9 +229,12 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     state: bytes
     variants: dict[str, bytes] = {}
     """Smaller graphs by name."""
+    definition: bytes | None = None
+    """Files of a definition that git does not have."""
 
     def __post_init__(self) -> None:
-        """Refuse graphs that are not the card's. Raises: `BundleError`."""
+        """Refuse what is not the card's. Raises: `BundleError`."""
+        self.card.check_definition(self.definition)
         for variant, content in {FLOAT32: self.onnx, **self.variants}.items():
             self.card.check_graph(variant, content)
 
@@ -227,7 +243,8 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
         card = msgspec.json.format(msgspec.json.encode(self.card), indent=2)
         needed = dict(zip(FILES, (self.onnx, card, self.profile, self.state), strict=True))
         smaller = {graph_file(name): content for name, content in self.variants.items()}
-        return needed | smaller | {PAGE: card_page(self.card)}
+        definition = {} if self.definition is None else {DEFINITION: self.definition}
+        return needed | smaller | definition | {PAGE: card_page(self.card)}
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> "Bundle":
@@ -243,6 +260,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
             profile=files["profile.json"],
             state=files["state.safetensors"],
             variants={one.name: files[graph_file(one.name)] for one in card.variants if one.refused is None},
+            definition=None if card.definition_digest is None else files[DEFINITION],
         )
 
 

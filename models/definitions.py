@@ -3,9 +3,11 @@
 import importlib
 import pkgutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import models.catalog
+from models.definition_files import DefinitionFiles, gather
 from models.errors import DefinitionError, OkruhError
 from models.model import Model
 
@@ -21,12 +23,24 @@ def look_in(folder: Path | None) -> None:
     for name in [name for name in sys.modules if name.startswith("models.catalog.")]:
         if not Path(sys.modules[name].__file__ or "").is_relative_to(CATALOG):
             del sys.modules[name]  # one of that name may be another's now; its own go before all others
+    files.cache_clear()
     importlib.invalidate_caches()
 
 
 def names() -> list[str]:
     """List the catalog."""
     return sorted(module.name for module in pkgutil.iter_modules(models.catalog.__path__))
+
+
+@cache
+def files(name: str) -> DefinitionFiles:
+    """Read what a definition outside the checkout consists of, once, as it is imported once; nothing of other names.
+
+    Raises: `DefinitionError` where a file cannot be read.
+    """
+    own = {module.name for module in pkgutil.iter_modules([str(CATALOG)])}
+    outside = [folder for folder in models.catalog.__path__ if folder != str(CATALOG)]
+    return gather(Path(outside[0]), name, own) if outside and name not in own else DefinitionFiles()
 
 
 def load(name: str) -> Model:

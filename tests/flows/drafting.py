@@ -8,8 +8,8 @@ import pandas as pd
 
 from infra.assembly import assemble
 from infra.lake.protocol import Lake
-from infra.provenance import source_digest
 from infra.settings import load_settings
+from models import definitions
 
 ROWS = 2000
 MODULE = "models.catalog.rides"
@@ -34,7 +34,7 @@ def edit(definition: Path, *changes: tuple[str, str]) -> None:
         text = text.replace(before, after)
     definition.write_text(text)
     sys.modules.pop(MODULE, None)  # as the next command would find it
-    source_digest.cache_clear()
+    definitions.files.cache_clear()
 
 
 def lake() -> Lake:

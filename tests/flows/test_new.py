@@ -20,6 +20,7 @@ from infra.settings import load_settings
 from models import definitions
 from models.contract.columns import Category
 from models.errors import ContractError, DefinitionError
+from tests.flows.drafting import edit
 
 ROWS = 1500
 
@@ -84,15 +85,17 @@ def test_a_drafted_model_goes_through_the_circuit_as_it_is(
     assert card.evaluation.importance["price"].loss_increase > 0.02
 
 
-def test_the_sources_that_decide_a_result_hold_the_definition(own: Path, orders: Path) -> None:
+def test_the_sources_that_decide_a_result_hold_the_definition_and_no_other(own: Path, orders: Path) -> None:
     file = Path(new("orders", str(orders), "returned").file)
-    digests = [source_digest.__wrapped__(own)]
+    before = catalog.sources("orders")
 
-    file.write_text(file.read_text().replace('"width": 192', '"width": 8'))
-    digests.append(source_digest.__wrapped__(own))
+    edit(file, ('"width": 192', '"width": 8'))
+    after = catalog.sources("orders")
+    new("others", str(orders), "returned")
+    definitions.files.cache_clear()
 
-    assert len({*digests, source_digest()}) == 3
-    assert catalog.sources() in digests
+    assert len({before, after, source_digest()}) == 3
+    assert (catalog.sources("orders"), catalog.sources("taxi_eta")) == (after, source_digest())
 
 
 def test_a_table_by_an_address_that_fsspec_reads_is_drafted(own: Path, orders: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_failure_is_its_callers_and_is_not_kept(key: str) -> None:
 
 def test_a_key_names_the_step_each_part_by_its_place_and_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     key = step_key("train", "a", "b")
-    monkeypatch.setattr("flows.catalog.sources", lambda: "other sources")
+    monkeypatch.setattr("flows.catalog.sources", lambda _: "other sources")
     with_other_sources = step_key("train", "a", "b")
     monkeypatch.undo()
 

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load
 
+from flows import screens
 from flows.forget import forget
+from flows.ingest import ingest
+from flows.new import new
 from flows.recipes import Recipe
 from flows.reproduce import REPORTS, Reproduced, reproduce
 from flows.train import register, run_recipe, train
@@ -25,9 +29,12 @@ from infra.selection import Selection
 from models.bundle import Origin
 from models.catalog.taxi_eta import MODEL
 from models.deciding.reproduction import Part
+from models.definition_files import unpack
 from models.errors import BundleError, DefinitionError
 from tests.checkouts import git, nobodys_git
+from tests.flows import drafting
 from tests.flows.conftest import AS_OF, EPOCHS, champion, lake
+from tests.flows.drafting import QUICK, edit, rides
 
 __all__ = ["nobodys_git"]  # a fixture
 
@@ -40,6 +47,16 @@ def changed(version: str, name: str, **changes: object) -> str:
     made = registry.load_bundle(lake(), "main", version)
     card = msgspec.structs.replace(made.card, version=name, **changes)
     register(lake(), "main", msgspec.structs.replace(made, card=card))
+    return name
+
+
+def changed_rides(version: str, name: str, **changes: object) -> str:
+    """The same of the drafted model, made in no checkout."""
+    made = registry.load_bundle(drafting.lake(), "main", version)
+    origin = msgspec.structs.replace(made.card.origin, code_commit="unknown")
+    card = msgspec.structs.replace(made.card, version=name, origin=origin, **changes)
+    definition = made.definition if card.definition_digest else None
+    register(drafting.lake(), "main", msgspec.structs.replace(made, card=card, definition=definition))
     return name
 
 
@@ -214,6 +231,57 @@ def test_makes_no_lake_where_there_is_none(home: Path) -> None:
         reproduce("taxi_eta", "v1")
 
     assert not (home / "lake").exists()
+
+
+WIDTH = ('"width": 192', '"width": WIDTH')
+IMPORTED = ("from models.model import Model\n", "from models.model import Model\nfrom ..widths import WIDTH\n")
+
+
+def test_a_definition_outside_the_checkout_is_trained_as_it_was(
+    drafted: Path, own: Path, file: Callable[[pd.DataFrame], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own / "widths.py").write_text("WIDTH = 16\n")
+    (drafted.parent / "raw.csv").write_text("x\n1\n")
+    edit(drafted, WIDTH, IMPORTED)
+    ingest("rides", file(rides()))
+    made = train("rides", overrides=QUICK).version
+    in_no_checkout = changed_rides(made, "installed")
+
+    (own / "widths.py").write_text("WIDTH = 32\n")
+    edit(drafted, ("    features=(\n", "    features=(  # those of the last year\n"))
+    new("others", file(rides()), "y", "at")
+    here = reproduce("rides", made)
+    shutil.rmtree(own)
+    monkeypatch.delenv("OKRUH_CATALOG")
+    later = reproduce("rides", in_no_checkout)
+
+    bundle = registry.load_bundle(drafting.lake(), "main", made)
+    assert bundle.definition is not None
+    assert [path for path, _ in unpack(bundle.definition)] == ["rides/__init__.py", "widths.py"]
+    assert (here.verdict, later.verdict) == ("identical", "identical")
+    assert (here.code.same_sources, later.code.same_sources) == (True, True)
+    assert here.code.definition == (
+        f"as the bundle keeps it, and beside it present files of {own}, which no bundle keeps: rides/raw.csv"
+    )
+    assert (later.code.used, later.code.definition) == (f"the sources in {ROOT}", "as the bundle keeps it")
+
+
+def test_of_a_version_of_before_definitions_were_kept_the_present_one_is_trained_and_told(
+    drafted: Path, own: Path, file: Callable[[pd.DataFrame], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest("rides", file(rides()))
+    of_before = changed_rides(train("rides", overrides=QUICK).version, "of-before", definition_digest=None)
+
+    done = reproduce("rides", of_before)
+    screens.reproduced(done)
+    edit(drafted, ('"width": 192', '"width": 16'))
+    with pytest.raises(BundleError) as refused:
+        reproduce("rides", of_before)
+
+    said = f"the present one in {own}; bundles of before kept none"
+    assert (done.verdict, done.code.definition) == ("identical", said)
+    assert f"definition {said}" in " ".join(capsys.readouterr().out.split())
+    assert f", with the present definition in {own} (bundles of before kept none), have " in str(refused.value)
 
 
 @pytest.fixture

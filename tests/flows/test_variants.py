@@ -12,7 +12,7 @@ from flows.ingest import ingest
 from flows.promote import promote
 from flows.train import Registered, train
 from infra import registry
-from models.bundle import FILES, PAGE, bundle_folder
+from models.bundle import DEFINITION, FILES, PAGE, bundle_folder
 from models.errors import BundleError
 from models.inference import Predictor
 from tests.flows.drafting import QUICK, edit, lake, rides
@@ -40,7 +40,7 @@ def test_variants_that_are_asked_for_later_come_with_another_version_of_the_same
     kept = {entry.path.rsplit("/", 1)[1] for entry in lake().list("main", f"{bundle_folder(made.version)}/")}
     assert made.version != plain
     assert bundle.card.onnx_digest == registry.load_card(lake(), "main", plain).onnx_digest
-    assert kept == {*FILES, "model.fp16.onnx", "model.int8.onnx", PAGE}
+    assert kept == {*FILES, "model.fp16.onnx", "model.int8.onnx", DEFINITION, PAGE}
     assert bundle.card.providers[0].provider == "cpu"
     for graph in bundle.variants.values():
         Predictor(graph, bundle.card.contract)

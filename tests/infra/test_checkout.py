@@ -45,7 +45,7 @@ def test_the_digest_of_sources_that_were_checked_out_is_that_of_the_checkout(tmp
 
     checkout.check_out(git(root, "rev-parse", "HEAD"), tmp_path / "code", root)
 
-    assert provenance.source_digest(tmp_path / "code") == provenance.source_digest(root)
+    assert provenance.source_digest(root=tmp_path / "code") == provenance.source_digest(root=root)
 
 
 def test_of_a_checkout_that_holds_more_the_sources_are_checked_out(tmp_path: Path) -> None:

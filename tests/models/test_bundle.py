@@ -1,12 +1,13 @@
 """Bundles: four files that belong together, or a refusal that says which does not."""
 
+import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
 import pytest
 
-from models.bundle import FILES, PAGE, Bundle, Card, Variant, bundle_folder, decode_card
+from models.bundle import DEFINITION, FILES, PAGE, Bundle, Card, Variant, bundle_folder, decode_card
 from models.errors import BundleError
 from tests.conftest import with_int8
 
@@ -127,6 +128,31 @@ def test_a_variant_is_a_file_of_the_bundle(make_bundle: BundleMaker) -> None:
     assert bundle.card.files == (*FILES, "model.int8.onnx")
     assert Bundle.from_files(files) == bundle
     assert bundle.card.digest("float32") == bundle.card.onnx_digest != bundle.card.digest("int8")
+
+
+def test_a_definition_that_git_does_not_have_is_a_file_of_the_bundle(make_bundle: BundleMaker) -> None:
+    plain = make_bundle()
+    card = msgspec.structs.replace(plain.card, definition_digest=hashlib.sha256(b"sources").hexdigest())
+    bundle = msgspec.structs.replace(plain, card=card, definition=b"sources")
+
+    files = bundle.files()
+
+    assert (card.files, plain.card.files) == ((*FILES, DEFINITION), FILES)
+    assert Bundle.from_files(files) == bundle
+    with pytest.raises(BundleError, match=r"bundle lacks definition\.zip"):
+        Bundle.from_files({name: content for name, content in files.items() if name != DEFINITION})
+    with pytest.raises(BundleError, match=r"bundle v1: definition\.zip has digest [0-9a-f]{12}, its card says"):
+        Bundle.from_files(files | {DEFINITION: b"other"})
+    with pytest.raises(BundleError, match=r"its card says none"):
+        msgspec.structs.replace(plain, definition=b"sources")
+
+
+def test_reads_a_card_of_before_definitions_were_kept(make_bundle: BundleMaker) -> None:
+    card = make_bundle().card
+    older = msgspec.to_builtins(card)
+    del older["definition_digest"]
+
+    assert decode_card(msgspec.json.encode(older)) == card
 
 
 def test_refuses_a_bundle_whose_variant_is_missing_or_not_the_cards(make_bundle: BundleMaker) -> None:

@@ -1,0 +1,134 @@
+"""What is kept of a definition outside the checkout: all that its training reads, and no data."""
+
+from pathlib import Path
+
+import pytest
+
+from models import definition_files
+from models.definition_files import DefinitionFiles, gather, pack, unpack, unpack_into
+from models.errors import DefinitionError
+
+OWN = {"taxi_eta"}
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    """A folder with a definition `rides`."""
+    write(tmp_path, "rides/__init__.py", "MODEL = 1\n")
+    return tmp_path
+
+
+def write(catalog: Path, path: str, text: str) -> Path:
+    file = catalog / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def kept(catalog: Path, name: str = "rides") -> list[str]:
+    return [path for path, _ in gather(catalog, name, OWN).kept]
+
+
+def test_keeps_the_definitions_folder_in_order_but_no_tables_hidden_files_or_bytecode(catalog: Path) -> None:
+    for path in ("rides/parts/zones.json", "rides/network.py", "others/__init__.py", "notes.txt"):
+        write(catalog, path, "1\n")
+    for path in ("rides/.env", "rides/.git/config.py", "rides/__pycache__/network.pyc"):
+        write(catalog, path, "1\n")
+    for path in ("rides/raw/a.CSV", "rides/b.parquet"):
+        write(catalog, path, "1\n")
+
+    assert gather(catalog, "rides", OWN) == DefinitionFiles(
+        kept=(
+            ("rides/__init__.py", b"MODEL = 1\n"),
+            ("rides/network.py", b"1\n"),
+            ("rides/parts/zones.json", b"1\n"),
+        ),
+        left_out=("rides/b.parquet", "rides/raw/a.CSV"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "statement"),
+    [
+        ("rides/__init__.py", "from models.catalog.widths import WIDTH"),
+        ("rides/__init__.py", "from models.catalog import taxi_eta, widths"),
+        ("rides/__init__.py", "import models.catalog.widths as named"),
+        ("rides/__init__.py", "from ..widths import WIDTH"),
+        ("rides/__init__.py", "from .. import widths"),
+        ("rides/parts/layers.py", "def later():\n    from ...widths import WIDTH"),
+    ],
+)
+def test_keeps_what_a_definition_imports_of_its_catalog_and_what_that_does(
+    catalog: Path, file: str, statement: str
+) -> None:
+    write(catalog, file, f"{statement}\n")
+    write(catalog, "widths.py", "from models.catalog.numbers import TWO\nfrom models.catalog.taxi_eta import MODEL\n")
+    write(catalog, "numbers/__init__.py", "import math\nfrom models.catalog import rides\nTWO = 2\n")
+    write(catalog, "taxi_eta/__init__.py", "nobody = 'imports it: the checkout has its own'\n")
+
+    assert set(kept(catalog)) == {"rides/__init__.py", file, "widths.py", "numbers/__init__.py"}
+
+
+def test_a_definition_may_be_one_module(catalog: Path) -> None:
+    write(catalog, "trips.py", "from .rides import MODEL\n")
+
+    assert kept(catalog, "trips") == ["rides/__init__.py", "trips.py"]
+    assert kept(catalog, "nobody") == []
+
+
+def test_a_source_that_nobody_can_import_names_nothing(catalog: Path) -> None:
+    write(catalog, "rides/scratch.py", "from models.catalog.widths import\n")
+    write(catalog, "rides/moved.py", "from .....widths import WIDTH\n")
+    write(catalog, "widths.py", "WIDTH = 1\n")
+
+    assert kept(catalog) == ["rides/__init__.py", "rides/moved.py", "rides/scratch.py"]
+
+
+def test_keeps_all_sources_and_of_other_files_the_smallest(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(definition_files, "KEPT_BYTES", 30)
+    for path, size in (("long.py", 100), ("b.json", 15), ("c.json", 15), ("a.json", 20), ("weights.bin", 31)):
+        write(catalog, f"rides/{path}", "#" * size)
+
+    found = gather(catalog, "rides", OWN)
+
+    assert [path for path, _ in found.kept] == ["rides/__init__.py", "rides/b.json", "rides/c.json", "rides/long.py"]
+    assert found.left_out == ("rides/a.json", "rides/weights.bin")
+
+
+def test_names_folders_that_are_linked_and_follows_linked_files(catalog: Path, tmp_path: Path) -> None:
+    aside = write(tmp_path / "aside", "zones.json", "1")
+    (catalog / "rides" / "zones.json").symlink_to(aside)
+    (catalog / "rides" / "images").symlink_to(aside.parent)
+    (catalog / "rides" / "gone").symlink_to(tmp_path / "nothing")
+
+    found = gather(catalog, "rides", OWN)
+
+    assert [path for path, _ in found.kept] == ["rides/__init__.py", "rides/zones.json"]
+    assert found.left_out == ("rides/images",)
+
+
+def test_a_file_that_cannot_be_read_is_named(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(catalog, "rides/notes.txt", "1")
+    read_bytes = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path == file:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+
+    with pytest.raises(DefinitionError, match=r"of rides cannot be read: .*/rides/notes\.txt: Permission denied; what"):
+        gather(catalog, "rides", OWN)
+
+
+def test_an_archive_of_the_same_files_is_the_same_and_gives_them_back(catalog: Path, tmp_path: Path) -> None:
+    write(catalog, "rides/parts/zones.json", "1\n")
+    files = gather(catalog, "rides", OWN).kept
+    first = pack(files)
+    (catalog / "rides" / "__init__.py").touch()
+
+    unpack_into(first, tmp_path / "again")
+
+    assert first == pack(gather(catalog, "rides", OWN).kept)
+    assert unpack(first) == files == gather(tmp_path / "again", "rides", OWN).kept
