@@ -1,23 +1,17 @@
-"""Network settings that were changed go wherever their version goes: records, retraining, another process, again."""
+"""Network settings that were changed go wherever their version goes: records, the tracker, retraining."""
 
-import json
-import os
-import subprocess
 from pathlib import Path
 
 from safetensors.torch import load
 
-from flows.reproduce import reproduce
 from flows.retrain import retrain
 from flows.runs import Line, changes, runs
 from flows.train import train
 from infra import registry
-from infra.provenance import ROOT
 from models.catalog.taxi_eta import MODEL
 from models.setting_names import together
 from tests.flows.conftest import AS_OF, EPOCHS, THIRD_MONDAY, enthrone, lake
 from tests.flows.test_retrain import raise_alarm
-from tests.flows.test_together import TORCHRUN
 
 NARROW = {"width": 48}
 
@@ -47,14 +41,6 @@ def test_a_tracker_is_told_of_the_network(trained: Path) -> None:
     assert b"network.zone_size" in recorded.read_bytes()
 
 
-def test_a_changed_network_is_the_same_again_by_its_card(trained: Path) -> None:
-    version = train("taxi_eta", AS_OF, overrides=EPOCHS, network=NARROW).version
-
-    done = reproduce("taxi_eta", version)
-
-    assert (done.verdict, width(version)) == ("identical", 48)
-
-
 def test_a_champion_is_trained_on_as_the_network_that_it_is(trained: Path) -> None:
     version = train("taxi_eta", AS_OF, overrides=EPOCHS, network=NARROW).version
     enthrone(version, AS_OF)
@@ -65,15 +51,3 @@ def test_a_champion_is_trained_on_as_the_network_that_it_is(trained: Path) -> No
     assert done.trained is not None
     card = registry.load_card(lake(), "main", done.trained.version)
     assert (card.warm_start, card.network_settings["width"], width(card.version)) == (version, 48, 48)
-
-
-def test_processes_that_train_together_make_the_same_network(trained: Path) -> None:
-    asked = ["training.epochs=1", "training.seed=9", *(f"network.{name}={value}" for name, value in NARROW.items())]
-    words = ["train", "taxi_eta", "--as-of", AS_OF.isoformat(), *(f"--set={one}" for one in asked), "--json"]
-    environment = {**os.environ, "OKRUH_HOME": str(trained)}
-
-    done = subprocess.run(
-        [*TORCHRUN, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=200
-    )
-
-    assert width(json.loads(done.stdout)["version"]) == 48

@@ -17,22 +17,25 @@ from tests.flows.conftest import AS_OF, EPOCHS, lake
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "flows.cli")
 
 
+NARROW = {"width": 48}
+
+
 def test_two_processes_train_and_one_registers(trained: Path) -> None:
-    asked = [f"--set=training.{name}={value}" for name, value in (EPOCHS | {"seed": 9}).items()]
+    settings = EPOCHS | {"seed": 9}
+    asked = [f"--set=training.{name}={value}" for name, value in settings.items()] + ["--set=network.width=48"]
     words = ["train", "taxi_eta", "--as-of", AS_OF.isoformat(), *asked, "--json"]
     environment = {**os.environ, "OKRUH_HOME": str(trained)}
 
-    outputs = [
-        subprocess.run(
-            [*TORCHRUN, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=200
-        ).stdout
-        for _ in range(2)
-    ]
+    done = subprocess.run(
+        [*TORCHRUN, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=200
+    )
 
-    first, again = (json.loads(output) for output in outputs)  # one object: the other process prints nothing
-    assert (first["cached"], again["cached"], again["version"]) == (False, True, first["version"])
-    alone = train("taxi_eta", AS_OF, overrides=EPOCHS | {"seed": 9, "weight_decay": 0.01 + 1e-12})
-    assert registry.load_card(lake(), "main", first["version"]).seed == 9
+    first = json.loads(done.stdout)  # one object: the other process prints nothing
+    again = train("taxi_eta", AS_OF, overrides=settings, network=NARROW)
+    assert (first["cached"], again.cached, again.version) == (False, True, first["version"])
+    alone = train("taxi_eta", AS_OF, overrides=settings | {"weight_decay": 0.01 + 1e-12}, network=NARROW)
+    card = registry.load_card(lake(), "main", first["version"])
+    assert (card.seed, card.network_settings["width"]) == (9, 48)
     assert first["metrics"]["mae"] == pytest.approx(alone.metrics["mae"], rel=0.02)
     assert first["metrics"]["rows"] == alone.metrics["rows"]
     again_by_two = reproduce("taxi_eta", first["version"])

@@ -119,7 +119,7 @@ MODEL = Model(
     },
     prepare=prepare,
     network=make_network,
-    network_settings={"zone_size": 32, "hour_size": 24, "month_size": 4, "width": 256, "bins": 16, "heads": 2},
+    network_settings={"zone_size": 32, "hour_size": 24, "month_size": 4, "width": 160, "bins": 16, "heads": 2},
     search={
         "training.learning_rate": Floats(2e-3, 3e-2, log=True),
         "training.batch_rows": Choice((512, 1024, 2048)),
