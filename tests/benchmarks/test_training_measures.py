@@ -1,6 +1,7 @@
 """What the benchmark of training rests on: loops that train the same, rows of a chain, trees, curves, equal files."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,16 @@ def test_retrainings_are_compared_over_all_their_test_rows_with_the_trees_that_d
     assert figure.value == pytest.approx(3.5 / min(compared.values()))
     middle = (newer["trip_minutes"] - newer["trip_minutes"].median()).abs().mean()
     assert all(0 < error < middle for error in compared.values())
+
+
+@pytest.mark.parametrize("parts", [train_together.perceptron_parts, train_together.taxi_parts])
+def test_what_processes_train_together_has_rows_and_a_network(parts: Callable[[], train_together.Parts]) -> None:
+    settings, rows, held_out, aim, make = parts()
+
+    *inputs, target_N = next(rows.in_order())
+    loss = aim(make().train()(*inputs), target_N)
+    assert float(loss.detach()) > 0
+    assert len(held_out) > settings.batch_rows
 
 
 def test_curves_differ_by_their_largest_relative_difference() -> None:

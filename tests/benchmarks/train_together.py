@@ -45,7 +45,7 @@ _TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 
 _FIRST = 40
 """So many batches `taxi_eta` stays together for."""
 _LAST_DIGITS = 2e-7
-_Parts = tuple[TrainingSettings, HeldRows, HeldRows, Objective, Callable[[], nn.Module]]
+Parts = tuple[TrainingSettings, HeldRows, HeldRows, Objective, Callable[[], nn.Module]]
 """Settings, rows to learn from, held out rows, what is made small, and what makes the network."""
 
 
@@ -125,7 +125,7 @@ def _curve(bench: Bench, what: str, *started_by: str, seed: int = 0, change: flo
 
 def _train(what: str, file: Path, seed: int, change: float) -> None:
     examples.WINDOW_BYTES = 1  # so that each batch is told of
-    settings, rows, held_out, aim, make = _perceptron_parts() if what == "perceptron" else _taxi_parts()
+    settings, rows, held_out, aim, make = perceptron_parts() if what == "perceptron" else taxi_parts()
     settings, steps = settings.with_changes({"seed": seed}), list[float]()
 
     def report(progress: Progress) -> None:
@@ -143,7 +143,7 @@ def _train(what: str, file: Path, seed: int, change: float) -> None:
             file.write_bytes(msgspec.json.encode(Curve(world.size, steps, losses, errors)))
 
 
-def _perceptron_parts() -> _Parts:
+def perceptron_parts() -> Parts:
     rows = perceptron.examples()
     changes: dict[str, Setting] = {"loss": "squared", "schedule": "one_cycle", "warm_up": 0.2, "epochs": 5}
     settings = perceptron.SETTINGS.with_changes(changes)
@@ -152,12 +152,14 @@ def _perceptron_parts() -> _Parts:
     return settings, *parts, perceptron.aim(settings), perceptron.Network
 
 
-def _taxi_parts() -> _Parts:
+def taxi_parts() -> Parts:
     definition = definitions.load("taxi_eta")
     cut = split(definition, "2019-01", "2019-12", "2020-01")
     rows, held_out = (to_examples(definition.contract, table) for table in (cut.train, cut.validation))
     aim = objective(definition.training, definition.contract.target, torch.zeros(0), CPU)
-    return definition.training, HeldRows(rows, CPU), HeldRows(held_out, CPU), aim, lambda: definition.network(rows)
+    settings = definition.network_settings
+    parts = HeldRows(rows, CPU), HeldRows(held_out, CPU)
+    return definition.training, *parts, aim, lambda: definition.network(rows, **settings)
 
 
 if __name__ == "__main__":
