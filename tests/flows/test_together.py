@@ -31,9 +31,8 @@ def test_two_processes_train_and_one_registers(trained: Path) -> None:
     )
 
     first = json.loads(done.stdout)  # one object: the other process prints nothing
-    again = train("taxi_eta", AS_OF, overrides=settings, network=NARROW)
-    assert (first["cached"], again.cached, again.version) == (False, True, first["version"])
-    alone = train("taxi_eta", AS_OF, overrides=settings | {"weight_decay": 0.01 + 1e-12}, network=NARROW)
+    alone = train("taxi_eta", AS_OF, overrides=settings, network=NARROW)
+    assert (first["cached"], alone.cached) == (False, False)
     card = registry.load_card(lake(), "main", first["version"])
     assert (card.seed, card.network_settings["width"]) == (9, 48)
     assert first["metrics"]["mae"] == pytest.approx(alone.metrics["mae"], rel=0.02)
