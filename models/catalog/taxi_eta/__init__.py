@@ -125,7 +125,7 @@ MODEL = Model(
         "training.batch_rows": Choice((512, 1024, 2048)),
         "training.weight_decay": Floats(1e-4, 0.3, log=True),
         "training.embedding_rate": Floats(0.5, 8.0, log=True),
-        "network.width": Integers(64, 512, step=64),
+        "network.width": Integers(64, 512, step=32),
         "network.zone_size": Choice((16, 32, 64)),
         "network.bins": Integers(8, 48, step=8),
     },
