@@ -143,15 +143,13 @@ def data_digest(definition: Model, lake: Lake, commit: str) -> str:
 
 
 def read(definition: Model, lake: Lake, commit: str, plan: Recipe) -> "tuple[KnownRows, Material, bytes | None]":
-    """Read what a training is given: rows, what is made of them, and the weights that it starts from."""
+    """Read what a training is given: rows, the three parts of them, and the weights that it starts from.
+
+    Raises: see `cut`.
+    """
     rows = known_rows(definition, lake, commit, plan.as_of, plan.learn_from)
     warm = registry.load_bundle(lake, commit, plan.warm_start).state if plan.warm_start else None
     return rows, cut(definition, rows, plan), warm
-
-
-def read_material(definition: Model, lake: Lake, commit: str, plan: Recipe) -> "Material":
-    """Read the rows of a recipe, cut into its three parts. Raises: see `cut`."""
-    return cut(definition, known_rows(definition, lake, commit, plan.as_of, plan.learn_from), plan)
 
 
 def cut(definition: Model, rows: KnownRows, plan: Recipe) -> "Material":

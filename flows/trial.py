@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
-from flows import catalog
+from flows import catalog, recipes
 from flows.orchestration import as_json, task
-from flows.recipes import Task, read_material
+from flows.recipes import Task
 from flows.telling import first_line
 from infra.assembly import assemble
 from infra.errors import Misconfigured, NotFound
@@ -126,7 +126,7 @@ def _read(_lake: str, home: Path, content: bytes) -> "Material":
             f"{platform.node()} sees no lake of {task.model} in {home}: give all machines of the cluster one folder as "
             "OKRUH_HOME, or keep the lake on a server (OKRUH_LAKE)"
         ) from error
-    material = read_material(catalog.load(task.model), lake, task.commit, task.recipe)
+    _, material, _ = recipes.read(catalog.load(task.model), lake, task.commit, task.recipe)
     if material.validation.empty:
         raise ContractError(
             "a search is measured on validation rows, and there are none; give training.validation_days or "

@@ -234,7 +234,7 @@ class _Search:
         """Keep what has become of a trial on Ray; one whose process has gone is run again, once."""
         try:
             came = msgspec.convert(future.result(), Came)
-        except Exception as error:
+        except Exception as error:  # Ray raises what a trial did, or that its process has gone
             if not line.is_lost(error):
                 raise
             self._told.pop(number).fail(error)
