@@ -32,9 +32,12 @@ class RetrainingSettings:
     closing_rows: int = 1000
     """A candidate that loses on at least this many test rows ends the episode."""
     training: TrainingSettings = field(
-        default_factory=lambda: TrainingSettings(epochs=8, batch_rows=256, learning_rate=2e-3)
+        default_factory=lambda: TrainingSettings(
+            epochs=8, batch_rows=256, learning_rate=2e-3, embedding_rate=0.5, weight_decay=0.1
+        )
     )
-    """How the champion is trained on."""
+    """How the champion is trained on. Labels of a changed world are few at first, and those with one of a category's
+    values fewer: its tables learn slowly, and more decays than in a training."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot decide. Raises: `DefinitionError` naming the option."""
