@@ -93,15 +93,10 @@ def _fit(order: Order, referee: Referee) -> None:
     device, material = choose_device(order.device), rows_of(order.task)
     how = msgspec.convert(plan.settings, TrainingSettings)
     with repeatable(how.seed, settings.train_threads):
-        training.fit(
-            definition,
-            material,
-            how,
-            device,
-            report=report,
-            network_settings=plan.network,
-            tries_export=order.number == 0,
-        )
+        network = training.make_network(definition, material, plan.network)
+        if order.number == 0:  # better said before a search than after it
+            training.trace(definition, network, material)
+        training.fit(definition, network, material, how, device, report)
 
 
 def rows_of(task: Task) -> "Material":

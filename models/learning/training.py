@@ -22,10 +22,10 @@ from models.evaluating.evaluation import Answered, evaluate
 from models.evaluating.measures import measure
 from models.figures import Epoch, Evaluation
 from models.inference import GraphInputs, Predictor, Runtime
-from models.learning import loop, variants
+from models.learning import export, loop, variants
 from models.learning.devices import choose_device, describe, repeatable
 from models.learning.examples import Examples, HeldRows, to_examples
-from models.learning.export import as_tensors, check_parity, export, try_providers
+from models.learning.export import Traced, as_tensors, check_parity, try_providers
 from models.learning.loop import Checkpoints, Fitted, Report
 from models.learning.material import NEWEST, Material
 from models.learning.objectives import answering, objective
@@ -73,7 +73,7 @@ def train(
     report: Report = loop.unheard,
     checkpoints: Checkpoints | None = None,
 ) -> Trained:
-    """Train, export, prove parity, evaluate.
+    """Trace, train, write the graph, prove parity, evaluate.
 
     Args:
         material: three parts of the accepted rows; only the validation part may be empty.
@@ -91,9 +91,9 @@ def train(
     naive = model.naive_answers(newest, test)  # what is wrong with it is better said before training
     with repeatable(settings.seed, threads):
         chosen = choose_device(device)
-        fitted = fit(
-            model, material, settings, chosen, warm_start, report, checkpoints, network_settings, tries_export=True
-        )
+        made = make_network(model, material, network_settings or {}, warm_start)
+        traced = trace(model, made, material)
+        fitted = fit(model, made, material, settings, chosen, report, checkpoints)
         judged = pd.concat([newest, validation, test], ignore_index=True).tail(
             max(len(validation) + len(test), PARITY_ROWS)
         )
@@ -101,7 +101,7 @@ def train(
         prepared = prepare(contract, columns)
         _check_time_parts(contract, judged, prepared)
         network = answering(fitted.network, contract.target)
-        onnx = export(network, contract, _example(prepared))
+        onnx = traced.graph(network)
         answered = loop.predict(network, prepared)
         parity = check_parity(onnx, contract, columns, answered, model.parity_tolerance)
         providers = try_providers(onnx, contract, columns, answered, parity)
@@ -156,37 +156,23 @@ def take_part(
 ) -> None:
     """Do this process's part of a training that another one leads, by `train` with the same arguments."""
     with repeatable(settings.seed, threads):
-        fit(model, material, settings, choose_device(device), warm_start, network_settings=network_settings)
+        network = make_network(model, material, network_settings, warm_start)
+        fit(model, network, material, settings, choose_device(device))
 
 
 def fit(
     model: "Model",
+    network: nn.Module,
     material: Material,
     settings: TrainingSettings,
     device: torch.device,
-    warm_start: bytes | None = None,
     report: Report = loop.unheard,
     checkpoints: Checkpoints | None = None,
-    network_settings: Mapping[str, Setting] | None = None,
-    *,
-    tries_export: bool = False,
 ) -> Fitted:
-    """Make a model's network and train it, together with whoever else does. Call inside `repeatable`.
+    """Train a model's network, together with whoever else does. Call inside `repeatable`.
 
-    Args:
-        tries_export: whether a network from scratch is written as a graph before it learns, which takes some seconds:
-            that it cannot be is better said before hours of training.
-
-    Raises: see `train`.
+    Raises: `TrainingDiverged`, `DefinitionError`.
     """
-    sample = material.train.sample
-    made = _make_network(model, sample, model.network_with(network_settings or {}))
-    network = _check_answer(model, made, sample.inputs[:EXAMPLE_ROWS])
-    if warm_start is not None:
-        _load_state(network, warm_start)
-    elif tries_export:
-        with torch.random.fork_rng(devices=[]):
-            export(answering(network, model.contract.target), model.contract, _example(sample.inputs))
     held_out = material.validation
     validation = HeldRows(to_examples(model.contract, held_out), device) if len(held_out) else None
     aim = objective(settings, model.contract.target, torch.from_numpy(material.train.class_counts), device)
@@ -196,7 +182,28 @@ def fit(
     )
 
 
-def _make_network(model: "Model", examples: Examples, settings: dict[str, Setting]) -> object:
+def make_network(
+    model: "Model", material: Material, network_settings: Mapping[str, Setting], warm_start: bytes | None = None
+) -> nn.Module:
+    """Make a model's network, on the CPU and in evaluation mode. Call inside `repeatable`.
+
+    Raises: `DefinitionError` when it does not answer row by row, or cannot be made with what is set; `BundleError` when
+        the warm state does not fit it.
+    """
+    sample, of = material.train.sample, model.network_with(network_settings)
+    network = _check_answer(model, _made(model, sample, of), sample.inputs[:EXAMPLE_ROWS])
+    if warm_start is not None:
+        _load_state(network, warm_start)
+    return network
+
+
+def trace(model: "Model", network: nn.Module, material: Material) -> Traced:
+    """Trace a model's network before it learns. Raises: `ExportFailed` where it cannot be written as a graph."""
+    example = _example(material.train.sample.inputs)
+    return export.trace(answering(network, model.contract.target), model.contract, example)
+
+
+def _made(model: "Model", examples: Examples, settings: dict[str, Setting]) -> object:
     """Make an untrained network. Raises: `DefinitionError` where it cannot be made with what was changed."""
     changed = [f"network.{name}={value}" for name, value in settings.items() if value != model.network_settings[name]]
     try:

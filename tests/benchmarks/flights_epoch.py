@@ -24,7 +24,7 @@ from infra.tables import opened
 from models import definitions
 from models.learning.devices import repeatable
 from models.learning.settings import TrainingSettings
-from models.learning.training import fit
+from models.learning.training import fit, make_network
 from models.model import Model
 
 MODEL = "flight_delay"
@@ -74,7 +74,8 @@ def _learn(definition: Model, lake: Lake, training: TrainingSettings, learn_from
     with repeatable(training.seed, load_settings().train_threads):
         material = cut(definition, known_rows(definition, lake, "main", _END, learn_from), plan)
         read = time.perf_counter()
-        fit(definition, material, training, torch.device("cpu"))
+        network = make_network(definition, material, {})
+        fit(definition, network, material, training, torch.device("cpu"))
     return len(material.train), read
 
 

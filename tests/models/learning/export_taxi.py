@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from models.catalog.taxi_eta import CONTRACT
 from models.catalog.taxi_eta.network import EtaNetwork
+from models.contract.columns import Contract
 from models.inference import GraphInputs
-from models.learning.export import export
-from models.learning.preprocessing import prepare
+from models.learning.export import trace
+from models.learning.preprocessing import Prepared, prepare
 
 
 def columns(rows: int) -> GraphInputs:
@@ -37,9 +39,14 @@ def network() -> EtaNetwork:
     return made.eval()
 
 
+def graph_of(network: nn.Module, contract: Contract, example: Prepared) -> bytes:
+    """Trace a network and write it."""
+    return trace(network, contract, example).graph(network)
+
+
 def exported() -> bytes:
     """Export it."""
-    return export(network(), CONTRACT, prepare(CONTRACT, columns(8)))
+    return graph_of(network(), CONTRACT, prepare(CONTRACT, columns(8)))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from models.catalog.taxi_eta import CONTRACT
 from models.contract.table import to_columns
 from models.errors import ExportFailed, ParityFailed
 from models.inference import Predictor, offered
-from models.learning.export import PARITY_BATCHES, check_parity, export, try_providers
+from models.learning.export import PARITY_BATCHES, check_parity, trace, try_providers
 from models.learning.loop import predict
 from models.learning.preprocessing import prepare
 from models.model import Model
-from tests.models.learning.export_taxi import columns, exported, network
+from tests.models.learning.export_taxi import columns, exported, graph_of, network
 
 SOURCES = Path(models.__file__).parents[1]
 PROGRAM = Path(__file__).with_name("export_taxi.py")
@@ -41,6 +41,44 @@ def test_the_same_weights_give_the_same_bytes(graph: bytes) -> None:
     assert exported() == graph
 
 
+class AlikeAtFirst(nn.Module):
+    """Parameters that are equal before they learn, one that is used twice, running means, and a constant."""
+
+    constant: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 1)]
+        self.layers = nn.Sequential(*layers)
+        for layer in (layers[0], layers[2], layers[4]):
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        layers[4].weight = layers[2].weight
+        self.scale = nn.Parameter(torch.zeros(()))
+        self.register_buffer("constant", torch.tensor(2.0), persistent=False)
+
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        answer: Tensor = self.layers(torch.nan_to_num(numbers)).squeeze(1) * self.scale.exp() * self.constant
+        return answer
+
+
+@pytest.mark.parametrize("make", [network, AlikeAtFirst])
+def test_a_graph_that_was_traced_before_its_network_learned_is_what_it_would_be_after(
+    make: Callable[[], nn.Module],
+) -> None:
+    learns, example, random = make().eval(), prepare(CONTRACT, columns(8)), torch.get_rng_state()
+    traced = trace(learns, CONTRACT, example)
+    assert torch.equal(torch.get_rng_state(), random)
+    with torch.no_grad():
+        for value in learns.state_dict().values():
+            value.add_(1 if value.dtype == torch.int64 else torch.rand_like(value) / 10)
+
+    graph = traced.graph(learns)
+
+    assert graph == graph_of(learns, CONTRACT, example)
+    raw = columns(300)
+    check_parity(graph, CONTRACT, raw, predict(learns, prepare(CONTRACT, raw)), tolerance=1e-3)
+
+
 def test_bytes_depend_on_no_folder(graph: bytes, tmp_path: Path) -> None:
     checkout = tmp_path / "another" / "checkout"
     shutil.copytree(SOURCES / "models", checkout / "models", ignore=shutil.ignore_patterns("trips", "__pycache__"))
@@ -53,8 +91,8 @@ def test_bytes_depend_on_no_folder(graph: bytes, tmp_path: Path) -> None:
 
 
 def test_a_graph_says_nothing_of_the_machine_that_made_it(graph: bytes) -> None:
-    for trace in (str(SOURCES), str(Path.cwd()), sys.prefix, ".py", "site-packages"):
-        assert trace.encode() not in graph
+    for place in (str(SOURCES), str(Path.cwd()), sys.prefix, ".py", "site-packages"):
+        assert place.encode() not in graph
 
 
 def test_a_graph_is_one_file_with_the_columns_of_the_contract(graph: bytes) -> None:
@@ -134,7 +172,7 @@ class AsksTheRows(FirstNumber):
 def export_and_check(net: nn.Module, model: Model, rides: pd.DataFrame) -> Predictor:
     raw = to_columns(model.contract, rides)
     prepared = prepare(model.contract, raw)
-    content = export(net.eval(), model.contract, prepared[:8])
+    content = graph_of(net.eval(), model.contract, prepared[:8])
     check_parity(content, model.contract, raw, predict(net, prepared), tolerance=1e-3)
     return Predictor(content, model.contract)
 

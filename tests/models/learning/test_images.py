@@ -18,7 +18,7 @@ from models.errors import DefinitionError
 from models.inference import Predictor, image_rows
 from models.learning.devices import repeatable
 from models.learning.examples import Examples, HeldRows, StreamedRows, to_examples
-from models.learning.export import check_parity, export
+from models.learning.export import check_parity
 from models.learning.loop import fit, predict
 from models.learning.material import gather
 from models.learning.networks import ImageNetwork
@@ -29,6 +29,7 @@ from models.learning.splits import Split, split_by_content
 from models.learning.training import train
 from models.model import Model
 from models.watching import profile
+from tests.models.learning.export_taxi import graph_of
 
 CPU = torch.device("cpu")
 IMAGE = Image(name="image", height=5, width=4, channels=2, maximum=9)
@@ -135,7 +136,7 @@ def test_learns_from_the_image_and_what_is_beside_it_and_exports_that(target: Nu
     else:
         spread = np.abs(examples.target_N - examples.target_N.mean()).mean()
         assert np.abs(answers - examples.target_N).mean() < (0.9 if alone else 0.3) * spread
-    graph = export(network, of, examples.inputs[:8])
+    graph = graph_of(network, of, examples.inputs[:8])
     columns = example_columns(of, 500)  # nulls, a dark image and a bright one
     parity = check_parity(graph, of, columns, predict(network, prepare(of, columns)), 1e-3)
     assert parity.rows == 500
@@ -147,7 +148,7 @@ def test_learns_from_the_image_and_what_is_beside_it_and_exports_that(target: Nu
 def test_a_row_is_answered_alike_whoever_is_asked_with_it() -> None:
     of = contract(alone=True, image=Image(name="image", height=40, width=40, maximum=9))
     network, examples = learned(of, epochs=1)
-    predictor = Predictor(export(network, of, examples.inputs[:8]), of)
+    predictor = Predictor(graph_of(network, of, examples.inputs[:8]), of)
     columns = to_columns(of, table(image=of.image or IMAGE))
     assert image_rows(columns) == 128  # so that 600 rows are answered in five parts
 
@@ -169,7 +170,7 @@ def test_any_size_of_image_has_a_network(height: int, width: int) -> None:
 
     assert predict(network, examples.inputs).shape == (40, 2)
     columns = example_columns(of, 40)
-    graph = export(answering(network, KIND), of, examples.inputs[:8])
+    graph = graph_of(answering(network, KIND), of, examples.inputs[:8])
     check_parity(graph, of, columns, predict(answering(network, KIND), prepare(of, columns)), 1e-3)
 
 

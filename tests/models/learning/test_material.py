@@ -18,7 +18,7 @@ from models.learning.loop import Fitted
 from models.learning.material import NEWEST, Material, gather
 from models.learning.settings import TrainingSettings
 from models.learning.splits import Split
-from models.learning.training import fit
+from models.learning.training import fit, make_network
 from models.model import Model
 
 CPU = torch.device("cpu")
@@ -122,7 +122,8 @@ def test_nothing_to_learn_from_is_no_error_yet(ride_model: Model, parts: list[Sp
 def fitted(model: Model, material: Material, checkpoints: "Kept | None" = None) -> tuple[Fitted, bytes]:
     """Train, and give the weights as well."""
     with repeatable(SETTINGS.seed, threads=1):
-        found = fit(model, material, SETTINGS, CPU, checkpoints=checkpoints)
+        network = make_network(model, material, {})
+        found = fit(model, network, material, SETTINGS, CPU, checkpoints=checkpoints)
     return found, save(found.network.state_dict())
 
 

@@ -15,12 +15,13 @@ from models.errors import DefinitionError
 from models.inference import Predictor
 from models.learning.devices import repeatable
 from models.learning.examples import Examples, HeldRows, to_examples
-from models.learning.export import check_parity, export
+from models.learning.export import check_parity
 from models.learning.loop import fit, predict
 from models.learning.networks import TabularNetwork
 from models.learning.objectives import answering, objective
 from models.learning.preprocessing import prepare
 from models.learning.settings import TrainingSettings
+from tests.models.learning.export_taxi import graph_of
 
 CPU = torch.device("cpu")
 NUMBER = Number(name="price", unit="EUR", minimum=0, maximum=1000)
@@ -83,7 +84,7 @@ def test_learns_a_table_and_exports_what_it_learned(
     else:
         assert answers.sum(axis=1) == pytest.approx(1, abs=1e-5)
         assert (answers.argmax(axis=1) == examples.target_N).mean() > 0.95
-    graph = export(network, of, examples.inputs[:8])
+    graph = graph_of(network, of, examples.inputs[:8])
     columns = example_columns(of, 500)  # nulls, and every category
     parity = check_parity(graph, of, columns, predict(network, prepare(of, columns)), 1e-3)
     assert parity.rows == 500
@@ -92,7 +93,7 @@ def test_learns_a_table_and_exports_what_it_learned(
 def test_a_row_is_answered_alike_whoever_is_asked_with_it() -> None:
     of = contract(KIND)
     network, examples = learned(of, "piecewise_linear")
-    predictor = Predictor(export(network, of, examples.inputs[:8]), of)
+    predictor = Predictor(graph_of(network, of, examples.inputs[:8]), of)
     columns = to_columns(of, table())
 
     def ask(rows: slice) -> npt.NDArray[np.float32]:
