@@ -25,6 +25,7 @@ from flows.progress import counting, searching, waiting
 from infra.errors import Misconfigured, NotFound
 from models.contract.columns import Task
 from models.errors import DefinitionError, OkruhError, Refused
+from models.pages.words import plain
 
 if TYPE_CHECKING:
     from models.deciding.rollout import Act
@@ -629,7 +630,7 @@ def _end_interrupted() -> NoReturn:
 
 
 def _end(reason: str, code: int) -> NoReturn:
-    print(f"okruh: {' '.join(reason.split())}", file=sys.stderr)  # noqa: T201
+    print(f"okruh: {plain(' '.join(reason.split()))}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
 
 

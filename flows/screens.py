@@ -9,7 +9,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
@@ -61,6 +61,10 @@ class _Screen(Console):
     def on_broken_pipe(self) -> None:
         """Leave it to the command to say that nobody reads any more."""
         raise BrokenPipeError
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Make text of a string; what comes of a table steers no terminal."""
+        return super().render_str(words.plain(text), **how)
 
 
 _console = _Screen(highlight=False, markup=False, emoji=False)
@@ -670,7 +674,7 @@ def _print_prose(begin: str, text: str, style: str = "", indent: int | None = No
     """Print text after a beginning; what does not fit is indented as far as the beginning reaches, or by `indent`."""
     hanging = " " * (len(begin) if indent is None else indent)
     lines = textwrap.wrap(
-        text,
+        words.plain(text),
         max(_width(), 40),
         initial_indent=begin,
         subsequent_indent=hanging,

@@ -7,6 +7,10 @@ from models.contract.answers import shown
 COUNT = "rows"
 """The metric that is a number of rows."""
 
+_STEERS = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""Control characters, and those that change the direction in which text is read."""
+_SHOWN = {code: chr(code).encode("unicode_escape").decode() for code in _STEERS if chr(code) not in "\n\t"}
+
 METRICS = {
     "mae": "mean error",
     "median_absolute_error": "median error",
@@ -18,6 +22,11 @@ METRICS = {
     "roc_auc": "area under the ROC curve",
     COUNT: "rows judged",
 }
+
+
+def plain(text: str) -> str:
+    """Escape what a terminal would obey instead of showing it."""
+    return text.translate(_SHOWN)
 
 
 def number(value: float) -> str:

@@ -195,6 +195,7 @@ def lake_of(desk: Desk) -> EmbeddedLake:
         (("rollout", "taxi_eta", "--p99-ms", "9"), "--p99-ms: these are terms of a trial"),
         (("rollout", "taxi_eta", "--canary", "v1", "--weight", "2"), "weight must be above 0 and at most 1, not 2.0"),
         (("rollout", "taxi_eta", "--shadow", "v1", "--ramp", "1"), "'1' is no step of a ramp"),
+        (("ingest", "taxi_eta", "a\x1b[2Jb.csv"), "okruh: a\\x1b[2Jb.csv does not exist"),
         (("lineage", "taxi_eta", "nothing"), "'nothing' is neither a version nor a prediction of taxi_eta"),
     ],
 )

@@ -202,6 +202,19 @@ def test_of_many_files_counts_those_that_were_found_again(capsys: pytest.Capture
     assert unchanged[0] == "1,234 files are in the lake already"
 
 
+@pytest.mark.parametrize("steers", ["\x1b[2J", "\x07", "\x9b5m", "\u202e"])
+def test_what_stands_in_a_table_steers_no_terminal(steers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = msgspec.structs.replace(ingested(f"a{steers}.csv"), reasons={f"{steers}x: unknown": 1})
+
+    screens.ingested([found])
+    screens.lineage(chain(None, (f"data/{steers}.parquet",)))
+
+    shown, written = capsys.readouterr().out, steers.encode("unicode_escape").decode()
+    assert steers not in shown
+    for seen in (f"a{written}.csv", f"{written}x: unknown", f"data/{written}.parquet"):
+        assert seen in shown
+
+
 def test_lineage_begins_with_the_answer_and_prints_its_row_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     row = b'{"note":"[red]not markup[/red] :smile:"}'
     at = datetime(2018, 3, 2, tzinfo=UTC)

@@ -224,6 +224,13 @@ def test_what_is_asked_may_be_said() -> None:
         ({}, "price", "then", None, "there is no column 'then'"),
         ({}, "price", "price", None, "is named as target and as time"),
         ({}, "price", "kind", None, "time 'kind' is string, not a moment"),
+        (
+            {"at": [np.datetime64("2020-01-01", "s")] * ROWS},
+            "price",
+            "at",
+            None,
+            "time 'at' is 2020-01-01 00:00:00 in e",
+        ),
         ({}, "kind", None, "regression", "target 'kind' is string, no number: use --task binary or multiclass"),
         ({}, "price", None, "binary", "target 'price' has 400 values, of double: a category has at most 100"),
         ({}, "count", None, "binary", "target 'count' has 8 values; --task binary wants two"),
