@@ -266,8 +266,8 @@ def _time(name: str, values: pa.ChunkedArray) -> Time:
     seconds, span_s = _seconds(values), _span_s(values)
     if seconds.min() == seconds.max():
         raise ContractError(
-            f"time {name!r} is {pc.drop_null(values)[0].as_py()} in each row: none came later, to judge; leave --time out, or give a "
-            "table of more than a moment"
+            f"time {name!r} is {pc.drop_null(values)[0].as_py()} in each row: none came later, to judge; leave --time "
+            "out, or give a table of more than a moment"
         )
     parts = [TimePart.HOUR] if (seconds % 86_400).any() else []
     parts += [TimePart.WEEKDAY] if span_s > _TWO_DAYS_S else []
