@@ -36,7 +36,9 @@ def source(name: str, table: str, found: Draft) -> str:
 
 
 def _docstring(name: str, table: str, found: Draft) -> list[str]:
-    file = _text(Path(table).name)[1:-1]
+    file = _text(Path(table.partition("?")[0] if "://" in table else table).name)[
+        1:-1
+    ]  # what a link is signed by stays out
     said = (
         f"Drafted from {found.rows:,} rows of {file}. Ranges are those of the rows, with a tenth of their span on "
         "either side; units are left to fill in. Rows that break the contract are set apart at ingestion."
@@ -223,5 +225,5 @@ def _training(found: Draft) -> dict[str, str]:
     settings = {"epochs": "30" if small else "10", "batch_rows": "64" if small else "1024", "learning_rate": "2e-3"}
     if found.span_days is not None:
         held_out = {"validation_days": found.span_days / 10, "test_days": found.span_days / 6}
-        settings |= {name: f"{days:.2g}" for name, days in held_out.items()}
+        settings |= {name: f"{days:.0f}" if days >= 10 else f"{days:.2g}" for name, days in held_out.items()}
     return settings | {"patience": "4"}

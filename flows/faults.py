@@ -15,7 +15,7 @@ from pathlib import Path
 
 from infra.errors import Unavailable
 from infra.settings import load_settings
-from models.errors import OkruhError
+from models.errors import OkruhError, first_line
 
 ROOM_BYTES = 8 * 2**20
 """What a run may write before it has done anything of use: Prefect's database takes 6 MB, a tracked run 1 MB."""
@@ -49,6 +49,8 @@ def explain(error: BaseException) -> str | None:
     for one, is_cause in _chain(error):
         if isinstance(one, OkruhError) and is_cause:
             return str(one)
+        if is_cause and (reason := _of_torch(one)):
+            return reason
         if isinstance(one, sqlite3.Error) and (is_cause or _code(one) == sqlite3.SQLITE_FULL):
             if _code(one) in _DATABASE_MACHINE:
                 return f"a database fails ({one}): check space and permissions of {_home()}, and try again"
@@ -83,6 +85,16 @@ def _of_system(error: OSError) -> str | None:
         return f"no space left on {place}: free some and run the same command again"
     if error.errno in _MACHINE:
         return f"{place}: {error.strerror}; mend that and run the same command again"
+    return None
+
+
+def _of_torch(error: BaseException) -> str | None:
+    """Say what torch found too little of; by its classes' names, for it may not be imported here."""
+    kind = type(error)
+    if kind.__module__.startswith(("torch._dynamo.", "torch._inductor.")):
+        return f"torch.compile fails: {first_line(error)}; mend that, or leave training.compiled at no"
+    if kind.__name__ == "OutOfMemoryError":
+        return f"{first_line(error)}; set training.batch_rows or training.memory_mb to less, or OKRUH_DEVICE to cpu"
     return None
 
 

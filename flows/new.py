@@ -18,7 +18,7 @@ from infra.errors import Conflict, Misconfigured, NotFound, Unavailable
 from models.bundle import check_name
 from models.contract.columns import Task
 from models.contract.draft import draft
-from models.errors import ContractError
+from models.errors import ContractError, first_line
 from models.model import RESERVED
 
 _SPAN = re.compile(r"([0-9]+)([mhd])")
@@ -67,7 +67,8 @@ def new(
     if name in catalog.names() or folder.exists():
         raise Conflict(f"there is a model {name} already; choose another name, or remove {folder}")
     before = {f"{target}_{span.strip()}": _hours(span.strip()) for span in lags}
-    found = draft(_read(table), target, time, task, RESERVED, before, by)
+    apart = tuple(dict.fromkeys(column.strip() for column in by))
+    found = draft(_read(table), target, time, task, RESERVED, before, apart)
     file = _written(name, folder, definition.source(name, table, found))
     return Drafted(
         model=name, task=found.task, rows=found.rows, file=str(file), columns=found.seen, left_out=found.left_out
@@ -115,6 +116,11 @@ def _opened(table: str) -> Iterator[IO[bytes]]:
         opened: Any = fsspec.open(table, "rb")
         file = opened.open()
     except FileNotFoundError as error:
+        said: BaseException = error
+        while said.__cause__ is not None:  # fsspec makes such an error of whatever a server has said
+            said = said.__cause__
+        if said is not error:
+            raise Unavailable(f"{table} cannot be read: {first_line(said)}") from error
         raise NotFound(f"{table} does not exist; name a CSV or Parquet file") from error
     except (OSError, ImportError, ValueError) as error:  # what fsspec's many file systems raise
         raise Unavailable(f"{table} cannot be read: {error}") from error

@@ -74,8 +74,11 @@ def recipe_from_scratch(
     )
     if definition.contract.time is None:
         return recipe
-    test_from = as_of - timedelta(days=settings.test_days)
-    validation_from = test_from - timedelta(days=settings.validation_days)
+    try:
+        test_from = as_of - timedelta(days=settings.test_days)
+        validation_from = test_from - timedelta(days=settings.validation_days)
+    except OverflowError as error:
+        raise DefinitionError(f"nothing comes before {as_of.date()}, to learn from; look at a later moment") from error
     return msgspec.structs.replace(recipe, validation_from=validation_from, test_from=test_from)
 
 

@@ -16,6 +16,7 @@ from infra.runs import Begun, Ended, new_id
 from infra.tracking.messages import Outcome, Score
 from infra.tracking.tracker import Tracker
 from models.bundle import Bundle, Card, bundle_folder
+from models.errors import first_line
 from models.model import Model
 from models.setting_names import together
 
@@ -138,8 +139,3 @@ def _plots(card: Card) -> dict[str, dict[str, float]]:
         if found.calibration is not None:
             plots["came, by what was told"] = {f"{one.told:.3f}": one.came for one in found.calibration.bins}
     return plots
-
-
-def first_line(error: BaseException) -> str:
-    """Say what an error says first, or of what kind it is."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

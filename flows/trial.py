@@ -14,11 +14,10 @@ import msgspec
 from flows import catalog, recipes
 from flows.orchestration import as_json, task
 from flows.recipes import Task
-from flows.telling import first_line
 from infra.assembly import assemble
 from infra.errors import Misconfigured, NotFound
 from infra.settings import EMBEDDED, load_settings
-from models.errors import ContractError, DefinitionError, Refused
+from models.errors import ContractError, DefinitionError, Refused, first_line
 from models.learning.settings import TrainingSettings
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from flows import catalog
 from flows.orchestration import as_json, flow, steps_on_ray, worker_environment
 from flows.progress import searches_shown
 from flows.recipes import Recipe, Task, data_digest, recipe_from_scratch
-from flows.telling import Told, first_line
+from flows.telling import Told
 from flows.train import Registered, run_recipe
 from flows.trial import Came, Order, rows_of, trial
 from infra.assembly import assemble, repository
@@ -21,7 +21,7 @@ from infra.provenance import environment_digest
 from infra.settings import load_settings
 from infra.studies import Asked, Studies, Study, Trial, best_first, name_of
 from infra.tracking.ending import EndingBeside, ending_beside
-from models.errors import DefinitionError, TrainingDiverged
+from models.errors import DefinitionError, TrainingDiverged, first_line
 from models.learning.search import Space
 from models.learning.settings import Setting, TrainingSettings
 from models.model import Model

@@ -229,9 +229,17 @@ def read_parquet(name: str, source: Any, wanted: Mapping[str, str] = MappingProx
         raise ContractError(f"{name}: not a Parquet file ({str(error).splitlines()[0]})") from error
     _check_kinds(name, schema, wanted)
     try:
-        return file.read(columns=list(wanted)).select(list(wanted)) if wanted else file.read()
+        return _without_decimals(file.read(columns=list(wanted)).select(list(wanted)) if wanted else file.read())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ContractError(f"{name}: the file is damaged ({str(error).splitlines()[0]})") from error
+
+
+def _without_decimals(table: pa.Table) -> pa.Table:
+    """Have floats for decimals, which a database may write: what computes with rows takes them for texts."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_decimal(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(pa.float64(), safe=False))
+    return table
 
 
 def _check_kinds(name: str, schema: pa.Schema, wanted: Mapping[str, str]) -> None:

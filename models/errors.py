@@ -73,3 +73,8 @@ class BundleError(OkruhError):
 
 class ProviderUnavailable(OkruhError):
     """What a graph shall be run on cannot be used here."""
+
+
+def first_line(error: BaseException) -> str:
+    """Say what an error says first, or of what kind it is."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

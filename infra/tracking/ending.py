@@ -40,6 +40,10 @@ class EndingBeside:
         while not self.has_room():
             wait(self._ending, return_when=FIRST_COMPLETED)
 
+    def wait_for_ends(self) -> None:
+        """Wait until all have ended, somehow."""
+        wait(self._ending)
+
     def wait_for_all(self) -> None:
         """Wait until all have ended. Raises: what the end of one has raised."""
         for one in self._ending:
@@ -63,7 +67,7 @@ class _Run:
     def finish(self, outcome: Outcome | Score | None) -> None:
         ended: Future[None] = Future()
         self._ending.append(ended)
-        Thread(target=self._finish, args=(outcome, ended), daemon=True).start()  # Ctrl-C waits for none
+        Thread(target=self._finish, args=(outcome, ended), daemon=True).start()
 
     def _finish(self, outcome: Outcome | Score | None, ended: Future[None]) -> None:
         try:
@@ -80,5 +84,7 @@ def ending_beside(tracker: Tracker) -> Iterator[EndingBeside]:
     made = EndingBeside(tracker)
     try:
         yield made
-    finally:
-        made.wait_for_all()
+    except BaseException:  # which says more than what an end may raise
+        made.wait_for_ends()
+        raise
+    made.wait_for_all()

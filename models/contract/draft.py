@@ -6,6 +6,7 @@ say the target) are left out, and said so. Cost: a few passes over each column.
 """
 
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -28,7 +29,8 @@ _MOST_CLASSES = 100
 _FEW_CLASSES = 10
 """Whole numbers with at most so many values are taken for classes."""
 _CODED_AS = ("id", "code", "zone", "type", "class", "category", "kind")
-"""How names of whole numbers end that count nothing."""
+"""Last words of names of whole numbers that count nothing."""
+_LAST_WORD = re.compile(r"([A-Z]+|[A-Z]?[a-z]+)[^a-zA-Z]*$")
 _FEW_GROUPS, _MOST_SLICES = 20, 8
 """Values of a category that is a slice, and how many such are suggested."""
 _TOLD_ROWS, _FEWEST_TOLD = 100_000, 10
@@ -237,7 +239,7 @@ def _feature(name: str, values: pa.ChunkedArray) -> Number | Category | str:
         if len(distinct) > _MOST_CATEGORIES:
             return f"text with {len(distinct):,} values; a category has at most {_MOST_CATEGORIES:,}"
         return Category(name=name, values=tuple(distinct), nullable=nullable)
-    if pa.types.is_integer(kind) and name.lower().endswith(_CODED_AS):
+    if pa.types.is_integer(kind) and (word := _LAST_WORD.search(name)) and word[1].lower() in _CODED_AS:
         distinct = _distinct(values)
         if len(distinct) <= _MOST_CATEGORIES:
             return Category(name=name, values=tuple(distinct), nullable=nullable)
@@ -264,10 +266,10 @@ def _time(name: str, values: pa.ChunkedArray) -> Time:
     if values.null_count == len(values):
         raise ContractError(f"time {name!r} is empty in each row; choose another")
     seconds, span_s = _seconds(values), _span_s(values)
-    if seconds.min() == seconds.max():
+    if not span_s:
         raise ContractError(
-            f"time {name!r} is {pc.drop_null(values)[0].as_py()} in each row: none came later, to judge; leave --time "
-            "out, or give a table of more than a moment"
+            f"time {name!r} is {np.datetime64(int(np.median(seconds)), 's')} in nearly each row: none came later, to "
+            "judge; leave --time out, or give a table of more than a moment"
         )
     parts = [TimePart.HOUR] if (seconds % 86_400).any() else []
     parts += [TimePart.WEEKDAY] if span_s > _TWO_DAYS_S else []

@@ -6,9 +6,9 @@ the truth of a further row with at least that probability if this one could as w
 one: rows are binned by the size of what is predicted, and each bin has its own half width, so that a long trip has a
 wider interval than a short one (Boström, Johansson, "Mondrian conformal regressors", 2020).
 
-Made from the validation rows, which are later than those learned from; what they promise for the test rows, later
-still, is measured there, for a world that has changed keeps no promise. The validation rows also choose the epoch that
-is kept, which makes their errors a little too small. Of a training that nothing stops (a retraining, which has few
+Made from the validation rows, later than those learned from where there is a time; what they promise for the test rows,
+later still, is measured there, for a world that has changed keeps no promise. The validation rows also choose the epoch
+that is kept, which makes their errors a little too small. Of a training that nothing stops (a retraining, which has few
 rows) they are made from the earlier half of the test rows, and measured on the later one.
 """
 

@@ -45,7 +45,7 @@ class Traced:
 
         Call it once: where constants are folded, no place for other weights is left.
         """
-        program, state = self._program, network.state_dict()
+        program, state = self._program, dict(network.named_buffers()) | network.state_dict()
         program.apply_weights({name: state[name] for name in program.model.graph.initializers if name in state})
         program.optimize()
         core, output = _core(program), output_name(self._contract.target)

@@ -54,7 +54,7 @@ def quietly() -> Iterator[None]:
 def of_exporter(error: BaseException) -> ExportFailed:
     """Say why the exporter has failed."""
     cause = _root(error)
-    place, told = _line_of(cause), str(cause).strip().partition("\n")[0]
+    place, told = line_of(cause), str(cause).strip().partition("\n")[0]
     if operator := _OPERATOR.search(told):
         reason = f"operator {operator[1]} has no counterpart in a graph: write it by others, or compute it in `prepare`"
     elif "data-dependent" in told or "Dynamic control flow" in told:
@@ -86,7 +86,7 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _line_of(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
     """Give the innermost line of the network's own code; empty where none is in the traceback."""
     frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
     return _innermost(frames)

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from models.contract.columns import Contract
+from models.errors import ContractError
 from models.learning.examples import Examples, HeldRows, Rows, StreamedRows, to_examples
 from models.learning.splits import Split
 
@@ -135,9 +136,11 @@ class _Gathering:
             del self._newest[0]
 
     def end(self, splits: Sequence[Split]) -> Material:
-        """Give what has been gathered."""
+        """Give what has been gathered. Raises: `ContractError` where there were no parts."""
+        if self._like is None:
+            raise ContractError("no data was known then; ingest some, or look at a later moment")
         contract, places = self._contract, self._places
-        none = pd.DataFrame() if self._like is None else self._like
+        none = self._like
         streamed = self._stride > 1
         together = max(1, int(self._most / _SHARE / self._largest)) if self._largest else 1
         train = TrainingSet(

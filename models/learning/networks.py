@@ -63,11 +63,17 @@ class TabularNetwork(nn.Module):
             numbers: how a number is embedded: by the bins of its quantiles, by waves of learned lengths, or not.
             bins: bins, or waves, a number.
 
-        Raises: `DefinitionError` for a table without a feature, and for numbers that are embedded in no such way.
+        Raises: `DefinitionError` for a table without a feature, for numbers that are embedded in no such way, and for
+            sizes that no network has.
         """
         super().__init__()
         if numbers not in (ways := get_args(Embedded)):
             raise DefinitionError(f"network: numbers are embedded as one of {', '.join(ways)}, not {numbers!r}")
+        if min(width, layers, bins) < 1 or not 0 <= dropout < 1:
+            raise DefinitionError(
+                "network: width, layers and bins must be at least 1 and dropout at least 0 and below 1, not "
+                f"{width}, {layers}, {bins} and {dropout:g}"
+            )
         values_NF = torch.from_numpy(train.inputs.numbers_NF)
         self.standardised = Standardised(values_NF)
         self.bins = PiecewiseLinear(values_NF, bins) if numbers == "piecewise_linear" and contract.numbers else None

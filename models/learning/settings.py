@@ -15,7 +15,7 @@ Setting = float | int | str | bool | None
 _LARGEST = 2**63 - 1
 """Whole numbers beyond it are none to torch, nor to most that read JSON."""
 _CENTURY_DAYS = 36_525
-"""A span that can be taken off any moment twice."""
+"""No longer span is held out."""
 
 
 @dataclass(frozen=True, kw_only=True)

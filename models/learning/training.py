@@ -17,12 +17,12 @@ from models.bundle import Computed, Parity, Provided
 from models.contract.answers import losses, shape
 from models.contract.columns import Contract, Image, Number
 from models.contract.table import time_part, to_columns
-from models.errors import BundleError, DefinitionError, ParityFailed
+from models.errors import BundleError, DefinitionError, ParityFailed, first_line
 from models.evaluating.evaluation import Answered, evaluate
 from models.evaluating.measures import measure
 from models.figures import Epoch, Evaluation
 from models.inference import GraphInputs, Predictor, Runtime
-from models.learning import export, loop, variants
+from models.learning import export, export_faults, loop, variants
 from models.learning.devices import choose_device, describe, repeatable
 from models.learning.examples import Examples, HeldRows, to_examples
 from models.learning.export import Traced, as_tensors, check_parity, try_providers
@@ -211,9 +211,8 @@ def _made(model: "Model", examples: Examples, settings: dict[str, Setting]) -> o
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if not changed:
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DefinitionError(
-            f"model {model.name}: the network cannot be made with {', '.join(changed)}: {reason}"
+            f"model {model.name}: the network cannot be made with {', '.join(changed)}: {first_line(error)}"
         ) from error
 
 
@@ -233,6 +232,11 @@ def _check_answer(model: "Model", network: object, first: Prepared) -> nn.Module
             raise DefinitionError(
                 f"model {model.name}: the network looks something up beyond its table: an embedding needs n + 1 rows "
                 f"for a category with n values ({_sizes(model.contract)}), and one for each value of a time part"
+            ) from error
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            place = export_faults.line_of(error)
+            raise DefinitionError(
+                f"model {model.name}: {place or 'the network'} fails on the first rows: {first_line(error)}"
             ) from error
     wanted, target = shape(model.contract.target, len(probe)), model.contract.target
     if tuple(answer.shape) != wanted or answer.dtype != torch.float32:

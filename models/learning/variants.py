@@ -26,7 +26,7 @@ from onnx import TensorProto, helper
 from models.bundle import Variant, VariantName
 from models.contract.answers import Answers, differences, mean_loss, shown
 from models.contract.columns import Contract, Number
-from models.errors import OkruhError
+from models.errors import OkruhError, first_line
 from models.evaluating.measures import measure
 from models.inference import GraphInputs, Predictor, in_parts
 from models.learning.export import NETWORK, PARITY_BATCHES, serialize
@@ -97,7 +97,7 @@ def _make(name: VariantName, graph: bytes, calibration: GraphInputs) -> bytes:
     try:
         return serialize(_in_half_precision(model) if name == "fp16" else _in_eight_bits(model, calibration))
     except Exception as error:  # the tools raise what they like for a graph that they do not know
-        raise _NotMade(_first_line(error)) from error
+        raise _NotMade(first_line(error)) from error
 
 
 def _answers(content: bytes, contract: Contract, tested: GraphInputs, rows: int) -> Answers:
@@ -107,14 +107,10 @@ def _answers(content: bytes, contract: Contract, tested: GraphInputs, rows: int)
         found = np.concatenate([predictor.predict(part) for part in _parts(tested, rows, _TOGETHER)])
         given = [len(predictor.predict(next(_parts(tested, rows, size)))) for size in PARITY_BATCHES]
     except Exception as error:  # onnxruntime raises a dozen unrelated classes
-        raise _NotMade(_first_line(error)) from error
+        raise _NotMade(first_line(error)) from error
     if (len(found), *given) != (rows, *(min(size, rows) for size in PARITY_BATCHES)):
         raise _NotMade("it does not answer row by row")
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _measured(

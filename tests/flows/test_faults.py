@@ -8,6 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
+import torch._dynamo
 
 from flows import faults
 from infra.errors import Unavailable
@@ -65,6 +67,14 @@ def database_error(statement: str) -> Exception:
             "a database fails (database schema is locked: main): ",
         ),
         (raised_beside(RuntimeError("tidying up"), OSError(errno.ENOSPC, "No space", "z")), "no space left on z: free"),
+        (
+            raised_from(RuntimeError("task failed"), torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nMore")),
+            "CUDA out of memory. Tried 2 GiB.; set training.batch_rows",
+        ),
+        (
+            torch._dynamo.exc.TorchDynamoException("no C++ compiler\nMore"),
+            "torch.compile fails: no C++ compiler; mend that, or leave training.compiled at no",
+        ),
         (httpx.ConnectError("refused\nand more"), "Prefect's server on this machine fails (refused): see that"),
     ],
 )

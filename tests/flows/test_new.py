@@ -1,24 +1,30 @@
 """New: a table becomes a definition that trains as it is, in a catalog of one's own."""
 
 import csv
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from flows import catalog
+from flows import catalog, definition
 from flows.ingest import ingest
 from flows.new import new
 from flows.promote import promote
 from flows.train import train
 from infra import registry
 from infra.assembly import assemble
-from infra.errors import Conflict, Misconfigured, NotFound
+from infra.errors import Conflict, Misconfigured, NotFound, Unavailable
 from infra.provenance import source_digest
 from infra.settings import load_settings
 from models import definitions
 from models.contract.columns import Category
+from models.contract.draft import draft
 from models.errors import ContractError, DefinitionError
 from tests.flows.drafting import edit
 
@@ -70,8 +76,8 @@ def test_a_drafted_model_goes_through_the_circuit_as_it_is(
     assert drafted.file == str(own / "orders" / "__init__.py")
     assert (drafted.task, drafted.rows) == ("binary", ROWS)
     assert drafted.left_out["order_id"] == "another value in each row, as an id has"
-    definition = catalog.load("orders")
-    assert definition.contract.target == Category(name="returned", values=(0, 1))
+    loaded = catalog.load("orders")
+    assert loaded.contract.target == Category(name="returned", values=(0, 1))
     (ingested,) = ingest("orders", str(file))
     assert (ingested.partition, ingested.rows, ingested.refused) == ("orders", ROWS, 0)
     version = train("orders", overrides={"epochs": 8}).version
@@ -100,6 +106,69 @@ def test_the_sources_that_decide_a_result_hold_the_definition_and_no_other(own: 
 
 def test_a_table_by_an_address_that_fsspec_reads_is_drafted(own: Path, orders: Path) -> None:
     assert new("orders", orders.as_uri(), "price").task == "regression"
+
+
+def test_a_server_that_refuses_is_not_taken_for_a_file_that_is_not_there(own: Path) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Be quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        serving = Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            with pytest.raises(Unavailable, match=r"orders\.csv\?key=secret cannot be read: 403"):
+                new("orders", f"http://127.0.0.1:{server.server_port}/orders.csv?key=secret", "price")
+        finally:
+            server.shutdown()
+            serving.join()
+    assert not own.exists()
+
+
+def test_what_a_link_is_signed_by_is_not_written_down(own: Path, orders: Path) -> None:
+    table = pd.read_csv(orders)
+
+    written = definition.source("orders", "https://host/orders.csv?key=secret", draft(pa.table(dict(table)), "price"))
+
+    assert "rows of orders.csv. Ranges" in written.replace("\n", " ")
+    assert "secret" not in written
+
+
+def test_decimals_of_a_database_are_numbers_and_only_last_words_say_a_code(own: Path, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    table = pa.table(
+        {
+            "price": pa.array(draw.integers(1, 10_000, 400)).cast(pa.decimal128(21, 2)),
+            "kind": draw.choice(["a", "b"], 400),
+            "amount_paid": draw.integers(0, 50, 400),
+            "shopId": draw.integers(0, 5, 400),
+            "late": draw.integers(0, 2, 400),
+        }
+    )
+    pq.write_table(table, tmp_path / "sales.parquet")
+
+    drafted = new("sales", str(tmp_path / "sales.parquet"), "late")
+
+    contract = catalog.load("sales").contract
+    assert drafted.task == "binary"
+    assert [type(one).__name__ for one in contract.features] == ["Number", "Category", "Number", "Category"]
+    (ingested,) = ingest("sales", str(tmp_path / "sales.parquet"))
+    assert (ingested.rows, ingested.refused) == (400, 0)
+    assert train("sales", overrides={"epochs": 1}).version
+
+
+def test_nothing_known_yet_is_said_whenever_it_is_asked(own: Path, orders: Path) -> None:
+    new("orders", str(orders), "returned", "ordered")
+
+    with pytest.raises(ContractError, match="no data was known then; ingest some, or look at a later moment"):
+        train("orders", as_of=datetime(2024, 3, 1, tzinfo=UTC))
+    with pytest.raises(DefinitionError, match="nothing comes before 0001-01-01, to learn from"):
+        train("orders", as_of=datetime(1, 1, 1, tzinfo=UTC))
 
 
 def test_refuses_what_is_no_table_and_what_is_there_already(own: Path, orders: Path, tmp_path: Path) -> None:
@@ -136,12 +205,25 @@ def test_texts_of_a_table_are_no_code(own: Path, tmp_path: Path, capfd: pytest.C
     assert "EXECUTED" not in capfd.readouterr().out
 
 
-def test_what_cannot_be_loaded_leaves_nothing_behind(own: Path, orders: Path, tmp_path: Path) -> None:
-    at_once = pd.read_csv(orders).assign(ordered="2024-01-01 00:00:00")
+@pytest.mark.parametrize("others", [0, 1])
+def test_what_cannot_be_drafted_leaves_nothing_behind(own: Path, orders: Path, tmp_path: Path, others: int) -> None:
+    at_once = pd.read_csv(orders)
+    at_once.loc[others:, "ordered"] = "2024-01-01 00:00:00"
     at_once.to_csv(tmp_path / "at_once.csv", index=False)
 
-    with pytest.raises(DefinitionError, match=r"training\.validation_days must be greater than 0"):
+    with pytest.raises(
+        ContractError, match="time 'ordered' is 2024-01-01T00:00:00 in nearly each row: none came later"
+    ):
         new("orders", str(tmp_path / "at_once.csv"), "returned", "ordered")
+
+    assert not own.exists()
+
+
+def test_what_cannot_be_loaded_leaves_nothing_behind(own: Path, orders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(definition, "source", lambda *_: "import nothing_of_this_name")
+        with pytest.raises(DefinitionError, match="the definition of orders cannot be"):
+            new("orders", str(orders), "returned", "ordered")
 
     assert list(own.iterdir()) == []
     assert Path(new("orders", str(orders), "returned", "ordered").file).exists()

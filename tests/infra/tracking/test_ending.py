@@ -75,6 +75,23 @@ def test_the_block_waits_for_its_runs_where_it_is_broken_off_too(tracker: HeldUp
     assert tracker.ended == [SCORE]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_what_broke_a_block_off_is_raised_and_not_what_an_end_raises(
+    error: type[BaseException], tracker: HeldUpTracker
+) -> None:
+    def break_off() -> None:
+        with ending_beside(tracker) as beside:
+            for score in (None, SCORE):
+                beside.start("tiny", "run", "", {}).finish(score)
+            for event in tracker.may_end:
+                event.set()
+            raise error
+
+    with pytest.raises(error):
+        break_off()
+    assert tracker.ended == [SCORE]
+
+
 def test_there_is_no_room_while_many_are_ending(tracker: HeldUpTracker) -> None:
     with ending_beside(tracker) as beside:
         rooms = []

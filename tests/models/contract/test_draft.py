@@ -229,7 +229,7 @@ def test_what_is_asked_may_be_said() -> None:
             "price",
             "at",
             None,
-            "time 'at' is 2020-01-01 00:00:00 in e",
+            "time 'at' is 2020-01-01T00:00:00 in n",
         ),
         ({}, "kind", None, "regression", "target 'kind' is string, no number: use --task binary or multiclass"),
         ({}, "price", None, "binary", "target 'price' has 400 values, of double: a category has at most 100"),

@@ -102,6 +102,16 @@ def test_a_row_is_answered_alike_whoever_is_asked_with_it() -> None:
     assert ask(slice(5, 6))[0] == pytest.approx(ask(slice(0, 64))[5], abs=1e-6)
 
 
+@pytest.mark.parametrize("sizes", [{"width": 0}, {"layers": -3}, {"bins": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
+def test_sizes_that_no_network_has_are_refused(sizes: dict[str, Any]) -> None:
+    of = contract(NUMBER)
+
+    with pytest.raises(
+        DefinitionError, match="width, layers and bins must be at least 1 and dropout at least 0 and bel"
+    ):
+        TabularNetwork(of, to_examples(of, table()), **sizes)
+
+
 def test_a_table_of_nothing_but_a_time_without_parts_is_refused() -> None:
     of = contract(NUMBER, features=(), time=Time(name="at", zone=None, parts=()))
 

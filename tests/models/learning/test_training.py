@@ -106,14 +106,15 @@ def test_a_warm_start_goes_on_from_the_weights(ride_model: Model, split: Split, 
 class Wrong(nn.Module):
     """A network with one of its author's usual mistakes."""
 
-    def __init__(self, kinds: int = 3, squeezes: bool = True, replaces: bool = True) -> None:
+    def __init__(self, kinds: int = 3, squeezes: bool = True, replaces: bool = True, takes: int = 0) -> None:
         super().__init__()
         self.kind = nn.Embedding(kinds, 1)
         self.squeezes, self.replaces = squeezes, replaces
+        self.layer = nn.Linear(takes, 1) if takes else None
 
     def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
         weight = numbers[:, 1:].nan_to_num() if self.replaces else numbers[:, 1:]
-        answer: Tensor = self.kind(categories[:, 0]) + weight
+        answer: Tensor = self.kind(categories[:, 0]) + (weight if self.layer is None else self.layer(weight))
         return answer.squeeze(1) if self.squeezes else answer
 
 
@@ -122,6 +123,10 @@ class Wrong(nn.Module):
     [
         (Wrong(squeezes=False), r"of shape \(10, 1\); its forward must give float32 of shape \(10,\)"),
         (Wrong(kinds=2), r"an embedding needs n \+ 1 rows for a category with n values \(kind: 3\)"),
+        (
+            Wrong(takes=5),
+            r"line \d+ of test_training\.py, `.*` fails on the first rows: mat1 and mat2 shapes cannot be mu",
+        ),
         (Wrong(replaces=False), "null numbers reach it as NaN: replace them"),
         (None, "`network` gave a NoneType, not a torch.nn.Module"),
     ],
