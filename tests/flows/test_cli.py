@@ -536,7 +536,7 @@ def test_serves_until_ctrl_c_and_leaves_no_process(promoted: tuple[Desk, str]) -
         pass
 
 
-@pytest.mark.parametrize("tell", [os.kill, os.killpg])
+@pytest.mark.parametrize("tell", [os.kill, pytest.param(os.killpg, marks=pytest.mark.proof)])
 def test_ends_its_service_when_it_is_told_to_end(promoted: tuple[Desk, str], tell: Callable[[int, int], None]) -> None:
     desk, _ = promoted
     alone = Desk(desk.place)  # with a Prefect server of its own, which must not end before it

@@ -266,6 +266,7 @@ def test_a_definition_outside_the_checkout_is_trained_as_it_was(
     assert (later.code.used, later.code.definition) == (f"the sources in {ROOT}", "as the bundle keeps it")
 
 
+@pytest.mark.proof
 def test_of_a_version_of_before_definitions_were_kept_the_present_one_is_trained_and_told(
     drafted: Path, own: Path, file: Callable[[pd.DataFrame], str], capsys: pytest.CaptureFixture[str]
 ) -> None:

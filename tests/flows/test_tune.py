@@ -308,6 +308,7 @@ def test_what_a_trial_has_said_before_its_end_and_is_heard_after_it_is_dropped(i
         assert [one.epochs for one in study.trials()] == [0, 1]
 
 
+@pytest.mark.proof
 def test_a_search_that_is_killed_goes_on_to_what_it_would_have_found(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
