@@ -36,9 +36,8 @@ def source(name: str, table: str, found: Draft) -> str:
 
 
 def _docstring(name: str, table: str, found: Draft) -> list[str]:
-    file = _text(Path(table.partition("?")[0] if "://" in table else table).name)[
-        1:-1
-    ]  # what a link is signed by stays out
+    address = table.partition("?")[0] if "://" in table else table  # what a link is signed by stays out
+    file = _text(Path(address).name)[1:-1]
     said = (
         f"Drafted from {found.rows:,} rows of {file}. Ranges are those of the rows, with a tenth of their span on "
         "either side; units are left to fill in. Rows that break the contract are set apart at ingestion."

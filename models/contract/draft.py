@@ -28,7 +28,7 @@ _SHOWN_VALUES = 3
 _MOST_CLASSES = 100
 _FEW_CLASSES = 10
 """Whole numbers with at most so many values are taken for classes."""
-_CODED_AS = ("id", "code", "zone", "type", "class", "category", "kind")
+_CODED_AS = ("id", "code", "zone", "type", "class", "category", "kind", "zip", "zipcode", "postcode")
 """Last words of names of whole numbers that count nothing."""
 _LAST_WORD = re.compile(r"([A-Z]+|[A-Z]?[a-z]+)[^a-zA-Z]*$")
 _FEW_GROUPS, _MOST_SLICES = 20, 8

@@ -244,7 +244,7 @@ def test_a_definition_outside_the_checkout_is_trained_as_it_was(
     (drafted.parent / "raw.csv").write_text("x\n1\n")
     edit(drafted, WIDTH, IMPORTED)
     ingest("rides", file(rides()))
-    made = train("rides", overrides=QUICK).version
+    made = train("rides", overrides=QUICK, network={"layers": 1}).version
     in_no_checkout = changed_rides(made, "installed")
 
     (own / "widths.py").write_text("WIDTH = 32\n")
@@ -256,6 +256,7 @@ def test_a_definition_outside_the_checkout_is_trained_as_it_was(
     later = reproduce("rides", in_no_checkout)
 
     bundle = registry.load_bundle(drafting.lake(), "main", made)
+    assert bundle.card.network_settings["layers"] == 1
     assert bundle.definition is not None
     assert [path for path, _ in unpack(bundle.definition)] == ["rides/__init__.py", "widths.py"]
     assert (here.verdict, later.verdict) == ("identical", "identical")
