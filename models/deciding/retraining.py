@@ -33,7 +33,7 @@ class RetrainingSettings:
     """A candidate that loses on at least this many test rows ends the episode."""
     training: TrainingSettings = field(
         default_factory=lambda: TrainingSettings(
-            epochs=8, batch_rows=256, learning_rate=2e-3, embedding_rate=0.5, weight_decay=0.1
+            epochs=8, batch_rows=256, learning_rate=2e-3, embedding_rate=0.5, weight_decay=0.3
         )
     )
     """How the champion is trained on. Labels of a changed world are few at first, and those with one of a category's

@@ -120,7 +120,7 @@ MODEL = Model(
     prepare=prepare,
     network=make_network,
     # A row of the hidden layer's inputs has 112 numbers: processors multiply rows of 111 a quarter slower
-    network_settings={"zone_size": 32, "hour_size": 24, "month_size": 5, "width": 128, "bins": 16, "heads": 2},
+    network_settings={"zone_size": 32, "hour_size": 24, "month_size": 5, "width": 160, "bins": 16, "heads": 2},
     search={
         "training.learning_rate": Floats(2e-3, 3e-2, log=True),
         "training.batch_rows": Choice((512, 1024, 2048)),
@@ -140,7 +140,7 @@ MODEL = Model(
         caveat="The sample's distance is the driven one, known at the end of a trip; a real service would send the "
         "routed one.",
     ),
-    training=TrainingSettings(epochs=10, learning_rate=1.2e-2),
+    training=TrainingSettings(epochs=12, weight_decay=0.05),
     gate=GateSettings(),
     watch=WatchSettings(ceiling=30),
     retraining=RetrainingSettings(),
