@@ -3,7 +3,7 @@
 import hashlib
 from datetime import UTC
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pandas as pd
@@ -17,9 +17,13 @@ from infra.dataset import INGESTED_AT, partition_path
 from infra.errors import NotFound, Unavailable
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
+from infra.repeats import rows_elsewhere
 from infra.seen_files import look_at
 from infra.settings import load_settings
 from models.model import Model
+
+if TYPE_CHECKING:
+    from models.contract.table import Validated
 
 
 @flow("ingest")
@@ -28,7 +32,8 @@ def ingest(model: str, source: str | None = None, branch: str | None = None) -> 
 
     Rows that break the model's contract go to quarantine with their reasons; a file that breaks it as a whole is
     refused by name and changes nothing. Files that were ingested before are found again: by size and times, without
-    being read, where those are as they were, and by their content otherwise.
+    being read, where those are as they were, and by their content otherwise. Where partitions are files with a
+    time, rows that another file has already are refused if the contract says what is unique, and counted if not.
 
     Args:
         model: name in the catalog.
@@ -60,6 +65,22 @@ def _ingest_file(definition: Model, file: Path, branch: str, sync: Sync) -> Inge
     ingested = msgspec.convert({**result, "file": file.name, "cached": cached}, Ingested)
     sync.remember(file, look, ingested)
     return ingested
+
+
+def _compared(
+    definition: Model, lake: Lake, branch: str, checked: "Validated", name: str
+) -> tuple["Validated", dict[str, int]]:
+    """Refuse rows that other files of the table have, or, where nothing says that rows are unique, count them."""
+    from models.contract.table import set_apart
+
+    contract = definition.contract
+    if contract.time is None or contract.is_monthly or checked.accepted.empty:
+        return checked, {}
+    found = rows_elsewhere(definition, lake, lake.resolve(branch), checked.partition, checked.accepted)
+    if not contract.unique:
+        return checked, {path: int(again.sum()) for path, again in found.items()}
+    reasons = {int(row): f"duplicate of a row in {path}" for path, again in found.items() for row in again.nonzero()[0]}
+    return (set_apart(contract, checked, reasons, name) if reasons else checked), {}
 
 
 def _content(definition: Model, lake: Lake, commit: str, path: str, accepted: pd.DataFrame) -> bytes:
@@ -98,6 +119,7 @@ def ingest_file(model: str, file: str, digest: str, branch: str, key: str) -> di
     raw = tables.read_raw(path.name, content, dict(definition.raw_kinds))
     checked = validate(definition.contract, definition.prepared(raw), path.name)
     lake = assemble(load_settings()).lake(model)
+    checked, repeated = _compared(definition, lake, branch, checked, path.name)
     accepted = partition_path(definition, checked.partition)
     note = {
         "kind": "ingest",
@@ -124,5 +146,6 @@ def ingest_file(model: str, file: str, digest: str, branch: str, key: str) -> di
             commit=commit,
             digest=stored.digest,
             refused_digest=quarantined,
+            repeated=repeated,
         )
     )

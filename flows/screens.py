@@ -97,6 +97,12 @@ def ingested(results: "list[Ingested]") -> None:
         reasons.update(one.reasons)
     for reason, count in reasons.most_common(8):
         _print(f"  {count:>9,} {reason}")
+    if again := sum(sum(one.repeated.values()) for one in results):
+        others = sorted({path for one in results for path in one.repeated})
+        _print(
+            f"{again:,} rows are in {some(others)} already and count again; columns that the contract's `unique` names "
+            "have such rows refused"
+        )
     if reasons:
         _print(f"refused rows, each with its reason, are in the lake under {_folder(results)}")
 

@@ -41,6 +41,9 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     """sha256 of the partition's accepted rows."""
     refused_digest: str | None
     """sha256 of its refused rows; None where there are none."""
+    repeated: dict[str, int] = {}
+    """How many accepted rows another partition of the table has as well, by its path: they count again. Looked for
+    where partitions are files with a time, and the contract says nothing of what is unique."""
     cached: bool = False
 
 

@@ -129,6 +129,20 @@ def read(lake: Lake, commit: str, path: str, columns: Sequence[str] | None = Non
     return table
 
 
+def spanned(lake: Lake, commit: str, path: str, column: str) -> tuple[Any, Any] | None:
+    """Give the least and the greatest value of a table's column, of which only what Parquet notes is read.
+
+    None where it notes nothing, as where each value is null. Raises: `ContractError`, `Corrupt`.
+    """
+    with opened(lake, commit, path) as file:
+        if column not in file.schema_arrow.names:
+            return None
+        groups = (file.metadata.row_group(group) for group in range(file.num_row_groups))
+        noted = [group.column(file.schema_arrow.names.index(column)).statistics for group in groups]
+        known = [one for one in noted if one is not None and one.has_min_max]
+    return (min(one.min for one in known), max(one.max for one in known)) if known else None
+
+
 def groups(
     lake: Lake, commit: str, path: str, columns: Sequence[str], since: tuple[str, datetime] | None = None
 ) -> list[int]:

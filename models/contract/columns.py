@@ -210,7 +210,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     checks: tuple[Number | Category, ...] = ()
     """Columns that only tables have: validated at ingest, never asked of a request, not learned from."""
     unique: tuple[str, ...] = ()
-    """Columns whose joint value may stand in a table once."""
+    """Columns whose joint value may stand in a table once: in a partition, and where these are files with a time, in
+    all partitions of which the times overlap."""
     partition: Literal["month", "file"] = "month"
     """What a partition of a table is: the rows of a calendar month, which is all that a raw file may hold, or those of
     a raw file, by whose name it is called. Without a time always the latter."""

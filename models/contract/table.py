@@ -7,7 +7,7 @@ stays out of the service (`models.contract.rows` checks requests).
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
@@ -91,6 +91,19 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
     if contract.image:  # in one type, whatever they are
         apart[contract.image.name] = _as_floats(apart[contract.image.name])
     return Validated(partition, accepted, apart)
+
+
+def set_apart(contract: Contract, checked: Validated, reasons: Mapping[int, str], name: str) -> Validated:
+    """Refuse some of the accepted rows as well, by their place. Raises: `ContractError`, as `validate` does."""
+    refused = checked.accepted.index.isin(list(reasons))
+    accepted = checked.accepted[~refused].reset_index(drop=True)
+    texts = [reasons[row] for row in checked.accepted.index[refused]]
+    apart = checked.accepted[refused].assign(**{REASON: texts}).reset_index(drop=True)
+    if contract.image:
+        apart[contract.image.name] = _as_floats(apart[contract.image.name])
+    apart = pd.concat([checked.refused, apart], ignore_index=True) if len(checked.refused) else apart
+    _check_whole(contract, name, apart[REASON].tolist(), accepted, checked.partition)
+    return Validated(checked.partition, accepted, apart)
 
 
 def _read_images(image: Image, values: pd.Series, reasons: dict[int, list[str]]) -> pd.Series:

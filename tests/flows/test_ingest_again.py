@@ -12,12 +12,15 @@ import msgspec
 import pandas as pd
 import pytest
 
+from flows import screens
 from flows.ingest import ingest
 from flows.sync import Ingested, found_again
 from infra.errors import Unavailable
 from infra.lake.transaction import transaction
 from models.catalog import taxi_eta
+from models.errors import ContractError
 from tests.flows.conftest import MonthMaker, lake
+from tests.flows.drafting import edit, rides
 
 MONTHS = ("2020-01", "2020-02")
 
@@ -242,3 +245,33 @@ def test_names_a_file_that_cannot_be_read_any_more(home: Path, make_folder: Fold
 
     with pytest.raises(Unavailable, match=rf"{MONTHS[0]}\.parquet cannot be read: No such file"):
         ingest("taxi_eta", str(folder))
+
+
+def test_rows_that_another_file_has_are_told_or_where_rows_are_unique_refused(
+    drafted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, later = rides(), rides(100).assign(at=lambda rows: rows["at"] + pd.Timedelta(days=365))
+    first.loc[::7, "z"] = None
+    edit(drafted, ('"z", unit="",', '"z", unit="", nullable=True,'))
+    for name, rows in {"a": first, "b": pd.concat([first[:300], later]), "c": later.assign(y=0.0)}.items():
+        rows.to_csv(tmp_path / f"{name}.csv", index=False)
+
+    a, b, c = (ingest("rides", str(tmp_path / f"{name}.csv"))[0] for name in "abc")
+    screens.ingested([a, b, c])
+    told = [line for line in capsys.readouterr().out.splitlines() if "already" in line]
+
+    assert [one.repeated for one in (a, b, c)] == [{}, {"data/rows/a.parquet": 300}, {}]
+    assert b.rows == 400
+    assert told[0].startswith(
+        "300 rows are in data/rows/a.parquet already and count again; columns that the contract's"
+    )
+
+    edit(drafted, ("    partition=", '    unique=("at", "z"),\n    maximum_refused=0.8,\n    partition='))
+    (again,) = ingest("rides", str(tmp_path / "a.csv"))
+    (b,) = ingest("rides", str(tmp_path / "b.csv"))
+
+    assert (again.rows, again.reasons) == (1700, {"duplicate of a row in data/rows/b.parquet": 300})
+    assert (b.rows, b.reasons) == (300, {"duplicate of a row in data/rows/c.parquet": 100})
+    first[-50:].to_csv(tmp_path / "d.csv", index=False)
+    with pytest.raises(ContractError, match=r"^d\.csv: 100% of 50 rows .*: duplicate of a row in data/rows/a"):
+        ingest("rides", str(tmp_path / "d.csv"))
