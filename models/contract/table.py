@@ -235,17 +235,19 @@ def _check_whole(contract: Contract, name: str, refusals: list[str], accepted: p
         often = ", ".join(f"{reason} ({count} rows)" for reason, count in list(_counted(refusals).items())[:3])
         raise ContractError(
             f"{name}: {len(refusals) / rows:.0%} of {rows} rows break the contract, at most "
-            f"{contract.maximum_refused:.0%} may: {often}"
+            f"{contract.maximum_refused:.0%} may (`maximum_refused`): {often}"
         )
     if len(accepted) < contract.minimum_rows:
-        raise ContractError(f"{name}: {len(accepted)} good rows, at least {contract.minimum_rows} are needed")
+        raise ContractError(
+            f"{name}: {len(accepted)} good rows, at least {contract.minimum_rows} are needed (`minimum_rows`)"
+        )
     if contract.maximum_gap_days is not None:
         newest = accepted[contract.time_column.name].dt.tz_localize(None).max()
         gap = (pd.Period(partition, "M").end_time - newest) / pd.Timedelta(days=1)
         if gap > contract.maximum_gap_days:
             raise ContractError(
                 f"{name}: the newest row is of {newest:%Y-%m-%d}, {gap:.0f} days before the end of {partition}; "
-                f"at most {contract.maximum_gap_days:g} are allowed: wait for the whole file"
+                f"at most {contract.maximum_gap_days:g} are allowed (`maximum_gap_days`): wait for the whole file"
             )
 
 
