@@ -65,7 +65,8 @@ def new(
     check_name(name)
     folder = catalog.new_folder(name)
     if name in catalog.names() or folder.exists():
-        raise Conflict(f"there is a model {name} already; choose another name, or remove {folder}")
+        way_out = f", or remove {folder}" if folder.exists() else ""
+        raise Conflict(f"there is a model {name} already; choose another name{way_out}")
     before = {f"{target}_{span.strip()}": _hours(span.strip()) for span in lags}
     apart = tuple(dict.fromkeys(column.strip() for column in by))
     found = draft(_read(table), target, time, task, RESERVED, before, apart)

@@ -182,9 +182,12 @@ def test_refuses_what_is_no_table_and_what_is_there_already(own: Path, orders: P
         new("orders", str(tmp_path / "no.parquet"), "returned")
     with pytest.raises(DefinitionError, match="model name 'Orders'"):
         new("Orders", str(orders), "returned")
-    with pytest.raises(Conflict, match="there is a model taxi_eta already"):
+    with pytest.raises(Conflict, match=r"there is a model taxi_eta already; choose another name$"):
         new("taxi_eta", str(orders), "returned")
     assert not own.exists()
+    folder = Path(new("orders", str(orders), "returned").file).parent
+    with pytest.raises(Conflict, match=f"there is a model orders already; choose another name, or remove {folder}$"):
+        new("orders", str(orders), "returned")
 
 
 def test_texts_of_a_table_are_no_code(own: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
