@@ -139,7 +139,7 @@ def _arguments(column: Number | Category) -> list[list[str]]:
     said = [[f"name={_text(column.name)}"]]
     if isinstance(column, Number):
         said += [[f"unit={_text(column.unit)}"]]
-        said += [[f"minimum={column.minimum:.12g}"], [f"maximum={column.maximum:.12g}"]]
+        said += [[f"minimum={_exactly(column.minimum)}"], [f"maximum={_exactly(column.maximum)}"]]
     else:
         values = [_text(value) if isinstance(value, str) else str(value) for value in column.values]
         said.append(_named("values", _tuple(values)))
@@ -149,6 +149,10 @@ def _arguments(column: Number | Category) -> list[list[str]]:
     elif column.nullable:
         said.append(["nullable=True"])
     return said
+
+
+def _exactly(bound: float) -> str:
+    return repr(float(bound)).removesuffix(".0")
 
 
 def _in_hours(lag: Lag) -> str:

@@ -95,7 +95,7 @@ def draft(
             left_out[name] = found
         else:
             columns.append(found)
-            seen[name] = _seen(found, table[name])
+            seen[name] = _seen(found, table[name]) + _follows(target, table[target], table[name])
     if not columns and not (moment and moment.parts):
         raise ContractError("no column is left to predict from: " + "; ".join(f"{k}: {v}" for k, v in left_out.items()))
     columns += [_lag(name, label, hours, by) for name, hours in lags.items()]
@@ -106,7 +106,7 @@ def draft(
         partition="file" if moment else "month",
         slices=tuple(_slices(moment, columns)),
     )
-    seen |= _seen_lags(contract, table)
+    seen |= _seen_in_order(contract, table)
     span_days = None if time is None else _span_s(table[time]) / 86_400
     return Draft(contract, task, table.num_rows, span_days, seen, left_out)
 
@@ -154,12 +154,13 @@ def _target(name: str, values: pa.ChunkedArray, task: Task | None) -> tuple[Numb
     task = task or suggested
     if task == "regression":
         if not can_be_number:
-            raise ContractError(f"target {name!r} is {kind}, no number: use --task binary or multiclass")
+            way_out = f"use --task {suggested}" if can_be_class else "choose another target"
+            raise ContractError(f"target {name!r} is {kind}, no number: {way_out}")
         return _number(name, values, nullable=False), task
     if not can_be_class:
         raise ContractError(
             f"target {name!r} has {len(distinct):,} values, of {kind}: a category has at most {_MOST_CLASSES}, whole "
-            "numbers or text; use --task regression, or choose another target"
+            f"numbers or text; {'use --task regression, or ' if can_be_number else ''}choose another target"
         )
     if task == "binary" and len(distinct) != 2:
         raise ContractError(f"target {name!r} has {len(distinct)} values; --task binary wants two: use multiclass")
@@ -210,10 +211,23 @@ def _lag(name: str, target: Number | Category, hours: float, by: Sequence[str]) 
     )
 
 
-def _seen_lags(contract: Contract, table: pa.Table) -> dict[str, str]:
-    """Say of how many rows lags are found. Raises: `ContractError` for one that no row has."""
-    if not contract.lags:
+def _again(time: str, table: pa.Table) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    """Say which rows are, in all columns, another row again [N]; none where they hold lists or the like."""
+    again = np.zeros(table.num_rows, bool)
+    if not any(map(pa.types.is_nested, table.schema.types)):
+        crowded = np.flatnonzero(table[time].to_pandas().duplicated(keep=False))  # which is mostly none
+        again[crowded] = table.take(crowded).to_pandas().duplicated()
+    return again
+
+
+def _seen_in_order(contract: Contract, table: pa.Table) -> dict[str, str]:
+    """Say how many rows are there again, and of how many lags are found. Raises: `ContractError` for one of none."""
+    if contract.time is None:
         return {}
+    again = _again(contract.time.name, table)
+    repeats = {contract.time.name: f"REPEATS? {again.mean():.1%} of rows are another row again"} if again.any() else {}
+    if not contract.lags:
+        return repeats
     rows = table.select(past_columns(contract)).to_pandas()
     if pa.types.is_date(table[contract.time_column.name].type):
         rows = rows.astype({contract.time_column.name: "datetime64[s]"})
@@ -224,9 +238,11 @@ def _seen_lags(contract: Contract, table: pa.Table) -> dict[str, str]:
                 f"no row has a {lag.meaning}, to the second: choose other lags, or draft without and declare them "
                 "with a tolerance"
             )
-    crowded = rows.duplicated([contract.time_column.name, *contract.lags[0].by]).mean()
+    crowded = (~again & rows.duplicated([contract.time_column.name, *contract.lags[0].by])).mean()
     odd = f"; SEVERAL SERIES? {crowded:.1%} of rows have the moment of another" if crowded else ""
-    return {lag.name: f"{lag.meaning}, {found[lag.name].isna().mean():.1%} missing{odd}" for lag in contract.lags}
+    return repeats | {
+        lag.name: f"{lag.meaning}, {found[lag.name].isna().mean():.1%} missing{odd}" for lag in contract.lags
+    }
 
 
 def _feature(name: str, values: pa.ChunkedArray) -> Number | Category | str:
@@ -249,11 +265,12 @@ def _feature(name: str, values: pa.ChunkedArray) -> Number | Category | str:
 def _number(name: str, values: pa.ChunkedArray, *, nullable: bool) -> Number:
     numbers = _finite(values)
     least, most = float(numbers.min()), float(numbers.max())
-    margin = (most - least) / 10 or max(1.0, abs(most)) / 10
-    low, high = _rounded(least - margin, np.floor), _rounded(most + margin, np.ceil)
+    margin = (most / 10 - least / 10) or max(1.0, abs(most)) / 10
+    low, high = _rounded(least - margin, margin, np.floor), _rounded(most + margin, margin, np.ceil)
     if pa.types.is_integer(values.type):
         low, high = float(np.floor(low)), float(np.ceil(high))
-    return Number(name=name, unit=UNIT, minimum=max(low, 0.0) if least >= 0 else low, maximum=high, nullable=nullable)
+    low, high = min(max(low, 0.0) if least >= 0 else low, least), max(high, most)
+    return Number(name=name, unit=UNIT, minimum=low, maximum=high, nullable=nullable)
 
 
 def _time(name: str, values: pa.ChunkedArray) -> Time:
@@ -343,6 +360,24 @@ def _says(values: pa.ChunkedArray, target: pa.ChunkedArray, label: Number | Cate
     return bool(some["one"].nunique() == some["other"].nunique() == len(some.drop_duplicates()))
 
 
+def _follows(name: str, target: pa.ChunkedArray, values: pa.ChunkedArray) -> str:
+    """Warn where each value of a column goes with one of the target: of few values, or cut by the target's in a row.
+
+    That may be honest, as of a product and its price; few are so many that ten rows share one.
+    """
+    some = pd.DataFrame({"one": _some(values), "other": _some(target)}).dropna()
+    rare = len(some) - some["other"].value_counts().max() if len(some) else 0
+    pairs = some.drop_duplicates().sort_values("one")
+    if rare < _FEWEST_TOLD or pairs["one"].duplicated().any():
+        return ""
+    many = len(some) / _FEWEST_TOLD
+    in_a_row = int((pairs["other"] != pairs["other"].shift()).sum())
+    is_cut = _is_number(values.type) and in_a_row == pairs["other"].nunique() <= many
+    if not is_cut and len(pairs) > many:
+        return ""
+    return f"; SAYS THE TARGET? {name} follows from it in each of {len(some):,} rows"
+
+
 def _some(values: pa.ChunkedArray) -> pd.Series:
     """Give rows from all over a column, at most `_TOLD_ROWS`, the same ones of each column.
 
@@ -410,9 +445,8 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _rounded(value: float, towards: np.ufunc) -> float:
-    """Keep two digits, away from what was seen."""
-    if value == 0:
-        return 0.0
-    step = 10.0 ** (np.floor(np.log10(abs(value))) - 1)
-    return float(f"{towards(value / step) * step:.12g}")
+def _rounded(value: float, margin: float, towards: np.ufunc) -> float:
+    """Leave out what is small beside a margin, away from what was seen."""
+    digits = 1 - int(np.floor(np.log10(margin)))
+    step = 10.0**-digits
+    return round(float(towards(value / step) * step), digits)

@@ -175,6 +175,53 @@ def test_a_column_with_one_value_for_each_class_is_a_leak(odd: Any, leaks: bool)
     assert found.left_out == ({"odd": "LEAK: says the target"} if leaks else {})
 
 
+SHOP, MIDDLE, HIGH = DRAW.integers(0, 20, ROWS), np.median(PRICE), np.sort(PRICE)[-4]
+
+
+@pytest.mark.parametrize(
+    ("target", "odd", "says"),
+    [
+        (PRICE > MIDDLE, PRICE, True),
+        (np.select([PRICE < 60, PRICE < 90], ["cheap", "fair"], "dear"), PRICE, True),
+        (np.floor(PRICE / 40), PRICE, True),
+        (SHOP % 3, np.array(list("abcdefghijklmnopqrst"))[SHOP], True),
+        (SHOP * 7 % 20 * 1.5, SHOP, True),
+        (PRICE > MIDDLE, PRICE + DRAW.normal(0, 1, ROWS), False),
+        (PRICE > HIGH, PRICE, False),
+        (KIND, DRAW.normal(size=ROWS), False),
+        (KIND, np.arange(ROWS) // 2 + 0.5 * (KIND == "car"), False),
+        (PRICE, SHOP, False),
+        (PRICE, DRAW.normal(size=ROWS), False),
+    ],
+    ids=["cut", "cuts", "number", "code", "code of a number", "noise", "rare", "other", "names", "no code", "numbers"],
+)
+def test_a_column_from_which_the_target_follows_is_told_and_learned_from(target: Any, odd: Any, says: bool) -> None:
+    found = draft(pa.table({"target": target, "odd": odd, "noise": DRAW.normal(size=ROWS)}), "target")
+
+    assert found.left_out == {}
+    assert ("SAYS THE TARGET? target follows from it in each of 400 rows" in found.seen["odd"]) == says
+    assert "SAYS" not in found.seen["noise"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        1_000_000 + np.arange(ROWS) % 11,
+        1e6 + np.linspace(0, 1e-3, ROWS),
+        -2e9 + np.linspace(0, 30, ROWS),
+        np.linspace(-8e307, 8e307, ROWS),
+        2**60 + np.arange(ROWS) % 300,
+        np.linspace(3, 7, ROWS),
+    ],
+)
+def test_a_range_is_a_tenth_of_what_was_seen_wider_however_large_the_numbers(values: Any) -> None:
+    number = draft(table(odd=values), "price").contract.numbers[-1]
+
+    least, most = float(values.min()), float(values.max())
+    margin = max(0.12 * (most - least), 1 if values.dtype.kind == "i" else 0, 2 * np.spacing(most))
+    assert least - margin <= number.minimum <= least <= most <= number.maximum <= most + margin
+
+
 def test_categories_of_pandas_are_columns_as_others_are() -> None:
     found = draft(table(kind=pa.array(KIND).dictionary_encode()), "price")
 
@@ -231,8 +278,10 @@ def test_what_is_asked_may_be_said() -> None:
             None,
             "time 'at' is 2020-01-01T00:00:00 in n",
         ),
-        ({}, "kind", None, "regression", "target 'kind' is string, no number: use --task binary or multiclass"),
-        ({}, "price", None, "binary", "target 'price' has 400 values, of double: a category has at most 100"),
+        ({}, "kind", None, "regression", "target 'kind' is string, no number: use --task binary"),
+        ({"odd": [str(place) for place in range(ROWS)]}, "odd", None, "regression", "no number: choose another target"),
+        ({"odd": [str(place) for place in range(ROWS)]}, "odd", None, None, "whole numbers or text; choose another t"),
+        ({}, "price", None, "binary", "400 values, of double: a category has at most 100.*; use --task r"),
         ({}, "count", None, "binary", "target 'count' has 8 values; --task binary wants two"),
         ({"price": [1.5] * ROWS}, "price", None, None, "target 'price' is 1.5 in each row: nothing can be learned"),
         ({"price": pa.nulls(ROWS, pa.float64())}, "price", None, None, "target 'price' is empty in each row"),
@@ -270,6 +319,20 @@ def test_tells_of_rows_that_seem_to_be_of_several_series() -> None:
     found = draft(table(at=pa.array(AT), site=SITE), "price", "at", lags={"price_1h": 1})
 
     assert found.seen["price_1h"].endswith("0.5% missing; SEVERAL SERIES? 50.0% of rows have the moment of another")
+
+
+def test_tells_plain_repeats_from_rows_of_several_series() -> None:
+    series, one = table(at=pa.array(AT), site=SITE), table()
+    twice = pa.concat_tables([series, series[:40]])
+
+    found = draft(twice, "price", "at", lags={"price_1h": 1}, by=["site"])
+    crowded = draft(twice, "price", "at", lags={"price_1h": 1})
+
+    assert found.seen["at"] == "REPEATS? 9.1% of rows are another row again"
+    assert "SERIES" not in found.seen["price_1h"]
+    assert crowded.seen["price_1h"].endswith("SEVERAL SERIES? 45.5% of rows have the moment of another")
+    assert draft(pa.concat_tables([one, one[:40]]), "price", "at").seen["at"].startswith("REPEATS? 9.1%")
+    assert "at" not in draft(series, "price", "at").seen
 
 
 def test_a_series_of_days_has_lags_of_days() -> None:
