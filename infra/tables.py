@@ -18,6 +18,8 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from infra.lake.protocol import Lake
+from models.contract.arrow import without_empty
+from models.contract.reading import odd_moment
 from models.errors import ContractError
 
 GROUP_ROWS = 64 * 1024
@@ -227,15 +229,18 @@ def read_csv(name: str, source: Any, wanted: Mapping[str, str] = MappingProxyTyp
         raise ContractError(f"{name}: it cannot be read as CSV ({' '.join(str(error).split())})") from error
     if not len(table):
         raise ContractError(f"{name}: the table has no rows; nothing to ingest")
-    # Gaps make whole numbers floats, or a column of nothing; what is none of them is set apart with its row
-    gaps = {field.name for field in table.schema if pa.types.is_floating(field.type) or pa.types.is_null(field.type)}
-    whole = {column for column, kind in wanted.items() if kind == "integer"}
-    _check_kinds(name, table.schema, {column: kind for column, kind in wanted.items() if column not in whole & gaps})
+    for column in (column for column, kind in wanted.items() if kind == "time"):
+        if odd := odd_moment(table[column]):
+            raise ContractError(f"{name}: column {column!r} should be time: {odd}")
+    _check_kinds(name, table.schema, wanted)
     return table
 
 
 def read_parquet(name: str, source: Any, wanted: Mapping[str, str] = MappingProxyType({})) -> pa.Table:
-    """Read a Parquet file: the wanted columns, or all. Raises: `ContractError` naming the file and what is wrong."""
+    """Read a Parquet file: the wanted columns, or all; empty text is null, as it is in CSV.
+
+    Raises: `ContractError` naming the file and what is wrong.
+    """
     try:
         file = pq.ParquetFile(source)
         schema = file.schema_arrow
@@ -243,7 +248,8 @@ def read_parquet(name: str, source: Any, wanted: Mapping[str, str] = MappingProx
         raise ContractError(f"{name}: not a Parquet file ({str(error).splitlines()[0]})") from error
     _check_kinds(name, schema, wanted)
     try:
-        return _without_decimals(file.read(columns=list(wanted)).select(list(wanted)) if wanted else file.read())
+        table = file.read(columns=list(wanted)).select(list(wanted)) if wanted else file.read()
+        return _without_empty(_without_decimals(table))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ContractError(f"{name}: the file is damaged ({str(error).splitlines()[0]})") from error
 
@@ -253,6 +259,16 @@ def _without_decimals(table: pa.Table) -> pa.Table:
     for place, field in enumerate(table.schema):
         if pa.types.is_decimal(field.type):
             table = table.set_column(place, field.name, table.column(place).cast(pa.float64(), safe=False))
+    return table
+
+
+def _without_empty(table: pa.Table) -> pa.Table:
+    for place, field in enumerate(table.schema):
+        if _is_text(field.type):
+            column = table.column(place)
+            texts = column.cast(field.type.value_type) if pa.types.is_dictionary(field.type) else column
+            if pc.any(pc.equal(texts, "")).as_py():
+                table = table.set_column(place, field.name, without_empty(texts))
     return table
 
 
@@ -282,8 +298,9 @@ def _is_moment(kind: pa.DataType) -> bool:
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
-def _is_whole(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+def _may_be_whole(kind: pa.DataType) -> bool:
+    """Gaps make whole numbers floats, or a column of nothing; a fraction is set apart with its row."""
+    return _is_number(kind) or bool(pa.types.is_boolean(kind) or pa.types.is_null(kind))
 
 
 def _is_image(kind: pa.DataType) -> bool:
@@ -295,7 +312,7 @@ def _is_image(kind: pa.DataType) -> bool:
 
 _IS = {
     "time": _is_moment,
-    "integer": _is_whole,
+    "integer": _may_be_whole,
     "number": _is_number,
     "text": _is_text,
     "image": _is_image,

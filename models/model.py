@@ -209,14 +209,15 @@ class Model:
         return table
 
     def _as_it_is(self, raw: "pd.DataFrame") -> "pd.DataFrame":
-        """Have whole numbers be such, which gaps made floats, and truth values 0 and 1."""
+        """Have whole numbers be such, which gaps made floats, and truth values 0 and 1; fractions are refused."""
         import pandas as pd
 
         columns = (*self.contract.categories, self.contract.target, *self.contract.checks)
         whole = [one.name for one in columns if isinstance(one, Category) and not one.is_text]
         odd = [name for name in whole if not pd.api.types.is_integer_dtype(raw[name])]
         floats = {name: pd.to_numeric(raw[name], errors="coerce").astype("float64") for name in odd}
-        return raw.assign(**{name: found.where(found % 1 == 0).astype("Int64") for name, found in floats.items()})
+        fitting = {name: found for name, found in floats.items() if (found.isna() | (found % 1 == 0)).all()}
+        return raw.assign(**floats | {name: found.astype("Int64") for name, found in fitting.items()})
 
     def naive_answers(self, train: "pd.DataFrame", rows: "pd.DataFrame") -> "npt.NDArray[np.float32]":
         """Call `naive`. Raises: `DefinitionError` where it does not give finite answers."""

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from models.contract.columns import Category, Contract, Lag, Number, Slice, Task, Time, TimePart
 from models.contract.lags import History, past_columns
+from models.contract.reading import odd_moment
 from models.errors import ContractError
 
 UNIT = ""
@@ -277,8 +278,10 @@ def _time(name: str, values: pa.ChunkedArray) -> Time:
     if pa.types.is_date(values.type):
         values = values.cast(pa.timestamp("s"))
     if not pa.types.is_timestamp(values.type):
+        odd = odd_moment(values)
         raise ContractError(
-            f"time {name!r} is {values.type}, not a moment; write it as 2020-03-01T08:15:00, or let `prepare` read it"
+            f"time {name!r} is {values.type}, not a moment{odd and ': '}{odd}; write it as 2020-03-01T08:15:00, or let "
+            "`prepare` read it"
         )
     if values.null_count == len(values):
         raise ContractError(f"time {name!r} is empty in each row; choose another")

@@ -6,6 +6,7 @@ is null. A wall time has no offset, an instant has one; a date alone is its midn
 value of text.
 """
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -19,6 +20,10 @@ from models.contract.rows import ID, broken_rule
 from models.errors import Violation
 
 _WHOLE = r"^\+?(-?[0-9]+)(?:\.0*)?$"  # also as tables that have gaps are exported
+_OFFSET = "(Z|[+-][0-9]{2}:?[0-9]{2})$"
+_QUOTED = re.compile("'(.*)'", re.DOTALL)
+_SHOWN = 40
+"""Characters of a text that are shown in a message."""
 _NO_WHOLE = r"^(?:.*[^-0-9].*|)$"
 
 
@@ -46,6 +51,20 @@ def read(contract: Contract, table: pa.Table) -> Typed:
             unread += [Violation(name, broken_rule(column, plain[row].as_py()), row) for row in broken]
             table = table.set_column(place, name, values)
     return Typed(table, sorted(unread, key=lambda one: one.row or 0))
+
+
+def odd_moment(values: pa.ChunkedArray) -> str:
+    """Say of a column of text which is no moment, or none with an offset as most are, and where; nothing of others."""
+    if not _is_text(values.type):
+        return ""
+    zoned = pc.mean(pc.match_substring_regex(values, _OFFSET)).as_py() or 0
+    try:
+        values.cast(pa.timestamp("us", "UTC" if zoned > 0.5 else None))
+    except pa.ArrowInvalid as error:
+        if (said := _QUOTED.search(str(error))) and (place := pc.index(values, said[1]).as_py()) >= 0:
+            wrong = "no moment" if zoned in (0, 1) else "no moment, or not as most are, with an offset or without one"
+            return f"{said[1][:_SHOWN]!r} in row {place + 1}, not counting the header, is {wrong}"
+    return ""
 
 
 def _names(kind: pa.DataType) -> bool:

@@ -82,7 +82,7 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
     if contract.unique:
         _add(reasons, table.duplicated(list(contract.unique)), "duplicate of an earlier row")
     refused = table.index.isin(list(reasons))
-    accepted = table[~refused].reset_index(drop=True)
+    accepted = table[~refused].reset_index(drop=True).astype(_floats(contract, table))
     if time is not None:
         accepted = accepted.sort_values(time.name, kind="stable", ignore_index=True)
     texts = ["; ".join(dict.fromkeys(reasons[row])) for row in table.index[refused]]
@@ -163,13 +163,20 @@ def _check_types(contract: Contract, name: str, table: pd.DataFrame) -> None:
     violations = [
         Violation(column, f"should be {_said(contract, column, kind)}, it is {table[column].dtype}")
         for column, kind in wanted.items()
-        if str(table[column].dtype) != kind
+        if str(table[column].dtype) != kind and column not in _floats(contract, table)
     ]
     if violations:
         raise ContractError(
             f"{name}: {'; '.join(map(str, violations[:5]))}; let the definition's `prepare` give these types",
             violations,
         )
+
+
+def _floats(contract: Contract, table: pd.DataFrame) -> dict[str, Literal["Int64", "int64"]]:
+    """Name the categories of integers that are floats, because a row has a fraction, and what the others shall be."""
+    columns = (*contract.categories, contract.target, *contract.checks)
+    whole = [one for one in columns if isinstance(one, Category) and not one.is_text]
+    return {one.name: _integer_type(one) for one in whole if table[one.name].dtype == "float64"}
 
 
 def _said(contract: Contract, column: str, kind: str) -> str:

@@ -332,7 +332,7 @@ def test_a_target_that_is_another_one_now_is_compared_with_nothing(
     text = drafted.read_text()
     feature = next(line for line in text.splitlines() if 'name="x"' in line)
     target = next(line for line in text.splitlines() if 'target=Number(name="y"' in line)
-    swapped = {feature: feature.replace('"x"', '"y"').replace("minimum=-3.9, maximum=3.6", "minimum=-99, maximum=99")}
+    swapped = {feature: feature.replace('"x"', '"y"').replace("minimum=-3.82, maximum=3.59", "minimum=-99, maximum=99")}
     swapped |= {target: target.replace('"y"', '"x"')}
     edit(drafted, *swapped.items())
     ingest("rides", source)

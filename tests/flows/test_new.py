@@ -17,7 +17,7 @@ from flows.ingest import ingest
 from flows.new import new
 from flows.promote import promote
 from flows.train import train
-from infra import registry
+from infra import registry, tables
 from infra.assembly import assemble
 from infra.errors import Conflict, Misconfigured, NotFound, Unavailable
 from infra.provenance import source_digest
@@ -160,6 +160,34 @@ def test_decimals_of_a_database_are_numbers_and_only_last_words_say_a_code(own: 
     (ingested,) = ingest("sales", str(tmp_path / "sales.parquet"))
     assert (ingested.rows, ingested.refused) == (400, 0)
     assert train("sales", overrides={"epochs": 1}).version
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_gaps_and_fractions_in_whole_numbers_and_empty_text_are_alike_in_each_kind_of_file(
+    own: Path, tmp_path: Path, suffix: str
+) -> None:
+    draw = np.random.default_rng(0)
+    table = pd.DataFrame({"zone": draw.integers(0, 9, 100).astype(float), "kind": [*"ab"] * 50, "y": draw.random(100)})
+    table.loc[:9, ["zone", "kind"]] = [None, ""]
+    file = tmp_path / f"rides{suffix}"
+
+    def write() -> str:
+        table.to_csv(file, index=False) if suffix == ".csv" else table.to_parquet(file)
+        return str(file)
+
+    edit(
+        Path(new("rides", write(), "y").file),
+        ('Number(name="zone"', 'Category(name="zone", values=tuple(range(9)), nullable=True), #'),
+    )
+    assert catalog.load("rides").contract.categories[1] == Category(name="kind", values=("a", "b"), nullable=True)
+    (whole,) = ingest("rides", str(file))
+    table.loc[20:24, "zone"] = 1.5
+    (cut,) = ingest("rides", write())
+
+    assert (whole.rows, whole.refused) == (100, 0)
+    assert (cut.rows, cut.reasons) == (95, {"zone: unknown category": 5})
+    held = tables.read(assemble(load_settings()).lake("rides"), "main", "quarantine/rows/rides.parquet")
+    assert held["zone"].tolist() == [1.5] * 5
 
 
 def test_nothing_known_yet_is_said_whenever_it_is_asked(own: Path, orders: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_column_that_its_writer_used_as_an_index_is_a_column(index: str | list
         ),
         (parquet(rides().rename(columns={"miles": "km"})), r"columns \['miles'\] are missing"),
         (parquet(rides().astype({"miles": str})), "column 'miles' should be number, it is"),
-        (parquet(rides().astype({"zone": float})), "column 'zone' should be integer, it is double"),
+        (parquet(rides().astype({"zone": str})), "column 'zone' should be integer, it is"),
         (parquet(rides().assign(at="monday")), "column 'at' should be time, it is"),
         (parquet(rides().assign(kind=pd.Categorical([b"a", b"b", b"b"]))), "column 'kind' should be text, it is dict"),
         (parquet(rides().assign(kind=1)), "column 'kind' should be text, it is int64"),
@@ -123,6 +123,39 @@ def test_a_column_that_its_writer_used_as_an_index_is_a_column(index: str | list
 def test_refuses_a_bad_file_by_its_name(content: bytes, reason: str) -> None:
     with pytest.raises(ContractError, match=rf"^a\.parquet: {reason}"):
         tables.read_raw("a.parquet", content, WANTED)
+
+
+@pytest.mark.parametrize(
+    ("moments", "said"),
+    [
+        (
+            ["2020-01-01", "2020-01-02T08:15:00", "mon'day"],
+            '"mon\'day" in row 3, not counting the header, is no moment',
+        ),
+        (["2020-13-01", "2020-01-02", "2020-01-03"], "'2020-13-01' in row 1, not"),
+        (["2020-01-01", "2020-01-02 08:15:00Z", "2020-01-03"], "'2020-01-02 08:15:00Z' in row 2, .* not as most are"),
+        (["2020-01-01", "", "x" * 99], f"'{'x' * 40}' in row 3, not"),
+    ],
+)
+def test_says_which_moment_of_a_csv_file_is_none(moments: list[str], said: str) -> None:
+    with pytest.raises(ContractError, match=rf"^a\.csv: column 'at' should be time: {said}"):
+        tables.read_raw("a.csv", rides().assign(at=moments).to_csv().encode(), WANTED)
+
+
+def test_parquet_is_read_as_csv_is_empty_text_as_null_and_whole_numbers_as_gaps_leave_them() -> None:
+    table = rides().assign(kind=pd.Series(["bike", "", None]), zone=[7.0, np.nan, 9.0])
+    decimals = pa.Table.from_pandas(table.assign(kind=table["kind"].astype("category")))
+    decimals = decimals.set_column(1, "zone", decimals["zone"].cast(pa.decimal128(5, 1)))
+    content = io.BytesIO()
+    pq.write_table(decimals, content)
+
+    from_csv = tables.read_raw("a.csv", table.to_csv().encode(), WANTED)
+    from_parquet = tables.read_raw("a.parquet", parquet(table), WANTED)
+    from_decimals = tables.read_raw("a.parquet", content.getvalue(), WANTED)
+
+    assert from_csv["kind"].isna().tolist() == [False, True, True]
+    pd.testing.assert_frame_equal(from_parquet, from_csv, check_dtype=False)
+    pd.testing.assert_frame_equal(from_decimals, from_csv, check_dtype=False)
 
 
 def test_a_file_with_a_spoilt_byte_is_read_or_refused_by_name() -> None:
