@@ -67,11 +67,13 @@ def trace(network: nn.Module, contract: Contract, example: Prepared) -> Traced:
         network: answers as `models.contract.answers` says.
         example: at least two rows to trace with; a single one would be taken for the only batch size.
 
-    Raises: `ExportFailed` for a network that cannot be written as a graph for any number of rows.
+    Raises: `ExportFailed` for a network that cannot be written as a graph for any number of rows, or is random.
     """
     with torch.random.fork_rng(devices=[]):
         program = _followed(network, example, output_name(contract.target))
-    _check_any_rows(_core(program), example)
+    core = _core(program)
+    export_faults.check_repeats(core)
+    _check_any_rows(core, example)
     return Traced(program, contract)
 
 

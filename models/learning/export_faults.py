@@ -30,6 +30,17 @@ _NOT_THEIRS = (str(Path(torch.__file__).parent), sysconfig.get_path("stdlib"), s
 _OURS = str(Path(__file__).with_name("export"))
 _NOISY = ("torch.onnx", "torch.export", "torch._dynamo", "torch.fx.experimental.symbolic_shapes")
 
+_RANDOM = (
+    "Bernoulli",
+    "Dropout",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
+"""Operators that give other numbers each time; of a network in evaluation mode, no Dropout is left that does not."""
+
 _NO_CHOICE = (
     "asks what the rows hold, while a graph goes one way for all: choose row by row, by torch.where, clamp or "
     "nan_to_num, and take what is fixed from __init__"
@@ -69,6 +80,18 @@ def of_runtime(error: BaseException, core: onnx.ModelProto, rows: int, traced: i
     told = _NODE.search(str(error))
     where = f"operator {told[1]} ({_line_of_node(core, told[2]) or told[2]})" if told else str(error).splitlines()[0]
     return fixed_rows(where, rows, traced)
+
+
+def check_repeats(core: onnx.ModelProto) -> None:
+    """Refuse a graph that answers the same rows otherwise each time. Raises: `ExportFailed`."""
+    random = next((node for node in core.graph.node if node.op_type in _RANDOM), None)
+    if random is not None:
+        raise ExportFailed(
+            f"the network cannot be written as a graph: operator {random.op_type} "
+            f"({_line_of_node(core, random.name) or random.name}) gives other numbers each time, and a version answers "
+            "the same rows alike: have it while it learns alone, by `if self.training` or "
+            "F.dropout(..., training=self.training)"
+        )
 
 
 def fixed_rows(where: str, rows: int, traced: int) -> ExportFailed:

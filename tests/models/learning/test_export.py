@@ -169,6 +169,22 @@ class AsksTheRows(FirstNumber):
         return numbers[:, 0] if numbers.sum() > 0 else -numbers[:, 0]
 
 
+class AddsNoise(FirstNumber):
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        return numbers[:, 0] + torch.randn_like(numbers[:, 0])
+
+
+class LeavesOutAlways(FirstNumber):
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        return nn.functional.dropout(numbers, 0.1)[:, 0]
+
+
+class AddsNoiseWhileItLearns(FirstNumber):
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        noisy_NF = numbers + torch.randn_like(numbers)
+        return nn.functional.dropout((noisy_NF if self.training else numbers)[:, 0], 0.1, training=self.training)
+
+
 def export_and_check(net: nn.Module, model: Model, rides: pd.DataFrame) -> Predictor:
     raw = to_columns(model.contract, rides)
     prepared = prepare(model.contract, raw)
@@ -177,8 +193,11 @@ def export_and_check(net: nn.Module, model: Model, rides: pd.DataFrame) -> Predi
     return Predictor(content, model.contract)
 
 
-def test_a_network_may_leave_inputs_unused(ride_model: Model, make_rides: Callable[..., pd.DataFrame]) -> None:
-    predictor = export_and_check(FirstNumber(), ride_model, make_rides(100))
+@pytest.mark.parametrize("net", [FirstNumber, AddsNoiseWhileItLearns])
+def test_a_network_may_leave_inputs_unused_and_be_random_while_it_learns(
+    net: type[nn.Module], ride_model: Model, make_rides: Callable[..., pd.DataFrame]
+) -> None:
+    predictor = export_and_check(net(), ride_model, make_rides(100))
 
     answered_N = predictor.predict(to_columns(ride_model.contract, make_rides(3)))
 
@@ -212,6 +231,15 @@ class LeavesTorch(FirstNumber):
 @pytest.mark.parametrize(
     ("net", "said"),
     [
+        (
+            AddsNoise,
+            "operator RandomNormalLike (line {line} of test_export.py, `return numbers[:, 0] + torch.randn_like("
+            "numbers[:, 0])`) gives other numbers each time",
+        ),
+        (
+            LeavesOutAlways,
+            "operator Dropout (line {line} of test_export.py, `return nn.functional.dropout(numbers, 0.1)[:, 0]`) giv",
+        ),
         (
             AsksTheRows,
             "line {line} of test_export.py, `return numbers[:, 0] if numbers.sum() > 0 else -numbers[:, 0]` asks",
