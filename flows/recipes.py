@@ -215,7 +215,7 @@ def _refuse_one_value(definition: Model, material: "Material") -> None:
     alike = {"train": material.train.targets[0] == material.train.targets[1], "test": tested.nunique() == 1}
     for name, rows in {"train": len(material.train), "test": len(tested)}.items():
         if rows > 1 and alike[name]:
-            value = material.train.newest[target.name].iloc[0] if name == "train" else tested.iloc[0]
+            value = material.train.table[target.name].iloc[0] if name == "train" else tested.iloc[0]
             raise ContractError(
                 f"all {rows} rows to {name} on have the same {target.name}, {value}: nothing can be told "
                 "apart; ingest rows with other values, hold other rows out (training.test_days, training.test_share), "

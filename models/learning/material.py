@@ -2,7 +2,8 @@
 
 A table comes in parts, each cut in three (`models.learning.splits`). One pass prepares what is learned from, a part at
 a time. All of it is kept while it takes no more than it may; a larger table is read again in each epoch, and a sample
-stays for what a network takes from its rows.
+stays for what a network takes from its rows. What one would answer without learning is made of all rows as well, which
+are read once more for it while they take no more as a table.
 
 Cost of the pass: what is kept twice, for the moment in which its parts become one, and one part of the table.
 """
@@ -21,8 +22,8 @@ from models.errors import ContractError
 from models.learning.examples import Examples, HeldRows, Rows, StreamedRows, to_examples
 from models.learning.splits import Split
 
-NEWEST = 10_000
-"""As many of the last rows that are learned from are kept as a table."""
+TABLE_ROWS = 10_000
+"""As many of the rows that are learned from are kept as a table."""
 
 _SHARE = 4
 """Of a table that is not kept, a sample of at most this part of what may be kept is; it is read in groups of as much,
@@ -45,8 +46,10 @@ class TrainingSet:
     """The least and the largest, of a category its place; NaN where there is no row."""
     class_counts: npt.NDArray[np.int64]
     """How many rows have each value of a category; of a number none."""
-    newest: pd.DataFrame
-    """The last rows, at most `NEWEST`, as a table."""
+    table: pd.DataFrame
+    """At most `TABLE_ROWS` of them: the newest, in the order of time; without a time some of all, in no order."""
+    whole: Callable[[], pd.DataFrame]
+    """Reads all as a table; gives `table` where they would take more than may be kept."""
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -96,7 +99,8 @@ class _Gathering:
         """Bytes of the largest part."""
         self._targets: list[float] = []
         self._class_counts = np.zeros(len(getattr(contract.target, "values", ())), np.int64)
-        self._newest: list[pd.DataFrame] = []
+        self._table: pd.DataFrame | None = None
+        self._table_stride = 1
         self._validation: list[pd.DataFrame] = []
         self._test: list[pd.DataFrame] = []
         self._like: pd.DataFrame | None = None
@@ -113,7 +117,7 @@ class _Gathering:
         self._targets += [float(target_N.min()), float(target_N.max())]
         if len(self._class_counts):
             self._class_counts += np.bincount(target_N, minlength=len(self._class_counts))
-        self._keep_newest(split.train)
+        self._keep_table(split.train)
         first = -sum(self._counts) % self._stride
         self._places.append(place)
         self._counts.append(len(examples))
@@ -130,10 +134,16 @@ class _Gathering:
             self._kept = [Examples.joined(self._kept).every(2)]
             self._bytes = self._kept[0].nbytes
 
-    def _keep_newest(self, rows: pd.DataFrame) -> None:
-        self._newest.append(rows.tail(NEWEST))
-        while sum(map(len, self._newest)) - len(self._newest[0]) >= NEWEST:
-            del self._newest[0]
+    def _keep_table(self, rows: pd.DataFrame) -> None:
+        if self._contract.time is not None:
+            rows = _newest(rows, self._contract.time.name)
+            joined = rows if self._table is None else pd.concat([self._table, rows], ignore_index=True)
+            self._table = _newest(joined, self._contract.time.name)
+            return
+        rows = rows.iloc[-sum(self._counts) % self._table_stride :: self._table_stride]
+        self._table = rows if self._table is None else pd.concat([self._table, rows], ignore_index=True)
+        while len(self._table) > 2 * TABLE_ROWS:
+            self._table, self._table_stride = self._table.iloc[::2], 2 * self._table_stride
 
     def end(self, splits: Sequence[Split]) -> Material:
         """Give what has been gathered. Raises: `ContractError` where there were no parts."""
@@ -143,6 +153,11 @@ class _Gathering:
         none = self._like
         streamed = self._stride > 1
         together = max(1, int(self._most / _SHARE / self._largest)) if self._largest else 1
+        table = none if self._table is None else self._table
+        if contract.time is None:  # files lie in no order that means anything, and their rows may be sorted
+            table = table.sample(min(len(table), TABLE_ROWS), random_state=0, ignore_index=True)
+        row_bytes = table.memory_usage(deep=True).sum() / max(1, len(table))
+        few = not streamed and row_bytes * sum(self._counts) <= self._most
         train = TrainingSet(
             sample=Examples.joined(self._kept) if self._kept else to_examples(contract, none),
             counts=tuple(self._counts),
@@ -150,9 +165,15 @@ class _Gathering:
             together=together,
             targets=(min(self._targets, default=math.nan), max(self._targets, default=math.nan)),
             class_counts=self._class_counts,
-            newest=pd.concat(self._newest, ignore_index=True).tail(NEWEST) if self._newest else none,
+            table=table,
+            whole=(lambda: _whole([splits[place].train for place in places], none)) if few else (lambda: table),
         )
         return Material(train, _whole(self._validation, none), _whole(self._test, none))
+
+
+def _newest(rows: pd.DataFrame, time: str) -> pd.DataFrame:
+    order_N = rows[time].argsort(kind="stable")
+    return rows.iloc[order_N[-TABLE_ROWS:]]
 
 
 def _whole(parts: list[pd.DataFrame], none: pd.DataFrame) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from models.learning.devices import choose_device, describe, repeatable
 from models.learning.examples import Examples, HeldRows, to_examples
 from models.learning.export import Traced, as_tensors, check_parity, try_providers
 from models.learning.loop import Checkpoints, Fitted, Report
-from models.learning.material import NEWEST, Material
+from models.learning.material import TABLE_ROWS, Material
 from models.learning.objectives import answering, objective
 from models.learning.preprocessing import CATEGORIES, IMAGES, NUMBERS, TIME_PARTS, Prepared, prepare
 from models.learning.settings import Setting, TrainingSettings
@@ -38,11 +38,12 @@ if TYPE_CHECKING:
     from models.model import Model
 
 EXAMPLE_ROWS = 8
-PARITY_ROWS = NEWEST
-"""Parity is proved on at least this many rows (or all): everything held out, and the newest ones trained on."""
+PARITY_ROWS = TABLE_ROWS
+"""Parity is proved on at least this many rows (or all): everything held out, and the newest ones trained on, or, where
+rows have no time, any."""
 
 CALIBRATION_ROWS = 2_000
-"""The scales of variants with eight bits are made of so many of the newest rows trained on."""
+"""The scales of variants with eight bits are made of so many of these as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,14 @@ def train(
         by row, `BundleError` when the warm state does not fit it.
     """
     contract = model.contract
-    newest, validation, test = material.train.newest, material.validation, material.test
-    naive = model.naive_answers(newest, test)  # what is wrong with it is better said before training
+    learned, validation, test = material.train.table, material.validation, material.test
+    naive = model.naive_answers(material.train.whole(), test)  # what is wrong with it is better said before training
     with repeatable(settings.seed, threads):
         chosen = choose_device(device)
         made = make_network(model, material, network_settings or {}, warm_start)
         traced = trace(model, made, material)
         fitted = fit(model, made, material, settings, chosen, report, checkpoints)
-        judged = pd.concat([newest, validation, test], ignore_index=True).tail(
+        judged = pd.concat([learned, validation, test], ignore_index=True).tail(
             max(len(validation) + len(test), PARITY_ROWS)
         )
         columns = to_columns(contract, judged)
@@ -107,7 +108,7 @@ def train(
         providers = try_providers(onnx, contract, columns, answered, parity)
     stopped, tested = _held_out(contract, answered, validation, test)
     test_columns = {name: values[len(answered) - len(test) :] for name, values in columns.items()}
-    calibration = to_columns(contract, newest.tail(CALIBRATION_ROWS)) if model.variants else {}
+    calibration = to_columns(contract, learned.tail(CALIBRATION_ROWS)) if model.variants else {}
     smaller = variants.make(model, onnx, calibration, test_columns, tested.answers, tested.truth)
     return Trained(
         onnx=onnx,

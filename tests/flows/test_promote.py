@@ -49,6 +49,9 @@ def test_a_first_champion_has_beaten_the_naive_prediction_in_one_commit(trained:
 
     assert (verdict.allowed, verdict.incumbent, verdict.version) == (True, NAIVE, champion())
     assert verdict.candidate_loss.mean < verdict.incumbent_loss.mean
+    said = registry.load_card(lake(), "main", champion()).evaluation
+    assert said is not None
+    assert said.naive_loss == pytest.approx(verdict.incumbent_loss.mean), "a card says what the gate measures"
     assert newest_change() == (
         "promotion",
         [f"{registry.VERDICTS}20200301T050000Z-{champion()}.json", rollout.PATH],

@@ -15,7 +15,7 @@ from models.contract.columns import Category
 from models.learning.devices import repeatable
 from models.learning.examples import HeldRows, StreamedRows, to_examples
 from models.learning.loop import Fitted
-from models.learning.material import NEWEST, Material, gather
+from models.learning.material import TABLE_ROWS, Material, gather
 from models.learning.settings import TrainingSettings
 from models.learning.splits import Split
 from models.learning.training import fit, make_network
@@ -45,6 +45,11 @@ def parts(make_rides: Callable[..., pd.DataFrame]) -> list[Split]:
 
 def learned(parts: Sequence[Split]) -> pd.DataFrame:
     return pd.concat([part.train for part in parts], ignore_index=True)
+
+
+def part_of(rides: pd.DataFrame) -> Split:
+    """Hold nothing out."""
+    return Split(rides, rides[:0], rides[:0])
 
 
 def seen(material: Material, batch: int = 1) -> list[float]:
@@ -84,19 +89,47 @@ def test_what_stops_and_what_judges_are_tables_of_all_parts(ride_model: Model, p
         pd.testing.assert_frame_equal(getattr(material, name), wanted)
 
 
-def test_knows_the_span_of_targets_and_keeps_the_last_rows(
+def test_knows_the_span_of_targets_and_keeps_the_newest_rows_wherever_they_lie(
     ride_model: Model, parts: list[Split], make_rides: Callable[..., pd.DataFrame]
 ) -> None:
     few = gather(ride_model.contract, parts, ALL_MB).train
-    rides = make_rides(NEWEST + 500)
-    nothing = rides[:0]
-    starts = range(0, len(rides), 2_100)
-    many = gather(ride_model.contract, [Split(rides[one : one + 2_100], nothing, nothing) for one in starts], 1).train
+    rides = make_rides(TABLE_ROWS + 500)
+    many = gather(ride_model.contract, [part_of(rides[:4_000]), part_of(rides[8_000:]), part_of(rides[4_000:8_000])], 9)
 
     minutes = learned(parts)["minutes"].astype("float32")
     assert few.targets == (minutes.min(), minutes.max())
-    pd.testing.assert_frame_equal(few.newest, learned(parts))
-    pd.testing.assert_frame_equal(many.newest.reset_index(drop=True), rides.tail(NEWEST).reset_index(drop=True))
+    pd.testing.assert_frame_equal(few.table, learned(parts))
+    pd.testing.assert_frame_equal(many.train.table.reset_index(drop=True), rides[500:].reset_index(drop=True))
+
+
+@pytest.mark.parametrize("rows", [900, 3 * TABLE_ROWS])
+def test_without_a_time_it_keeps_rows_of_everywhere_in_no_order(
+    ride_model: Model, make_rides: Callable[..., pd.DataFrame], rows: int
+) -> None:
+    sorted_by_target = make_rides(rows).sort_values("minutes", ignore_index=True)
+    pieces = [part_of(sorted_by_target[: rows // 3]), part_of(sorted_by_target[rows // 3 :])]
+
+    timeless = msgspec.structs.replace(ride_model.contract, time=None, known=None)
+
+    found, again = (gather(timeless, pieces, 9).train.table for _ in range(2))
+
+    pd.testing.assert_frame_equal(found, again)
+    assert len(found) == min(rows, TABLE_ROWS)
+    assert not found["starts_at"].duplicated().any()
+    typical, spread = sorted_by_target["minutes"].mean(), sorted_by_target["minutes"].std()
+    assert found["minutes"].tail(300).mean() == pytest.approx(typical, abs=spread / 5)
+
+
+def test_reads_all_rows_once_more_where_a_table_of_them_is_no_more_than_may_be_kept(
+    ride_model: Model, make_rides: Callable[..., pd.DataFrame]
+) -> None:
+    rides = make_rides(TABLE_ROWS + 500)
+    pieces = [part_of(rides[:4_000]), part_of(rides[4_000:])]
+
+    whole = gather(ride_model.contract, pieces, 9).train.whole()
+    pd.testing.assert_frame_equal(whole, rides)
+    for memory_mb in (0.3, 0.1):  # a table of them takes more, and so do they as they are learned from
+        assert len(gather(ride_model.contract, pieces, memory_mb).train.whole()) == TABLE_ROWS
 
 
 def test_counts_each_value_of_a_category(ride_model: Model, parts: list[Split]) -> None:
