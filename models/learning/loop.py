@@ -179,7 +179,7 @@ class _Training:
         self._learning = _compiled(world.wrap(network), settings, device)
         self._loss_sum = torch.zeros((), device=device)
         """Of the epoch's steps."""
-        self._best_state = copy.deepcopy(network.state_dict())
+        self._best_state = copy.deepcopy(_state(network))
         self._best_error = math.inf
         self.step = 0
         self.best_epoch = 0
@@ -217,12 +217,12 @@ class _Training:
             )
         if error is None or error < self._best_error:
             self._best_error, self.best_epoch = math.inf if error is None else error, epoch
-            self._best_state = copy.deepcopy(self._network.state_dict())
+            self._best_state = copy.deepcopy(_state(self._network))
         self._loss_sum.zero_()
 
     def best_network(self) -> nn.Module:
         """Give the network as the best epoch left it, on the CPU."""
-        self._network.load_state_dict(self._best_state)
+        _restore(self._network, self._best_state)
         return self._network.cpu().eval()
 
     def _learn(self, window: list[Tensor]) -> None:
@@ -271,7 +271,7 @@ class _Training:
     def state(self) -> bytes:
         """Write down where the training is; every process takes part."""
         state = {
-            "network": self._network.state_dict(),
+            "network": _state(self._network),
             "optimizer": self._optimizer.state_dict(),
             "step": self.step,
             "history": self.history,
@@ -288,13 +288,28 @@ class _Training:
     def go_on(self, content: bytes) -> None:
         """Be where a training of the same rows and settings was."""
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=self._device, weights_only=True)
-        self._network.load_state_dict(state["network"])
+        _restore(self._network, state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self.history = state["step"], state["history"]
         self.best_epoch, self._best_error = state["best_epoch"], state["best_error"]
         self._best_state = state["best_state"]
         self._loss_sum.copy_(state["loss_sum"][self._world.rank])
         set_random_state(state["random"][self._world.rank], self._device)
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    """Give what a network has learned, with buffers that are not persistent: they may change while it learns."""
+    state = network.state_dict()
+    for name, value in network.named_buffers():
+        state.setdefault(name, value)
+    return state
+
+
+def _restore(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Have a network be what it was."""
+    network.load_state_dict(state, strict=False)  # which takes no buffers that are not persistent
+    for name, value in network.named_buffers():
+        value.copy_(state.get(name, value))
 
 
 def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
