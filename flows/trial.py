@@ -17,7 +17,7 @@ from flows.recipes import Task
 from infra.assembly import assemble
 from infra.errors import Misconfigured, NotFound
 from infra.settings import EMBEDDED, load_settings
-from models.errors import ContractError, DefinitionError, Refused, first_line
+from models.errors import ContractError, DefinitionError, TrainingDiverged, first_line
 from models.learning.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def trial(order: dict[str, Any], referee: Referee) -> dict[str, Any]:
         _fit(told, referee)
     except _Stopped:
         return as_json(Came(status="pruned"))
-    except (Refused, DefinitionError) as error:
+    except (TrainingDiverged, DefinitionError) as error:
         return as_json(Came(status="failed", reason=first_line(error)))
     except RuntimeError as error:
         from models.learning.devices import is_full

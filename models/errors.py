@@ -4,9 +4,9 @@ OkruhError
 ├── DefinitionError        a model's definition, or the name of one, is wrong
 ├── ContractError          rows or a table break the contract
 ├── Refused                a verdict said no; its reasons are the message
-│   ├── TrainingDiverged   the loss is not a number
 │   └── ParityFailed       the exported graph does not answer as the network does
 ├── SourceUnavailable      a definition's raw files cannot be had now
+├── TrainingDiverged       the loss is no finite number
 ├── ExportFailed           a network cannot be written as a graph
 ├── BundleError            a bundle is incomplete, corrupt or does not fit
 └── ProviderUnavailable    what a graph shall be run on cannot be used here
@@ -51,16 +51,16 @@ class Refused(OkruhError):
     """A verdict said no; its reasons are the message."""
 
 
-class TrainingDiverged(Refused):
-    """The loss is not a number."""
-
-
 class ParityFailed(Refused):
     """The exported graph does not answer as the network does."""
 
 
 class SourceUnavailable(OkruhError):
     """A definition's raw files cannot be had now."""
+
+
+class TrainingDiverged(OkruhError):
+    """The loss is no finite number."""
 
 
 class ExportFailed(OkruhError):

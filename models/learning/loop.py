@@ -202,6 +202,7 @@ class _Training:
             steps = self.step - step_before
             mean = float(self._world.mean((self._loss_sum - sum_before) / steps))
             report(self._progress(epoch, mean))
+            self._check(mean, f"by step {self.step} of {self._steps}")
             if self._world.tell(kept.due()):
                 kept.save(self.state())
         loss = float(self._world.mean(self._loss_sum / self._epoch_steps))
@@ -209,16 +210,20 @@ class _Training:
         ended = replace(self._progress(epoch, loss), ends_epoch=True, validation_error=error)
         self.history.append(ended.figures())
         report(ended)
-        if not (math.isfinite(loss) and (error is None or math.isfinite(error))):
-            measured = "" if error is None else f" and validation error {error}"
-            raise TrainingDiverged(
-                f"training: epoch {epoch} gave loss {loss}{measured}; lower the learning_rate, "
-                f"{self._settings.learning_rate:g} now"
-            )
+        if error is not None:
+            self._check(error, f"on validation rows after epoch {epoch}")
         if error is None or error < self._best_error:
             self._best_error, self.best_epoch = math.inf if error is None else error, epoch
             self._best_state = copy.deepcopy(_state(self._network))
         self._loss_sum.zero_()
+
+    def _check(self, loss: float, when: str) -> None:
+        """Refuse to go on where nothing can be learned any more, before a checkpoint keeps it."""
+        if not math.isfinite(loss):
+            raise TrainingDiverged(
+                f"training: the loss is {loss} {when}; lower the learning_rate, {self._settings.learning_rate:g} now "
+                "(training.learning_rate)"
+            )
 
     def best_network(self) -> nn.Module:
         """Give the network as the best epoch left it, on the CPU."""

@@ -19,7 +19,7 @@ from infra import registry
 from infra.assembly import assemble
 from infra.errors import Misconfigured, NotFound
 from infra.settings import load_settings
-from models.errors import Refused
+from models.errors import TrainingDiverged
 from models.setting_names import together
 from tests.flows.conftest import AS_OF, EPOCHS, add_scaled, champion, lake
 from tests.flows.test_report import EVIL, Page
@@ -71,7 +71,7 @@ def test_a_training_that_is_found_again_is_no_further_run(trained: Path) -> None
 
 
 def test_a_training_that_failed_is_a_run_with_its_reason(trained: Path) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(TrainingDiverged):
         train("taxi_eta", AS_OF, overrides={"epochs": 1, "learning_rate": 1e30})
 
     failed, first = runs("taxi_eta").runs

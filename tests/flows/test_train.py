@@ -21,7 +21,7 @@ from infra.errors import NotFound
 from infra.provenance import code_commit, distributions, environment_digest, source_digest
 from models.bundle import FILES, PAGE
 from models.catalog.taxi_eta import MODEL
-from models.errors import ContractError, Refused
+from models.errors import ContractError, TrainingDiverged
 from models.learning import training
 from models.learning.material import gather
 from models.learning.settings import Setting
@@ -146,11 +146,11 @@ def test_learns_from_the_moment_that_it_is_told(trained: Path) -> None:
 def test_a_training_that_diverges_registers_nothing(trained: Path) -> None:
     before = lake().resolve("main")
 
-    with pytest.raises(Refused, match=r"lower the learning_rate, 1e\+30 now"):
+    with pytest.raises(TrainingDiverged, match=r"lower the learning_rate, 1e\+30 now"):
         train("taxi_eta", AS_OF, overrides={"epochs": 1, "learning_rate": 1e30})
 
     assert lake().resolve("main") == before
-    with pytest.raises(Refused):  # nor is a refusal kept and found again as a result
+    with pytest.raises(TrainingDiverged):  # nor is a refusal kept and found again as a result
         train("taxi_eta", AS_OF, overrides={"epochs": 1, "learning_rate": 1e30})
 
 
