@@ -22,6 +22,7 @@ import typer
 
 from flows import screens
 from flows.progress import counting, searching, waiting
+from flows.together import processes
 from infra.errors import Misconfigured, NotFound
 from models.contract.columns import Task
 from models.errors import DefinitionError, OkruhError, Refused
@@ -46,9 +47,9 @@ class _Verbs(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        if name != "train" and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        if (count := processes()) > 1 and name != "train":
             raise Misconfigured(
-                f"{processes} processes run `okruh {name}`, and would do the same {processes} times: `torchrun` is for "
+                f"{count} processes run `okruh {name}`, and would do the same {count} times: `torchrun` is for "
                 "`okruh train` alone"
             )
         return name, command, rest

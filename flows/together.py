@@ -9,12 +9,24 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
+from infra.errors import Misconfigured
+
 R = TypeVar("R")
+
+
+def processes() -> int:
+    """Say how many processes `torchrun` has started. Raises: `Misconfigured`."""
+    said = os.environ.get("WORLD_SIZE", "1")
+    if not (said.isascii() and said.isdigit() and int(said)):
+        raise Misconfigured(
+            f"WORLD_SIZE is {said!r}, which is no number of processes; leave it to `torchrun` to set it"
+        )
+    return int(said)
 
 
 def in_company(run: Callable[[], R]) -> R | None:
     """Run a flow, in the leading process where there are more; the others take part, and give None."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if processes() == 1:
         return run()
     from flows.train import take_part
     from infra.settings import load_settings

@@ -765,9 +765,13 @@ def test_writes_nothing_outside_its_home(promoted: tuple[Desk, str]) -> None:
     assert [path for name in ("home", "tmp") for path in (desk.place / name).rglob("*")] == []
 
 
-def test_only_a_training_is_done_by_several_processes(fresh: Desk) -> None:
-    done = fresh.okruh("retrain", "taxi_eta", WORLD_SIZE="2", RANK="0")
+@pytest.mark.parametrize(
+    ("verb", "size", "said"),
+    [("retrain", "2", "2 processes run `okruh retrain`"), ("train", "two", "WORLD_SIZE is 'two', which is no number")],
+)
+def test_only_a_training_is_done_by_several_processes(fresh: Desk, verb: str, size: str, said: str) -> None:
+    done = fresh.okruh(verb, "taxi_eta", WORLD_SIZE=size, RANK="0")
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("okruh: 2 processes run `okruh retrain`")
+    assert only_line(done).startswith(f"okruh: {said}")
     assert list((fresh.place / "okruh").glob("*")) == []
