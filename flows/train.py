@@ -1,6 +1,7 @@
 """Train: rows that were known at a moment become a registered bundle."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from models.learning.loop import Checkpoints, Report
     from models.learning.material import Material
     from models.learning.training import Trained
+
+
+logger = logging.getLogger(__name__)
 
 
 class Registered(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +120,14 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     checkpoints = platform.checkpoints(model, f"{key}-{device}-{processes}")
     try:
         rows, material, warm = recipes.read(definition, lake, commit, plan)
+        if (most := len(material.train)) < (batch := int(plan.settings["batch_rows"] or 0)):
+            logger.warning(
+                "%s: training.batch_rows is %d, and there are %d rows to learn from: a step learns from all of them, "
+                "and an epoch is one step",
+                model,
+                batch,
+                most,
+            )
         trained = _learn(definition, material, plan, warm, told.report, checkpoints)
         made = _bundle(definition, plan, rows.paths, material, trained, commit, told.begun.tracker_run)
         bundle = _named_apart(lake, branch, made)

@@ -170,7 +170,7 @@ class _Training:
         self._device = device
         self._world = world
         self._batch = min(settings.batch_rows, len(train))
-        self._share = world.share_of(self._batch)
+        self._share = world.share_of(self._batch, len(train))
         self._epoch_steps = len(train) // self._batch
         self._steps = self._epoch_steps * settings.epochs
         self._objective = objective

@@ -31,12 +31,14 @@ class World:
         """Whether this process reports and keeps what comes of it."""
         return self.rank == 0
 
-    def share_of(self, batch: int) -> int:
-        """Say how many rows of a batch each takes. Raises: `DefinitionError`."""
+    def share_of(self, batch: int, rows: int) -> int:
+        """Say how many rows of a batch each takes, of so many rows in all. Raises: `DefinitionError`."""
         if batch % self.size:
+            most = rows // self.size * self.size
+            multiple = f"set training.batch_rows to a multiple of {self.size}, {most} at most, or " if most else ""
             raise DefinitionError(
-                f"training.batch_rows: {batch} rows cannot be shared evenly by {self.size} processes; "
-                f"choose a multiple of {self.size}"
+                f"a batch has {batch} of the {rows} rows to learn from, which {self.size} processes cannot share "
+                f"evenly: {multiple}start fewer"
             )
         return batch // self.size
 

@@ -155,6 +155,16 @@ def test_a_training_that_diverges_registers_nothing(trained: Path) -> None:
 
 
 def test_a_training_that_was_broken_off_goes_on_from_its_checkpoint_to_the_same_bundle(
+def test_a_batch_of_more_rows_than_there_are_is_said(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(TrainingDiverged, match="on validation rows after epoch 1"):
+        train("taxi_eta", AS_OF, overrides={"epochs": 1, "learning_rate": 1e30, "batch_rows": 1_000_000})
+
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "flows.train"]
+    (version,) = registry.versions(lake(), "main")
+    rows = registry.load_card(lake(), "main", version).data.rows_train
+    assert said.startswith(f"taxi_eta: training.batch_rows is 1000000, and there are {rows} rows to learn from")
+
+
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OKRUH_TRAIN_CHECKPOINT_S", "1e-9")

@@ -40,9 +40,17 @@ def test_two_processes_of_which_one_is_killed_train_as_one_does(tmp_path: Path) 
         assert torch.allclose(weights[name], value, rtol=0, atol=1e-2), name
 
 
-def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
-    with pytest.raises(DefinitionError, match="1000 rows cannot be shared evenly by 3 processes; choose a multiple"):
-        World(0, 3).share_of(1000)
+@pytest.mark.parametrize(
+    ("batch", "rows", "said"),
+    [
+        (1000, 5000, "a batch has 1000 of the 5000 .* 3 processes .* to a multiple of 3, 4998 at most, or start fewer"),
+        (7, 7, "a batch has 7 of the 7 rows .* 3 processes .* to a multiple of 3, 6 at most, or start fewer"),
+        (2, 2, "a batch has 2 of the 2 rows to learn from, which 3 processes cannot share evenly: start fewer"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(batch: int, rows: int, said: str) -> None:
+    with pytest.raises(DefinitionError, match=said):
+        World(0, 3).share_of(batch, rows)
 
 
 def test_several_machines_that_may_restart_need_a_store_for_each_start() -> None:
