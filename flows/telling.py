@@ -1,5 +1,6 @@
 """Who hears of a training: the index of runs, the tracker, and whoever looks."""
 
+import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +23,8 @@ from models.setting_names import together
 
 if TYPE_CHECKING:
     from models.learning.loop import Progress
+
+logger = logging.getLogger(__name__)
 
 _DIGITS = 16
 _CONFIG = (
@@ -84,9 +87,18 @@ class Told:
             self._tracked.finish(None)
             raise
         self._show = trainings_shown()
+        self._heard = False
 
     def report(self, progress: "Progress") -> None:
-        """Tell how far it has come."""
+        """Tell how far it has come, and first where it went on, which is seen nowhere but on a terminal otherwise."""
+        if progress.resumed_at and not self._heard:
+            logger.warning(
+                "%s: the training goes on from epoch %d, step %d of its checkpoint",
+                self.begun.model,
+                progress.epoch,
+                progress.resumed_at,
+            )
+        self._heard = True
         self._tracked.log(progress.figures(), progress.step)
         self.record.add(progress.step, progress.figures(), milestone=progress.ends_epoch)
         self._show(progress)

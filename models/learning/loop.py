@@ -47,6 +47,8 @@ class Progress:
     ends_epoch: bool = False
     validation_error: float | None = None
     """Mean loss on the validation rows, if there are any, at the end of an epoch."""
+    resumed_at: int = 0
+    """The step after which it went on from a checkpoint; 0: from the start."""
 
     def figures(self) -> dict[str, float]:
         """Give what a tracker keeps."""
@@ -136,10 +138,9 @@ def fit(
     kept = checkpoints or NoCheckpoints()
     if (content := world.tell(kept.load())) is not None:
         training.go_on(content)
-    resumed_at = training.step
     while not training.over:
         training.run_epoch(report, kept)
-    return Fitted(training.best_network(), training.best_epoch, training.history, resumed_at)
+    return Fitted(training.best_network(), training.best_epoch, training.history, training.resumed_at)
 
 
 def predict(network: nn.Module, inputs: Prepared) -> npt.NDArray[np.float32]:
@@ -181,7 +182,7 @@ class _Training:
         """Of the epoch's steps."""
         self._best_state = copy.deepcopy(_state(network))
         self._best_error = math.inf
-        self.step = 0
+        self.step = self.resumed_at = 0
         self.best_epoch = 0
         self.history: list[dict[str, float]] = []
 
@@ -271,7 +272,8 @@ class _Training:
 
     def _progress(self, epoch: int, loss: float) -> Progress:
         now = self._optimizer.param_groups[0]["lr"]
-        return Progress(epoch, self._settings.epochs, self.step, self._steps, self._batch, now, loss)
+        epochs, resumed_at = self._settings.epochs, self.resumed_at
+        return Progress(epoch, epochs, self.step, self._steps, self._batch, now, loss, resumed_at=resumed_at)
 
     def state(self) -> bytes:
         """Write down where the training is; every process takes part."""
@@ -296,6 +298,7 @@ class _Training:
         _restore(self._network, state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self.history = state["step"], state["history"]
+        self.resumed_at = self.step
         self.best_epoch, self._best_error = state["best_epoch"], state["best_error"]
         self._best_state = state["best_state"]
         self._loss_sum.copy_(state["loss_sum"][self._world.rank])

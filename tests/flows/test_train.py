@@ -1,5 +1,6 @@
 """Train: the same data, settings and code give the same bundle; only what was known is read; nothing bad registers."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -154,7 +155,6 @@ def test_a_training_that_diverges_registers_nothing(trained: Path) -> None:
         train("taxi_eta", AS_OF, overrides={"epochs": 1, "learning_rate": 1e30})
 
 
-def test_a_training_that_was_broken_off_goes_on_from_its_checkpoint_to_the_same_bundle(
 def test_a_batch_of_more_rows_than_there_are_is_said(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(TrainingDiverged, match="on validation rows after epoch 1"):
         train("taxi_eta", AS_OF, overrides={"epochs": 1, "learning_rate": 1e30, "batch_rows": 1_000_000})
@@ -165,7 +165,8 @@ def test_a_batch_of_more_rows_than_there_are_is_said(trained: Path, caplog: pyte
     assert said.startswith(f"taxi_eta: training.batch_rows is 1000000, and there are {rows} rows to learn from")
 
 
-    trained: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_training_that_was_broken_off_goes_on_from_its_checkpoint_to_the_same_bundle(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OKRUH_TRAIN_CHECKPOINT_S", "1e-9")
     settings = EPOCHS | {"seed": 3}
@@ -192,6 +193,8 @@ def test_a_batch_of_more_rows_than_there_are_is_said(trained: Path, caplog: pyte
     went_on = train("taxi_eta", AS_OF, overrides=settings)
 
     assert loads == [None, *saves]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "flows.telling"]
+    assert re.fullmatch(r"taxi_eta: the training goes on from epoch 1, step [1-9]\d* of its checkpoint", said)
     assert list((trained / "checkpoints").rglob("train-*")) == []
     registered, undisturbed = registry.load_bundle(lake(), "main", went_on.version), training_of(settings)
     assert (registered.onnx, registered.state) == (undisturbed.onnx, undisturbed.state)
