@@ -1,5 +1,6 @@
 """Tune: settings are tried one after another, or several at a time on Ray; the best ones make a candidate."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +31,8 @@ from models.setting_names import NETWORK, TRAINING, apart
 if TYPE_CHECKING:
     from infra.ray_cluster import Line
     from models.learning.loop import Progress
+
+logger = logging.getLogger(__name__)
 
 Where = Literal["ray"]
 
@@ -89,6 +92,14 @@ def tune(
     branch = branch or settings.branch
     recipe = recipe_from_scratch(definition, branch, as_of, learn_from, overrides, network)
     space = _space(definition, overrides or {}, network or {})
+    usual = {name: value for name, value in _usual(recipe).items() if name in space}
+    if outside := [f"{name}={value}" for name, value in usual.items() if value not in space[name]]:
+        logger.warning(
+            "%s: the definition's own %s lies outside what is searched: the first trial has another value there, and "
+            "no trial says how good the definition's settings are",
+            model,
+            ", ".join(outside),
+        )
     platform = assemble(settings)
     lake = platform.lake(model)
     commit = lake.resolve(branch)
@@ -100,7 +111,7 @@ def tune(
         ending_beside(platform.tracker()) as tracker,
         studies.open(name, space, seed=int(recipe.settings["seed"] or 0)) as study,
     ):
-        taken_up = study.begin(_usual(recipe), space)
+        taken_up = study.begin(usual, space)
         search = _Search(study, tracker, name, definition, recipe, commit, branch, trials)
         if on is None:
             search.run_one_by_one()
@@ -113,7 +124,6 @@ def tune(
         raise TrainingDiverged(
             f"none of {len(found)} trials came to its end: {reasons[0] if reasons else 'all were stopped'}"
         )
-    usual = {name: value for name, value in _usual(recipe).items() if name in space}
     by_usual = (one.error for one in found if one.status == "finished" and one.settings == usual)
     return Tuned(
         model=model,

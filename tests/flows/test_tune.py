@@ -229,7 +229,7 @@ def wild(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return folder.name
 
 
-def test_trials_that_diverge_end_nothing(wild: str) -> None:
+def test_trials_that_diverge_end_nothing(wild: str, caplog: pytest.LogCaptureFixture) -> None:
     found = tune(wild, 6, overrides={"epochs": 1})
 
     by_rate = {rate: {one.status for one in found.trials if one.settings == {RATE: rate}} for rate in (1e-3, 1e30)}
@@ -237,6 +237,8 @@ def test_trials_that_diverge_end_nothing(wild: str) -> None:
     failed = [line for line in runs(wild, [found.study]).runs if line.status == "failed"]
     assert all(line.reason is not None and "lower the learning_rate" in line.reason for line in failed)
     assert found.usual_error is None
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "flows.tune"]
+    assert said.startswith(f"{wild}: the definition's own {RATE}=0.002 lies outside what is searched: the first trial")
 
 
 RATE = "training.learning_rate"
