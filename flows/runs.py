@@ -140,7 +140,7 @@ def _line(run: Run, with_curves: bool) -> Line:
         source_digest=begun.source_digest,
         environment_digest=begun.environment_digest,
         flow_run=begun.flow_run,
-        tracker_run=begun.tracker_run,
+        tracker_run=run.tracker_run,
         study=begun.study,
         trial=begun.trial,
         metrics=run.metrics,

@@ -2,7 +2,7 @@
 
 import logging
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -103,22 +103,31 @@ class Told:
         self.record.add(progress.step, progress.figures(), milestone=progress.ends_epoch)
         self._show(progress)
 
+    @property
+    def tracker_run(self) -> str:
+        """What finds the run in the tracker; empty where that keeps nothing of it, which shows while it goes on."""
+        return self._tracked.reference
+
     def ended(self, bundle: Bundle) -> Ended:
         """Say what it has yielded."""
         card = bundle.card
-        return Ended(at=datetime.now(UTC), status="finished", version=card.version, metrics=dict(card.metrics))
+        return self._ended("finished", version=card.version, metrics=dict(card.metrics))
+
+    def _ended(self, status: Literal["finished", "pruned", "failed", "broken off"], **what: Any) -> Ended:
+        untracked = self.begun.tracker_run != self.tracker_run
+        return Ended(at=datetime.now(UTC), status=status, untracked=untracked, **what)
 
     def end_trial(self, status: Literal["finished", "pruned"], error: float) -> None:
         """Tell how far a trial has come: its smallest validation error."""
         metrics: dict[str, float | None] = {"validation_error": error}
-        self.record.end(Ended(at=datetime.now(UTC), status=status, metrics=metrics))
+        self.record.end(self._ended(status, metrics=metrics))
         self._tracked.finish(Score(summary={"validation_error": error}))
 
     def fail(self, error: BaseException) -> None:
         """Tell that it has yielded nothing."""
         reason = first_line(error)
         status: Literal["failed", "broken off"] = "failed" if isinstance(error, Exception) else "broken off"
-        self.record.end(Ended(at=datetime.now(UTC), status=status, reason=reason))
+        self.record.end(self._ended(status, reason=reason))
         self._tracked.finish(None)
 
     def finish(self, ended: Ended, bundle: Bundle, registered: str) -> None:

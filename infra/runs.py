@@ -83,6 +83,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     """Why it has yielded nothing."""
     version: str | None = None
     metrics: dict[str, float | None] = {}
+    untracked: bool = False
+    """Whether the tracker that it was begun with has kept nothing of it."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +100,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     def version(self) -> str | None:
         """The bundle that it has yielded."""
         return self.ended.version if self.ended else None
+
+    @property
+    def tracker_run(self) -> str:
+        """What finds it in the tracker; empty where nothing is kept of it."""
+        return "" if self.ended and self.ended.untracked else self.begun.tracker_run
 
     @property
     def metrics(self) -> dict[str, float | None]:

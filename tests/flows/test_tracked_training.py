@@ -10,6 +10,8 @@ import pytest
 from flows.progress import Training, trainings_shown_by
 from flows.train import train
 from infra import registry
+from infra.assembly import assemble
+from infra.settings import load_settings
 from tests.flows.conftest import AS_OF, EPOCHS, lake
 from tests.infra.tracking.wandb_server import WandbServer, serving
 
@@ -77,3 +79,17 @@ def test_a_tracker_changes_nothing_about_a_training(
     assert (tracked.cached, second.card.origin.tracker_run != "") == (False, True)
     assert (second.onnx, second.state, second.card.metrics) == (first.onnx, first.state, first.card.metrics)
     assert not [one for one in psutil.Process().children() if "infra.tracking.recorder" in one.cmdline()]
+
+
+def test_a_run_of_which_the_tracker_keeps_nothing_is_named_nowhere(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "wandb.py").write_text("raise ImportError('broken')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("OKRUH_TRACKING", "offline")
+
+    made = train("taxi_eta", AS_OF, overrides=SETTINGS)
+
+    assert registry.load_card(lake(), "main", made.version).origin.tracker_run == ""
+    run = assemble(load_settings()).runs("taxi_eta").all()[-1]
+    assert (run.begun.tracker_run, run.tracker_run) == (f"okruh-taxi_eta/{run.id}", "")
