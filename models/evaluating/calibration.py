@@ -52,7 +52,7 @@ def _of_event(event: str, told_N: Answers, came_N: npt.NDArray[np.bool_], resamp
         bins=tuple(
             ReliabilityBin(rows=int(rows), told=float(told), came=float(came), interval=interval)
             for rows, told, came, interval in zip(
-                rows_B, told_B, came_B, resamples.means(came_N, bin_N, bins), strict=True
+                rows_B, told_B, came_B, resamples.shares(came_N, bin_N, bins), strict=True
             )
         ),
         expected_error=float((share_B * np.abs(told_B - came_B)).sum()),

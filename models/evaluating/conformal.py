@@ -53,7 +53,7 @@ def prediction_intervals(
                 share=share,
                 half_widths=tuple(half_B.tolist()),
                 coverage=float(held_N.mean()),
-                interval=resamples.mean(held_N),
+                interval=resamples.share(held_N),
                 mean_width=float(width_N.mean()),
             )
         )

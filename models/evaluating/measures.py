@@ -43,7 +43,7 @@ def intervals(
         found = {
             "brier": resamples.mean(loss_N),
             "log_loss": resamples.mean(_surprise(answers, place_N)),
-            "accuracy": resamples.mean(answers.argmax(axis=1) == place_N),
+            "accuracy": resamples.share(answers.argmax(axis=1) == place_N),
         }
         if _has_area(answers, place_N):
             found["roc_auc"] = resamples.area(answers[:, 1].astype(np.float64), place_N == 1)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from models.evaluating.bootstrap import LEAST_BLOCKS, MOST_BLOCKS, Resamples, blocks
 from models.figures import Interval
@@ -42,6 +43,20 @@ def test_the_interval_of_a_quantile_is_that_of_its_standard_error() -> None:
     assert width(upper) == pytest.approx(2 * 1.96 * 0.3 / np.sqrt(rows) / 0.1755, rel=0.12)
     assert holds(median, float(np.median(values_N)))
     assert holds(upper, float(np.quantile(values_N, 0.9)))
+
+
+@pytest.mark.parametrize("right", [0, 1])
+def test_a_share_of_none_or_of_all_is_as_sure_as_wilson_says_of_so_many_blocks(right: int) -> None:
+    came_N, group_N = np.repeat([right, 1 - right, right], [80, 40, 80]) == 1, np.repeat([0, 1], [80, 120])
+
+    alike, mixed = Resamples(blocks(200, None)).shares(came_N, group_N, 2)
+    (by_day,) = Resamples(blocks(80, np.arange(80) * DAY_S // 8)).shares(came_N[:80], group_N[:80], 1)
+
+    for found, independent in ((alike, 80), (by_day, 10)):
+        wilson = binomtest(right * independent, independent).proportion_ci(method="wilson")
+        assert found is not None
+        assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high))
+    assert mixed == Resamples(blocks(200, None)).means(came_N, group_N, 2)[1]
 
 
 def test_quantiles_of_few_different_values_are_such_values() -> None:
