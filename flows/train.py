@@ -123,7 +123,7 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
         if (most := len(material.train)) < (batch := int(plan.settings["batch_rows"] or 0)):
             logger.warning(
                 "%s: training.batch_rows is %d, and there are %d rows to learn from: a step learns from all of them, "
-                "and an epoch is one step",
+                "and an epoch is one step; set it to less for more steps",
                 model,
                 batch,
                 most,
