@@ -118,12 +118,13 @@ def _number(value: float | str | None) -> str:
 def _write(found: DataDifference, states: "list[pd.DataFrame]", page: Path) -> None:
     from flows.pages import figure_html, write_page
     from models.pages.markup import table_html
+    from models.pages.words import counted
 
     title = f"{found.model}: data at {found.before[:12]} and {found.after[:12]}"
     rows = found.rows
     body = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{found.rows_before:,} rows before, {found.rows_after:,} after: {rows.added:,} added, "
+        f"<p>{counted(found.rows_before, 'row')} before, {found.rows_after:,} after: {rows.added:,} added, "
         f"{rows.removed:,} removed, {rows.changed:,} changed.</p>",
         "<h2>Columns</h2>",
         table_html(list(HEADS), [line for column in found.columns for line in lines_of(column)], NUMBERS),

@@ -33,6 +33,7 @@ from infra.traffic import Traffic, traffic_to
 from models.deciding import rollout
 from models.errors import Refused
 from models.model import Model
+from models.pages.words import counted
 from models.watching.windows import windows
 
 
@@ -96,7 +97,7 @@ def _prepare(
             progress.advance()
         rows, refused = sum(result.rows for result in results), sum(result.refused for result in results)
         cached = " (cached)" if all(result.cached for result in results) else ""
-        progress.note(f"{rows:,} rows of {len(before)} months, {refused:,} in quarantine{cached}")
+        progress.note(f"{counted(rows, 'row')} of {counted(len(before), 'month')}, {refused:,} in quarantine{cached}")
     with progress.step("train"):
         learn_from = play.month_start(definition.contract, history_from)
         trained = train(definition.name, as_of=starts_at, learn_from=learn_from)

@@ -11,6 +11,7 @@ from models.contract.answers import shown
 from models.contract.columns import Contract
 from models.model import Model
 from models.pages.markup import table_html
+from models.pages.words import counted
 
 _FIRST, _SERVED, _ALARM, _PROMOTED = "#c05621", "#2b6cb0", "#c53030", "#2f855a"
 
@@ -61,9 +62,10 @@ def _summary(story: Story, contract: Contract, caveat: str) -> str:
     first = sum(month.error_first_model for month in later) / len(later)
     served = sum(month.error_served for month in later) / len(later)
     return (
-        f"<p>{story.requests.sent:,} requests were played; {contract.error_name} over the months after the first: "
+        f"<p>{counted(story.requests.sent, 'request')} played; {contract.error_name} over the months after the first: "
         f"<b>{escape(shown(served, contract.error_unit))}</b> as served, {shown(first)} had the first model been left "
-        f"alone. {len(story.alarms)} alarms, {sum(v.allowed for v in story.verdicts)} promotions.</p>"
+        f"alone. {counted(len(story.alarms), 'alarm')}, "
+        f"{counted(sum(v.allowed for v in story.verdicts), 'promotion')}.</p>"
         f"<p><small>{escape(caveat)}</small></p>"
     )
 
@@ -163,7 +165,7 @@ def _requests(story: Story) -> str:
     refusals = [[reason, f"{count:,}"] for reason, count in list(story.requests.refusals.items())[:10]]
     return (
         f"<p>{story.requests.sent:,} sent, {story.requests.refused:,} refused by the contract, {story.requests.failed} "
-        f"failed; {story.labels.sent:,} labels sent, {story.labels.joined:,} joined. {story.journal.rows:,} journalled "
-        f"predictions scored again in batches differ by at most {story.journal.largest_difference:.2g}.</p>"
-        + table_html(["refused because", "rows"], refusals, numbers=(1,))
+        f"failed; {counted(story.labels.sent, 'label')} sent, {story.labels.joined:,} joined. "
+        f"{counted(story.journal.rows, 'journalled prediction')} scored again in batches: the largest difference is "
+        f"{story.journal.largest_difference:.2g}.</p>" + table_html(["refused because", "rows"], refusals, numbers=(1,))
     )

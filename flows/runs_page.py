@@ -11,6 +11,7 @@ from flows.pages import figure_html, write_page
 from flows.runs import Line, Runs, changes, differing, figure, metric_names, parameters, shown, took, yielded
 from infra.settings import load_settings
 from models.pages.markup import table_html
+from models.pages.words import counted
 
 _COLOURS = (
     *("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280"),
@@ -33,7 +34,7 @@ def write_runs(told: Runs, path: Path) -> Path:
     """Write the page. Raises: `Unavailable`."""
     compared = told.runs if told.chosen else told.runs[:_MOST_COMPARED]
     body = [
-        f"<h1>{escape(told.model)}: {len(told.runs)} run{'' if len(told.runs) == 1 else 's'}</h1>",
+        f"<h1>{escape(told.model)}: {counted(len(told.runs), 'run')}</h1>",
         "<p>The newest first. Settings that are others than the definition's are named.</p>",
         _scrolled(_overview(told.runs)),
     ]

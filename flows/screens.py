@@ -78,7 +78,7 @@ def drafted(result: "Drafted") -> None:
     for name, why in result.left_out.items():
         table.add_row(Text(name, style="dim"), Text(f"left out: {why}", style="bold red" if "LEAK" in why else "dim"))
     _print_table(table)
-    _print(f"{result.file} written: {result.task} on {result.rows:,} rows. Read it, fill in units, then")
+    _print(f"{result.file} written: {result.task} on {words.counted(result.rows, 'row')}. Read it, fill in units, then")
     _print(f"`okruh ingest {result.model} FILE`, `okruh train {result.model}`, `okruh promote {result.model}`")
 
 
@@ -91,7 +91,8 @@ def ingested(results: "list[Ingested]") -> None:
     if shown:
         _print_files(shown)
     if found_again := len(results) - len(shown):
-        _print(f"{found_again:,} files{' more' if shown else ''} are in the lake already")
+        found = f"{words.counted(found_again, 'file')}{' more' if shown else ''}"
+        _print(f"{found} {'is' if found_again == 1 else 'are'} in the lake already")
     reasons: Counter[str] = Counter()
     for one in results:
         reasons.update(one.reasons)
@@ -148,7 +149,7 @@ def tuned(result: "Tuned") -> None:
         if one.reason is not None:
             _print_prose(f"trial {one.number} {one.status}: ", one.reason, indent=2)
     if result.taken_up:
-        _print(f"{result.taken_up} trial{'' if result.taken_up == 1 else 's'} of before had been broken off")
+        _print(f"{words.counted(result.taken_up, 'trial')} of before had been broken off")
     if result.importances:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importances.items())
         _print_prose("what decides: ", shares, style="bold", indent=2)
@@ -178,7 +179,7 @@ def predicted(result: "Predicted") -> None:
     screen = _Screen(highlight=False, markup=False, emoji=False, stderr=result.out == "-")
     by = ", ".join(result.versions) or "nobody"
     if result.out != "-":
-        _print(f"{result.rows:,} rows answered by {by}, in {result.out}")
+        _print(f"{words.counted(result.rows, 'row')} answered by {by}, in {result.out}")
     for one in result.refused[:_ROWS_SHOWN]:
         screen.print(f"  row {one.row}, {one.field}: {one.rule}", soft_wrap=True)
     if (more := len(result.refused) - _ROWS_SHOWN) > 0:
@@ -193,7 +194,7 @@ def predicted(result: "Predicted") -> None:
 
 def monitored(result: "Monitored") -> None:
     """Show what one look has found."""
-    _print(f"archived {result.archived_predictions:,} predictions, {result.archived_labels:,} labels")
+    _print(f"archived {_traffic(result.archived_predictions, result.archived_labels)}")
     numbers = ("labels", "error", "reference", "log10 M")
     table = _table("window", "version", *numbers, "alarm", numbers=numbers)
     for window in result.windows:
@@ -212,7 +213,8 @@ def monitored(result: "Monitored") -> None:
         since = f"{result.champion_since:%Y-%m-%d %H:%M} UTC"
         _print_prose(
             "",
-            f"{result.known_before:,} labels became known before the champion's promotion ({since}) and are not judged",
+            f"{words.counted(result.known_before, 'label')} became known before the champion's promotion ({since}), "
+            "too early to be judged",
         )
     for alarm in result.alarms:
         _print_prose("alarm: ", alarm.detail)
@@ -267,14 +269,14 @@ def _of_challenger(tried: "Challenger | None", weight_now: float | None) -> str:
 def _of_shadow(found: "Compared | None") -> dict[str, str]:
     if found is None or not found.rows:
         return {}
-    said = f"{found.rows:,} rows, {found.failed:,} failed"
+    said = f"{words.counted(found.rows, 'row')}, {found.failed:,} failed"
     if found.mean_difference is not None:
         said += (
             f"; differs by {found.mean_difference:.4g} {found.unit} in the mean, {found.largest_difference:.4g} at most"
         )
     if found.challenger_error is not None:
         said += f"; error {found.challenger_error:.4g}, the champion's {found.champion_error:.4g}"
-        said += f", by {found.labels:,} labels"
+        said += f", by {words.counted(found.labels, 'label')}"
     return {"in the shadow": said}
 
 
@@ -309,14 +311,16 @@ def history(result: "History") -> None:
 
 def collected(result: "Collected") -> None:
     """Show what was removed."""
-    _print(f"removed {result.commits:,} commits and {result.objects:,} objects of {result.bytes / 1e6:,.1f} MB")
+    commits, objects = words.counted(result.commits, "commit"), words.counted(result.objects, "object")
+    _print(f"removed {commits} and {objects} of {result.bytes / 1e6:,.1f} MB")
 
 
 def copied(result: "Copied") -> None:
     """Show what was copied, and what stayed behind."""
-    _print(f"copied {result.commits:,} commits with {result.objects:,} objects of {result.bytes / 1e6:,.1f} MB")
+    commits, objects = words.counted(result.commits, "commit"), words.counted(result.objects, "object")
+    _print(f"copied {commits} with {objects} of {result.bytes / 1e6:,.1f} MB")
     if result.already:
-        _print(f"{result.already:,} commits had been copied before")
+        _print(f"{words.counted(result.already, 'commit')} had been copied before")
     _print(f"branches {', '.join(result.branches)}; tags {', '.join(result.tags) or 'none'}")
     for branch in result.left_out:
         _print(f"uncommitted changes of branch {branch} stayed behind")
@@ -329,8 +333,8 @@ def forgotten(result: "Forgotten") -> None:
     if not result.paths:
         _print(f"nothing in the lake of {result.model} is what was asked for")
     else:
-        what = [f"{result.rows:,} rows"] if result.rows else []
-        what += [f"{result.objects:,} versions of whole objects"] if result.objects else []
+        what = [words.counted(result.rows, "row")] if result.rows else []
+        what += [f"{words.counted(result.objects, 'version')} of whole objects"] if result.objects else []
         _print(f"{'would erase' if result.dry_run else 'erased'} {' and '.join(what)}: {some(result.paths)}")
         if result.names_nothing:
             _print_prose("", f"these name no row: {', '.join(result.names_nothing)}")
@@ -365,7 +369,7 @@ def keys(result: "Listed") -> None:
 
 def keys_revoked(result: "Revoked") -> None:
     """Show what was removed."""
-    _print(f"revoked {result.revoked} keys of {result.name}")
+    _print(f"revoked {words.counted(result.revoked, 'key')} of {result.name}")
 
 
 def data_difference(result: "DataDifference") -> None:
@@ -379,7 +383,9 @@ def data_difference(result: "DataDifference") -> None:
         _print(f"no partition of {result.model} differs")
     named = f"rows are named by {', '.join(rows.key)}" if rows.key else "whole rows are compared"
     counts = f"{rows.added:,} added, {rows.removed:,} removed, {rows.changed:,} changed, {rows.unchanged:,} unchanged"
-    _print_prose("", f"{result.rows_before:,} rows before, {result.rows_after:,} after: {counts} ({named})")
+    _print_prose(
+        "", f"{words.counted(result.rows_before, 'row')} before, {result.rows_after:,} after: {counts} ({named})"
+    )
     for example in rows.examples:
         _print_prose("  ", example)
     table = _table(*HEADS, numbers=HEADS[3:9])
@@ -393,11 +399,13 @@ def data_difference(result: "DataDifference") -> None:
 def status(result: "Status") -> None:
     """Show each line of a model."""
     if not result.lines:
-        bundles = f"{result.bundles} bundle{'' if result.bundles == 1 else 's'}"
+        bundles = words.counted(result.bundles, "bundle")
         first = f"`okruh promote {result.model}`" if result.bundles else f"`okruh ingest {result.model}` and train next"
         _print(f"{result.model} has {bundles} and no champion; run {first}")
     for number, line in enumerate(result.lines):
-        _print(f"{'' if number == 0 else chr(10)}{result.model} on branch {line.branch}", style="bold")
+        if number:
+            _print("")
+        _print(f"{result.model} on branch {line.branch}", style="bold")
         _print_fields(_of_line(line, result.unit, datetime.now(UTC)))
 
 
@@ -412,14 +420,18 @@ def _of_line(line: "Line", unit: str, now: datetime) -> Mapping[str, str]:
         "before it": line.previous or "none",
         "challenger": _of_challenger(line.challenger, line.weight_now),
         **_of_shadow(line.shadow),
-        "trained on": f"{line.trained_rows:,} rows known at {line.trained_as_of:%Y-%m-%d %H:%M} UTC",
+        "trained on": f"{words.counted(line.trained_rows, 'row')} known at {line.trained_as_of:%Y-%m-%d %H:%M} UTC",
         "lake commit": line.trained_on_commit,
         "test error": shown(line.test_error, unit),
         "last window": window,
         "last alarm": line.last_alarm or "none",
         "last verdict": line.last_verdict or "none",
-        "traffic": f"{line.predictions:,} predictions, {line.labels:,} labels",
+        "traffic": _traffic(line.predictions, line.labels),
     }
+
+
+def _traffic(predictions: int, labels: int) -> str:
+    return f"{words.counted(predictions, 'prediction')}, {words.counted(labels, 'label')}"
 
 
 def _age(span: timedelta) -> str:
@@ -428,7 +440,7 @@ def _age(span: timedelta) -> str:
     for unit, size in (("days", 24 * 60), ("hours", 60)):
         if minutes >= 2 * size:
             return f"{minutes // size:,} {unit}"
-    return f"{minutes} minute{'' if minutes == 1 else 's'}"
+    return words.counted(minutes, "minute")
 
 
 def lineage(result: "Lineage") -> None:
@@ -450,7 +462,9 @@ def _of_answer(result: "Lineage") -> dict[str, str]:
 def _shortened(row: bytes) -> str:
     """Show a row without the numbers of an image."""
     values = msgspec.json.decode(row)
-    long = {name: f"<{len(value):,} numbers>" for name, value in values.items() if isinstance(value, list)}
+    long = {
+        name: f"<{words.counted(len(value), 'number')}>" for name, value in values.items() if isinstance(value, list)
+    }
     return msgspec.json.encode(values | long).decode() if long else row.decode()
 
 
@@ -515,7 +529,7 @@ def _of_environment(found: "Environment") -> dict[str, str]:
 
 
 def _of_computed(one: "Computed") -> str:
-    threads = f"{one.threads} thread{'' if one.threads == 1 else 's'}"
+    threads = words.counted(one.threads, "thread")
     processes = f", {one.processes} processes" if one.processes > 1 else ""
     return f"{one.device} ({one.processor}), {threads}{processes}, torch {one.torch}, Python {one.python}"
 
@@ -656,9 +670,12 @@ def story(result: "Story") -> None:
         said = f"{verdict.at:%Y-%m-%d} {verdict.version} {answer}: "
         _print_prose(said, "; ".join(verdict.reasons), style=style, indent=2)
     requests, labels = result.requests, result.labels
-    counts = f"{requests.sent:,} requests: {requests.refused:,} refused by the contract, {requests.failed} failed; "
+    sent = f"{words.counted(requests.sent, 'request')}: {requests.refused:,} refused by the contract"
+    counts = f"{sent}, {requests.failed} failed; "
     _print("")
-    _print_prose("", f"{counts}{labels.sent:,} labels sent, {labels.joined:,} joined; {result.seconds:.0f} s")
+    _print_prose(
+        "", f"{counts}{words.counted(labels.sent, 'label')} sent, {labels.joined:,} joined; {result.seconds:.0f} s"
+    )
     _print(f"report: {result.report}")
     _print(f"look further: okruh status {result.model}; okruh lineage {result.model} {result.versions[-1]}")
 
@@ -680,7 +697,7 @@ def _print_prose(begin: str, text: str, style: str = "", indent: int | None = No
     """Print text after a beginning; what does not fit is indented as far as the beginning reaches, or by `indent`."""
     hanging = " " * (len(begin) if indent is None else indent)
     lines = textwrap.wrap(
-        words.plain(text),
+        words.plain(" ".join(text.split())),
         max(_width(), 40),
         initial_indent=begin,
         subsequent_indent=hanging,

@@ -18,7 +18,7 @@ from models.pages import drawing
 from models.pages.drawing import Axis, Range, Series, chart_html, ranges_html
 from models.pages.look import LOOK
 from models.pages.markup import facts_html, table_html
-from models.pages.words import COUNT, METRICS, number, percent, span, with_unit
+from models.pages.words import COUNT, METRICS, counted, number, percent, span, with_unit
 from models.setting_names import together
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _overall(card: "Card") -> str:
     intervals = found.intervals if found else {}
     asked = f"Predicts <b>{escape(contract.target.name)}</b>"
     asked += f", {escape(contract.target.description)}" if contract.target.description else ""
-    judged = f"On {card.data.rows_test:,} rows that it had not seen ({escape(_judged_on(card))})"
+    judged = f"On {counted(card.data.rows_test, 'row')} that it had not seen ({escape(_judged_on(card))})"
     if main in card.metrics:
         loss = escape(with_unit(card.metrics[main], unit))
         judged += f" its {contract.error_name} is <b>{loss}</b>{_between(intervals.get(main))}"
@@ -261,7 +261,8 @@ def _over_time(contract: Contract, found: Evaluation) -> Iterator[str]:
     times = [one.start.replace(tzinfo=UTC).timestamp() for one in spans]
     ticks = tuple((times[place], f"{spans[place].start:%d %b}") for place in (0, len(spans) // 2, len(spans) - 1))
     gap = times[1] - times[0]
-    x = Axis(f"{spans[0].start:%Y-%m-%d} to {spans[-1].start:%Y-%m-%d}", times[0] - gap / 2, times[-1] + gap / 2, ticks)
+    days = dict.fromkeys(f"{spans[place].start:%Y-%m-%d}" for place in (0, -1))
+    x = Axis(" to ".join(days), times[0] - gap / 2, times[-1] + gap / 2, ticks)
     losses = [one.loss for one in spans]
     y = Axis.of(_called(contract.error_name, contract.error_unit), [*losses, 0.0])
     charts = [chart_html("The error over time", x, _from(0.0, y), [Series("", list(zip(times, losses, strict=True)))])]
@@ -271,7 +272,8 @@ def _over_time(contract: Contract, found: Evaluation) -> Iterator[str]:
         zero = Series("", [(x.least, 0.0), (x.most, 0.0)], "quiet")
         charts.append(chart_html("Predicted less true over time", x, y, [zero, Series("", biases)]))
     rows = [one.rows for one in spans]
-    said = f"{len(spans)} spans of equal length, of {min(rows):,} to {max(rows):,} rows; those of few rows say little."
+    each = counted(max(rows), "row") if min(rows) == max(rows) else f"{min(rows):,} to {max(rows):,} rows"
+    said = f"{len(spans)} spans of equal length, of {each}; those of few rows say little."
     yield f"<h2>How it did over time</h2><p>{said}</p>{''.join(charts)}"
 
 
@@ -292,7 +294,7 @@ def _importance(contract: Contract, found: Evaluation) -> str:
         for name, one in ordered[:_MOST_COLUMNS]
     ]
     more = len(ordered) - len(ranges)
-    rest = f"<p>{more} further columns matter less.</p>" if more else ""
+    rest = f"<p>{counted(more, 'further column')} {'matters' if more == 1 else 'matter'} less.</p>" if more else ""
     heads = ("column", _called(f"rise of the {contract.error_name}", contract.error_unit), "", "95 % interval")
     return f"""<h2>What it rests on</h2>
 <p>By how much the error rises where a column's values are shuffled among {found.importance_rows:,} of the rows. Columns
@@ -360,11 +362,11 @@ def _column(column: Input, role: str) -> list[str]:
             allowed = images.expected(column)
         case Category():
             shown = ", ".join(map(str, column.values[:_SHOWN_VALUES]))
-            allowed = f"{len(column.values):,} values: {shown}" + (
+            allowed = f"{counted(len(column.values), 'value')}: {shown}" + (
                 ", ..." if len(column.values) > _SHOWN_VALUES else ""
             )
     nullable = isinstance(column, Number | Category) and column.nullable
-    return [column.name, role, allowed, "yes" if nullable else "no", column.description]
+    return [column.name, role, allowed, "yes" if nullable else "no", " ".join(column.description.split())]
 
 
 def _origin(card: "Card") -> str:
@@ -377,7 +379,8 @@ def _origin(card: "Card") -> str:
         "seed": str(card.seed),
         "model.onnx, sha256": card.onnx_digest,
         "contract's signature": card.contract.signature,
-        "graph and network apart by": f"{card.parity.largest_difference:.2g} at most, on {card.parity.rows:,} rows",
+        "graph and network apart by": f"{card.parity.largest_difference:.2g} at most, on "
+        + counted(card.parity.rows, "row"),
     }
     if (on := origin.computed) is not None:
         facts["computed on"] = f"{on.device} ({on.processor}), threads {on.threads}, processes {on.processes}"
@@ -385,8 +388,8 @@ def _origin(card: "Card") -> str:
     objects = "".join(f"<li><code>{escape(path)}</code></li>" for path in data.paths)
     installed = "".join(f"<li><code>{escape(one)}</code></li>" for one in origin.distributions)
     lists = [
-        (f"{len(data.paths):,} objects of the lake were read", objects),
-        (f"{len(origin.distributions):,} distributions were installed", installed),
+        (f"{counted(len(data.paths), 'object')} of the lake read", objects),
+        (f"{counted(len(origin.distributions), 'distribution')} installed", installed),
     ]
     more = "".join(
         f'<details><summary>{head}</summary><ul class="two">{body}</ul></details>' for head, body in lists if body
@@ -406,7 +409,7 @@ def _caveats(card: "Card") -> str:
         how = (
             rows
             if card.contract.time is None
-            else f"by {found.blocks:,} spans of time, for rows near in time are alike"
+            else f"by {counted(found.blocks, 'span')} of time, for rows near in time are alike"
         )
         said.append(
             f"Intervals are of 95 %, from rows drawn again and again, {how}. They say how surely a figure is "

@@ -7,8 +7,9 @@ phone as well. What a drawing says, text beside it says too, or its label.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Literal
+
+from models.pages.markup import text_html
 
 STYLE = """
 figure { margin: 0 0 1.5rem; break-inside: avoid; }
@@ -90,11 +91,11 @@ def ranges_html(heads: Sequence[str], ranges: Sequence[Range], mark: float | Non
             parts.append(f'<line class="range" x1="{x(one.low)}" x2="{x(one.high)}" y1="50%" y2="50%"/>')
         if not as_bars:
             parts.append(f'<circle class="dot" cx="{x(one.value)}" cy="50%" r="4"/>')
-        texts = "".join(f'<td class="n">{escape(text)}</td>' for text in one.texts)
+        texts = "".join(f'<td class="n">{text_html(text)}</td>' for text in one.texts)
         drawn = f'<svg aria-hidden="true">{"".join(parts)}</svg>'
-        return f'<tr><th scope="row">{escape(one.name)}</th><td class="drawn">{drawn}</td>{texts}</tr>'
+        return f'<tr><th scope="row">{text_html(one.name)}</th><td class="drawn">{drawn}</td>{texts}</tr>'
 
-    first, drawn, *others = map(escape, heads)
+    first, drawn, *others = map(text_html, heads)
     head = f'<tr><th>{first}</th><th class="drawn">{drawn}</th>'
     head += "".join(f'<th class="n">{one}</th>' for one in others) + "</tr>"
     return f'<table class="ranges">{head}{"".join(map(line, ranges))}</table>'
@@ -147,20 +148,20 @@ def chart_html(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
 
     grid = [
         f'<line class="grid" x1="0" x2="100%" y1="{100 * (1 - y.share(at)):.2f}%" y2="{100 * (1 - y.share(at)):.2f}%"/>'
-        f'<text class="y" x="-8" y="{100 * (1 - y.share(at)):.2f}%">{escape(text)}</text>'
+        f'<text class="y" x="-8" y="{100 * (1 - y.share(at)):.2f}%">{text_html(text)}</text>'
         for at, text in y.marks()
     ]
     grid += [
-        f'<text class="x" x="{100 * x.share(at):.2f}%" y="100%" dy="1.4em">{escape(text)}</text>'
+        f'<text class="x" x="{100 * x.share(at):.2f}%" y="100%" dy="1.4em">{text_html(text)}</text>'
         for at, text in x.marks()
     ]
     paths = [path for one in series for path in _paths(one, place)]
-    legend = "".join(f'<span class="{one.style}">{escape(one.name)}</span>' for one in series if one.name)
+    legend = "".join(f'<span class="{one.style}">{text_html(one.name)}</span>' for one in series if one.name)
     inner = f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" width="100%" height="100%">{"".join(paths)}</svg>'
     return (
-        f'<figure><figcaption><b>{escape(y.label)}</b><span class="legend">{legend}</span></figcaption>'
-        f'<svg class="chart" role="img" aria-label="{escape(title)}">{"".join(grid)}{inner}</svg>'
-        f'<p class="axis">{escape(x.label)}</p></figure>'
+        f'<figure><figcaption><b>{text_html(y.label)}</b><span class="legend">{legend}</span></figcaption>'
+        f'<svg class="chart" role="img" aria-label="{text_html(title)}">{"".join(grid)}{inner}</svg>'
+        f'<p class="axis">{text_html(x.label)}</p></figure>'
     )
 
 

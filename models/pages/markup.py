@@ -3,6 +3,13 @@
 from collections.abc import Collection, Iterable
 from html import escape
 
+from models.pages.words import plain
+
+
+def text_html(text: str) -> str:
+    """Escape what a page would obey instead of showing it."""
+    return escape(plain(text))
+
 
 def table_html(
     heads: list[str], rows: list[list[str]], numbers: tuple[int, ...] = (), marked: Collection[int] = ()
@@ -11,7 +18,7 @@ def table_html(
 
     def cells(tag: str, values: list[str]) -> str:
         return "".join(
-            f"<{tag}{' class=n' if place in numbers else ''}>{escape(value)}</{tag}>"
+            f"<{tag}{' class=n' if place in numbers else ''}>{text_html(value)}</{tag}>"
             for place, value in enumerate(values)
         )
 
@@ -23,5 +30,7 @@ def table_html(
 
 def facts_html(caption: str, facts: Iterable[tuple[str, str]]) -> str:
     """Lay out names and values, a line each."""
-    lines = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in facts)
-    return f"<table><caption>{escape(caption)}</caption>{lines}</table>"
+    lines = "".join(
+        f'<tr><th scope="row">{text_html(name)}</th><td>{text_html(value)}</td></tr>' for name, value in facts
+    )
+    return f"<table><caption>{text_html(caption)}</caption>{lines}</table>"

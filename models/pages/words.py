@@ -7,9 +7,9 @@ from models.contract.answers import shown
 COUNT = "rows"
 """The metric that is a number of rows."""
 
-_STEERS = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-"""Control characters, and those that change the direction in which text is read."""
-_SHOWN = {code: chr(code).encode("unicode_escape").decode() for code in _STEERS if chr(code) not in "\n\t"}
+_STEERS = (*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+"""Control characters, breaks of lines, and what changes the direction in which text is read."""
+_SHOWN = {code: chr(code).encode("unicode_escape").decode() for code in _STEERS}
 
 METRICS = {
     "mae": "mean error",
@@ -25,8 +25,13 @@ METRICS = {
 
 
 def plain(text: str) -> str:
-    """Escape what a terminal would obey instead of showing it."""
+    """Escape what a terminal or a page would obey instead of showing it; what is left stands in one line."""
     return text.translate(_SHOWN)
+
+
+def counted(number: int, noun: str) -> str:
+    """Write how many there are of something whose plural ends in s."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def number(value: float) -> str:

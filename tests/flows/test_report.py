@@ -105,9 +105,9 @@ def test_shows_the_figures(tmp_path: Path) -> None:
 
     assert content.count("Plotly.newPlot(") == 3
     for said in (
-        "1,300 requests were played",
+        "1,300 requests played",
         "2.25 minutes as served, 6.50 had the first model been left alone",
-        "1 alarms, 0 promotions",
+        "1 alarm, 0 promotions",
         "1,234",
         "59 refused by the contract",
         "alarm plain",

@@ -132,7 +132,7 @@ def test_status_names_champion_age_data_window_alarm_and_traffic(capsys: pytest.
         "last window   until 2018-03-12: no labels",
         "last alarm    none",
         f"last verdict  2018-03-01: 20180301-d2176e30 promoted: {REASON}",
-        "traffic       12,345 predictions, 1 labels",
+        "traffic       12,345 predictions, 1 label",
     ]
 
 
@@ -213,6 +213,14 @@ def test_what_stands_in_a_table_steers_no_terminal(steers: str, capsys: pytest.C
     assert steers not in shown
     for seen in (f"a{written}.csv", f"{written}x: unknown", f"data/{written}.parquet"):
         assert seen in shown
+
+
+@pytest.mark.parametrize("breaks", ["\n", "\r", "\t", "\u2028"])
+def test_a_break_in_a_value_breaks_no_line_of_a_table(breaks: str, capsys: pytest.CaptureFixture[str]) -> None:
+    screens.ingested([ingested(f"a{breaks}b.csv")])
+
+    shown, written = capsys.readouterr().out.splitlines(), breaks.encode("unicode_escape").decode()
+    assert shown[1].startswith(f"a{written}b.csv  2018-01 ")
 
 
 def test_lineage_begins_with_the_answer_and_prints_its_row_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,7 +96,7 @@ def test_a_card_of_a_regression_says_how_good_it_is_and_how_surely(regression: C
     for told in (
         "A ride.",
         "It is simulated.",
-        "Predicts minutes. On 1 rows that it had not seen",
+        "Predicts minutes. On 1 row that it had not seen",
         "its mean error is 1.50 min (95 %: ",
         "Without learning it would be",
         "made from 600 rows that stopped the training",
@@ -153,6 +153,10 @@ def test_intervals_of_a_training_that_nothing_stopped_are_of_the_earlier_test_ro
     assert told in " ".join(text.split())
 
 
+def test_spans_of_as_many_rows_each_are_said_to_be_so(regression: Card) -> None:
+    assert "25 spans of equal length, of 24 rows; those" in Read(card_page(regression)).text
+
+
 def test_without_intervals_it_says_why(regression: Card) -> None:
     assert regression.evaluation is not None
     without = replace(regression.evaluation, prediction_intervals=None, no_prediction_intervals="they want more rows")
@@ -173,17 +177,18 @@ def test_a_card_of_before_an_evaluation_was_kept_has_a_page(make_bundle: BundleM
 
 def test_nothing_of_a_card_becomes_markup(make_bundle: BundleMaker) -> None:
     nasty = "</style><script>alert(1)</script>\"'&<img src=x>"
+    steering = f"{nasty}\n\u202e"
     contract = Contract(
         time=Time(name="starts_at", zone="America/New_York", parts=(TimePart.HOUR,), description=nasty),
         features=(
             Number(name="distance", unit=nasty, minimum=0, maximum=100, description=nasty),
-            Category(name="kind", values=("bike", nasty), description=nasty),
+            Category(name="kind", values=("bike", steering), description=nasty),
         ),
         target=Number(name=nasty.replace("/", ""), unit=nasty, minimum=0, maximum=1000, description=nasty),
         slices=(Slice(column="kind"),),
     )
     columns = {name: values for name, values in rows().items() if name in ("starts_at", "distance")}
-    kinds = np.where(np.arange(ROWS) % 2 == 0, "bike", nasty).astype(object)
+    kinds = np.where(np.arange(ROWS) % 2 == 0, "bike", steering).astype(object)
     answers = columns["distance"].astype(np.float32)
     tested = Answered(answers, (answers + 1).tolist())
     found = evaluate(contract, tested, {**columns, "kind": kinds}, tested, answers, lambda found: found["distance"])
@@ -197,6 +202,7 @@ def test_nothing_of_a_card_becomes_markup(make_bundle: BundleMaker) -> None:
 
     assert not {"script", "img"} & set(read.tags)
     assert read.text.count("<script>alert(1)</script>") > 15
+    assert (read.text.count(f"{nasty}\\n\\u202e"), "\u202e" in read.text) == (2, False)
 
 
 def test_a_bundle_comes_with_the_page_and_needs_none(make_bundle: BundleMaker) -> None:
