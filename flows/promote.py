@@ -51,7 +51,8 @@ def promote(
 
     Both are compared on the newest rows that the candidate was not trained on; without a champion, the candidate must
     beat the model's naive prediction. The verdict is kept in the lake either way, a promotion in the same commit. A
-    promotion ends the trial of a challenger, whoever it is.
+    promotion ends the trial of a challenger, whoever it is. Of the champion itself, the verdict that let it serve is
+    given again, and nothing changes.
 
     Args:
         model: name in the catalog.
@@ -70,7 +71,7 @@ def promote(
     if version is None:
         raise NotFound(f"{model} has no bundle yet; run `okruh train {model}` first")
     if serving and serving.champion == version and (given := registry.promotion_of(lake, commit, version)):
-        return given
+        return msgspec.structs.replace(given, serves_already=True)
     report = judge(definition, lake, commit, version, serving, as_of or datetime.now(UTC), alarm, labels_since_change)
     return record(lake, branch, report, serving)
 

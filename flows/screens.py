@@ -163,10 +163,14 @@ def tuned(result: "Tuned") -> None:
 
 def judged(report: "PromotionReport") -> None:
     """Show a verdict."""
-    _print(f"{report.version} {'promoted' if report.allowed else 'not promoted'}")
+    if report.serves_already:
+        _print(f"{report.version} serves already, nothing was changed; promoted {_minute(report.at)}")
+    else:
+        _print(f"{report.version} {'promoted' if report.allowed else 'not promoted'}")
     for reason in report.reasons:
         _print_prose("  ", reason)
-    _print_end_of_trial(report.ended_trial)
+    if not report.serves_already:
+        _print_end_of_trial(report.ended_trial)
 
 
 def built(result: "Built") -> None:

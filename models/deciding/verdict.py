@@ -46,3 +46,5 @@ class PromotionReport(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a loss on a test this large ends the alarm's episode."""
     ended_trial: str | None = None
     """The challenger whose trial this promotion ended: it became champion, or lost the one it was tried against."""
+    serves_already: bool = False
+    """Whether this was given before, and its version served when it was asked for again; false in the lake."""

@@ -85,7 +85,8 @@ def test_promoting_the_champion_again_changes_nothing(trained: Path) -> None:
 
     report = promote("taxi_eta", champion(), LATER)
 
-    assert (report.allowed, report.at) == (True, AS_OF)
+    assert (report.allowed, report.at, report.serves_already) == (True, AS_OF, True)
+    assert not verdicts()[0].serves_already
     assert lake().resolve("main") == before
 
 

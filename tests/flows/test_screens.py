@@ -283,7 +283,7 @@ def test_a_rollout_names_who_serves_who_is_tried_and_on_which_terms(capsys: pyte
     assert ended == ["the trial of v3 has ended", *shown[:2], "challenger    none"]
 
 
-def test_a_promotion_says_whose_trial_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_promotion_says_whose_trial_it_ended_and_later_that_it_is_done(capsys: pytest.CaptureFixture[str]) -> None:
     loss = describe_loss(np.array([1.0, 2.0]), 30.0)
     report = PromotionReport(
         at=datetime(2020, 3, 2, tzinfo=UTC),
@@ -301,8 +301,12 @@ def test_a_promotion_says_whose_trial_it_ended(capsys: pytest.CaptureFixture[str
     )
 
     screens.judged(report)
+    screens.judged(msgspec.structs.replace(report, serves_already=True))
 
-    assert capsys.readouterr().out == "v4 promoted\n  it is better\nthe trial of v3 has ended\n"
+    assert capsys.readouterr().out == (
+        "v4 promoted\n  it is better\nthe trial of v3 has ended\n"
+        "v4 serves already, nothing was changed; promoted 2020-03-02 00:00 UTC\n  it is better\n"
+    )
 
 
 def reproduced(**changes: Any) -> Reproduced:
