@@ -57,6 +57,11 @@ def _set_environment(settings: Settings) -> None:
         (settings.home / "tmp").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Unavailable(f"{settings.home} cannot be written: {error}; set OKRUH_HOME to a folder that can") from error
+    if not os.access(settings.home, os.W_OK):  # Prefect's server would say so in 200 lines
+        raise Unavailable(
+            f"{settings.home} cannot be written: see its permissions, and whether its disk can only be read; or set "
+            "OKRUH_HOME to a folder that can"
+        )
 
 
 _set_environment(load_settings())

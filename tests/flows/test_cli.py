@@ -702,6 +702,20 @@ def on_a_small_disk(desk: Desk, size: str, command: str) -> "subprocess.Complete
 
 
 @pytest.mark.skipif(not can_mount(), reason="no small disk can be mounted")
+def test_says_so_where_a_home_can_only_be_read(promoted: tuple[Desk, str]) -> None:
+    read_only = 'mount --bind "$OKRUH_HOME" "$OKRUH_HOME" && mount -o remount,ro,bind "$OKRUH_HOME"'
+
+    trained, shown = (
+        promoted[0].run(*UNSHARE, f"{read_only} && {' '.join((*OKRUH, verb, 'taxi_eta'))}")
+        for verb in ("train", "status")
+    )
+
+    assert only_line(trained).startswith(f"okruh: {promoted[0].place / 'okruh'} cannot be written: see its permissions")
+    assert "cannot be opened for writing, which who only reads needs as well" in only_line(shown)
+    assert (trained.returncode, shown.returncode) == (FAILED, FAILED)
+
+
+@pytest.mark.skipif(not can_mount(), reason="no small disk can be mounted")
 def test_starts_nothing_on_a_disk_that_is_full(fresh: Desk, raw: Path) -> None:
     done = on_a_small_disk(fresh, "6m", f"{' '.join(OKRUH)} ingest taxi_eta {raw}")
 

@@ -41,7 +41,10 @@ def _from_sqlite(error: sqlite3.Error, root: Path) -> InfraError:
     if code == sqlite3.SQLITE_FULL:
         return Unavailable(f"no space left for lake {root}: free some and try again")
     if code in _UNWRITABLE:
-        return Unavailable(f"lake {root} cannot be opened for writing: check that it exists and its permissions")
+        return Unavailable(
+            f"lake {root} cannot be opened for writing, which who only reads needs as well, for the log beside its "
+            "database: check that it exists and its permissions, or copy it into a folder that can be written"
+        )
     if code in _DAMAGED:
         return Corrupt(f"the database of lake {root} is damaged ({error}): restore the folder from a backup")
     return Unavailable(f"lake {root} does not answer ({error}): check its disk and try again")
