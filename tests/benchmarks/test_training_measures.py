@@ -91,7 +91,11 @@ def test_of_a_category_with_too_many_values_the_rarest_are_missing_to_trees() ->
     assert 0 < inputs.isna().mean() < 0.001
 
 
-def test_retrainings_are_compared_over_all_their_test_rows_with_the_trees_that_do_best() -> None:
+def test_retrainings_are_compared_over_all_their_test_rows_with_the_trees_that_do_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train_quality, "_ALL", {"max_iter": 10})  # as many as it takes to compare them
+    monkeypatch.setattr(train_quality, "_FEW", {"max_iter": 10})
     definition = definitions.load("taxi_eta")
     months = split(definition, "2019-12", "2020-01", "2020-02")
     older, newer = months.train[:1500], months.test[:900]
