@@ -89,7 +89,7 @@ class Orchestration:
         with ExitStack() as started:
             started.enter_context(self._started("server", "start", *address))
             self.wait_until(self._is_up)
-            self.prefect("work-pool", "create", "cpu", "--type", "process")
+            self._api.post("/work_pools/", json={"name": "cpu", "type": "process"}).raise_for_status()
             self.prefect("deploy", "--all")
             started.enter_context(self._started("worker", "start", "--pool", "cpu"))
             yield
@@ -110,6 +110,17 @@ class Orchestration:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+    @contextmanager
+    def scheduled(self, flow: str, every_s: float) -> Iterator[None]:
+        """Have a deployment run again and again during the block."""
+        deployment = self._api.get(f"/deployments/name/{flow}/{MODEL}").raise_for_status().json()["id"]
+        wanted = [{"active": True, "schedule": {"interval": every_s}}]
+        path = f"/deployments/{deployment}/schedules"
+        made = self._api.post(path, json=wanted).raise_for_status().json()
+        yield
+        for one in made:
+            self._api.delete(f"{path}/{one['id']}").raise_for_status()
 
     def find(self, kind: str, **wanted: Any) -> list[dict[str, Any]]:
         """Ask the server for its flows, deployments, automations or flow runs."""
@@ -239,9 +250,8 @@ def deploys_each_flow_once(orchestration: Orchestration) -> None:
 
 
 def monitors_on_a_schedule(orchestration: Orchestration) -> None:
-    orchestration.prefect("deployment", "schedule", "create", f"monitor/{MODEL}", "--interval", "10")
-    orchestration.wait_until(lambda: "COMPLETED" in orchestration.ends("monitor"))
-    orchestration.prefect("deployment", "schedule", "clear", f"monitor/{MODEL}", "--accept-yes")
+    with orchestration.scheduled("monitor", every_s=10):
+        orchestration.wait_until(lambda: "COMPLETED" in orchestration.ends("monitor"))
 
     assert all(run["auto_scheduled"] for run in orchestration.runs("monitor"))
     assert orchestration.runs("retrain") == []
