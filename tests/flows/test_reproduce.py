@@ -292,6 +292,7 @@ def project(tmp_path: Path) -> Path:
     root = tmp_path / "project"
     for package in ("models", "infra", "flows"):
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", "*.parquet"))
+    shutil.copy(ROOT / ".gitignore", root)
     git(tmp_path, "init", "--quiet", str(root))
     git(root, "add", ".")
     git(root, "commit", "--quiet", "--message", "as it was trained")
