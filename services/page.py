@@ -184,7 +184,7 @@ def _range(column: Input) -> str:
         case Time():
             return "wall time there" if column.zone else ""
         case Number():
-            return f"{column.minimum:g} to {column.maximum:g}"
+            return f"{column.minimum:.12g} to {column.maximum:.12g}"
         case Image():
             return f"{images.expected(column)}, as JSON"
         case Category() if len(column.values) > _SELECTED_FROM:

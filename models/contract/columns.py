@@ -391,7 +391,7 @@ def _broken_image(image: Image, contract: Contract) -> str:
         all(bound.is_integer() for bound in bounds) and image.minimum >= 0 and image.maximum <= 255
     ):
         return (
-            f"allows {image.minimum:g} to {image.maximum:g}; a byte holds whole numbers from 0 to 255: give such "
+            f"allows {image.minimum:.12g} to {image.maximum:.12g}; a byte holds whole numbers from 0 to 255: give such "
             "bounds, or say whole=False"
         )
     return ""
@@ -434,8 +434,8 @@ def _broken_lag(lag: Lag, columns: Mapping[str, Feature], categories: Mapping[st
     if not lag.nullable:
         return "must be nullable: the first rows of a series have none"
     if lag.minimum > of.minimum or lag.maximum < of.maximum:
-        wider = f"{of.minimum:g} to {of.maximum:g}"
-        return f"allows {lag.minimum:g} to {lag.maximum:g}; allow what {of.name!r} may be, {wider}"
+        wider = f"{of.minimum:.12g} to {of.maximum:.12g}"
+        return f"allows {lag.minimum:.12g} to {lag.maximum:.12g}; allow what {of.name!r} may be, {wider}"
     return ""
 
 

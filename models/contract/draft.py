@@ -402,7 +402,7 @@ def _seen(column: Number | Category, values: pa.ChunkedArray) -> str:
         numbers = _finite(values)
         infinite = int(np.isinf(_numbers(values)).sum())
         odd = f", {infinite:,} infinite" if infinite else ""
-        return f"{numbers.min():g} to {numbers.max():g}, {np.median(numbers):g} in the middle{gaps}{odd}"
+        return f"{numbers.min():.9g} to {numbers.max():.9g}, {np.median(numbers):.9g} in the middle{gaps}{odd}"
     counted = sorted(pc.value_counts(pc.drop_null(values)).to_pylist(), key=lambda one: -one["counts"])
     often = ", ".join(f"{one['values']} {one['counts'] / len(values):.1%}" for one in counted[:_SHOWN_VALUES])
     more = ", ..." if len(counted) > _SHOWN_VALUES else ""

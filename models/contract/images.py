@@ -68,7 +68,7 @@ def digests(image: Image, cells: Iterable[Any]) -> npt.NDArray[np.uint64]:
 def expected(image: Image) -> str:
     """Say what an image is, in a message."""
     numbers = "whole numbers" if image.whole else "numbers"
-    bounds = f"{image.minimum:g} to {image.maximum:g}" + (f" ({image.unit})" if image.unit else "")
+    bounds = f"{image.minimum:.12g} to {image.maximum:.12g}" + (f" ({image.unit})" if image.unit else "")
     return f"an image of {shown_size(image)} {numbers} from {bounds}, in lists of lists"
 
 
@@ -150,7 +150,7 @@ def _broken(image: Image, found: npt.NDArray[Any]) -> str:
     if found.dtype.kind == "f" and np.isnan(found).any():
         return "a null among its numbers"
     if found.min() < image.minimum or found.max() > image.maximum:
-        return f"outside {image.minimum:g} to {image.maximum:g} {image.unit}".rstrip()
+        return f"outside {image.minimum:.12g} to {image.maximum:.12g} {image.unit}".rstrip()
     if image.whole and found.dtype.kind == "f" and (found % 1).any():
         return "not whole numbers, without whole=False"
     return ""

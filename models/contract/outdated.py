@@ -56,7 +56,7 @@ def _image_rules(image: Image, values: pd.Series) -> Iterator[tuple[str, Broken]
 def _rule(column: Number | Category) -> str:
     if isinstance(column, Category):
         return f"{column.name}: unknown category"
-    return f"{column.name}: outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
+    return f"{column.name}: outside {column.minimum:.12g} to {column.maximum:.12g} {column.unit}".rstrip()
 
 
 def _allowed(column: Number | Category, values: "pd.Series[float] | pd.Series[str]") -> Broken:

@@ -410,7 +410,7 @@ def expected(column: Input) -> str:
     if isinstance(column, Image):
         return images.expected(column)
     if isinstance(column, Number):
-        what = f"a number from {column.minimum:g} to {column.maximum:g} ({column.unit})"
+        what = f"a number from {column.minimum:.12g} to {column.maximum:.12g} ({column.unit})"
     else:
         some = ", ".join(repr(value) for value in column.values[:SHOWN])
         what = f"one of {some}" + (f", ... ({len(column.values)} values)" if len(column.values) > SHOWN else "")

@@ -232,7 +232,7 @@ def _schema(contract: Contract) -> pa.DataFrameSchema:
 def _allowed(column: Number | Category) -> pa.Check:
     if isinstance(column, Category):
         return pa.Check.isin(column.values, error="unknown category")
-    outside = f"outside {column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
+    outside = f"outside {column.minimum:.12g} to {column.maximum:.12g} {column.unit}".rstrip()
     return pa.Check.in_range(column.minimum, column.maximum, error=outside)
 
 

@@ -314,7 +314,7 @@ def _training(card: "Card") -> str:
     ]
     curve = _curve(found) if found is not None and len(found.epochs) > 1 else ""
     settings = [
-        (name, "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value))
+        (name, "none" if value is None else f"{value:.12g}" if isinstance(value, float) else str(value))
         for name, value in together(card.settings, card.network_settings).items()
     ]
     warm = (
@@ -357,7 +357,7 @@ def _column(column: Input, role: str) -> list[str]:
         case Time():
             allowed = f"wall time of {column.zone}" if column.zone else "moment, UTC"
         case Number():
-            allowed = f"{column.minimum:g} to {column.maximum:g} {column.unit}".rstrip()
+            allowed = f"{column.minimum:.12g} to {column.maximum:.12g} {column.unit}".rstrip()
         case Image():
             allowed = images.expected(column)
         case Category():
