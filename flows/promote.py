@@ -26,6 +26,7 @@ from models.deciding import promotion, rollout
 from models.deciding.rollout import Rollout
 from models.deciding.verdict import PromotionReport
 from models.errors import BundleError, ContractError
+from models.evaluating.bootstrap import blocks
 from models.inference import Predictor
 from models.learning.splits import learned_from, unseen
 from models.model import Model
@@ -99,7 +100,7 @@ def judge(
     truth = test[target.name].tolist()
     incumbent_loss_N = losses(target, incumbent_answers, truth)
     candidate_loss_N = losses(target, _answers(candidate, test), truth)
-    verdict = promotion.judge(incumbent, incumbent_loss_N, candidate_loss_N, definition.gate)
+    verdict = promotion.judge(incumbent, incumbent_loss_N, candidate_loss_N, definition.gate, _blocks(definition, test))
     return PromotionReport(
         at=at,
         version=version,
@@ -126,6 +127,13 @@ def _test_rows(definition: Model, lake: Lake, commit: str, judged: list[Card], a
             f"{' and '.join(card.version for card in judged)} may be judged on rows {_judged_on(judged)}"
         )
     return rows.tail(definition.gate.test_rows)
+
+
+def _blocks(definition: Model, test: "pd.DataFrame") -> "npt.NDArray[np.int64]":
+    """Part the rows as a card's intervals do."""
+    if definition.contract.time is None:
+        return blocks(len(test), None)
+    return blocks(len(test), test["event_at"].dt.tz_localize(None).to_numpy("datetime64[s]").astype(np.int64))
 
 
 def _known_to_all(

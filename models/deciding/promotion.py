@@ -1,8 +1,11 @@
 """May a candidate serve? A paired test on rows that neither it nor its early stopping has seen.
 
 For each row d = champion's loss (1 - minimum_gain) - candidate's loss; the candidate wins when the one-sided
-lower confidence bound of the mean of d is above 0 (Student's t; the means of thousands of paired differences are close
-to normal). The test is paired because rows differ far more from each other than two models do on one row.
+lower confidence bound of the mean of d is above 0. The test is paired because rows differ far more from each other than
+two models do on one row. Rows of one block, such as a day, are alike in d: what was learned of Christmas holds on the
+26th. So the deviation of the mean is that of the blocks' sums, and Student's t has one degree of freedom less than
+there are blocks (Cameron and Miller, "A practitioner's guide to cluster-robust inference", 2015, sections II and VI); with
+blocks of one row it is the usual test of means.
 """
 
 from dataclasses import dataclass
@@ -45,8 +48,17 @@ def judge(
     incumbent_loss_N: npt.NDArray[np.float64],
     candidate_loss_N: npt.NDArray[np.float64],
     settings: GateSettings,
+    block_N: npt.NDArray[np.int64] | None = None,
 ) -> Verdict:
-    """Compare losses on the same N rows (`models.contract.answers`); `incumbent` is who is challenged."""
+    """Compare losses on the same N rows (`models.contract.answers`).
+
+    Args:
+        incumbent: who is challenged.
+        incumbent_loss_N: its losses.
+        candidate_loss_N: those of who challenges.
+        settings: what must be proved.
+        block_N: in which block each row lies, from 0, none empty; None, or all in one: rows count as independent.
+    """
     rows = len(candidate_loss_N)
     if rows < settings.minimum_rows:
         return Verdict.no(f"only {rows} test rows, {settings.minimum_rows} are needed")
@@ -57,8 +69,11 @@ def judge(
         return Verdict(allowed=True, reasons=(reason,))
     before, after = float(incumbent_loss_N.mean()), float(candidate_loss_N.mean())
     difference_N = incumbent_loss_N * (1 - settings.minimum_gain) - candidate_loss_N
-    margin = float(stdtrit(rows - 1, 1 - settings.error_rate) * difference_N.std(ddof=1) / np.sqrt(rows))
-    lower = float(difference_N.mean()) - margin
+    gain = float(difference_N.mean())
+    sum_B = difference_N - gain if block_N is None or not block_N.any() else np.bincount(block_N, difference_N - gain)
+    blocks = len(sum_B)
+    deviation = np.sqrt(blocks / (blocks - 1) * np.square(sum_B).sum()) / rows
+    lower = gain - float(stdtrit(blocks - 1, 1 - settings.error_rate) * deviation)
     share = f"{abs(1 - after / before):.1%} {'smaller' if after < before else 'larger'}" if before else "not comparable"
     reason = (
         f"error {after:#.4g} against {before:#.4g} of {incumbent} ({share}) on {rows} rows not trained on; "

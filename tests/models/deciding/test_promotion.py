@@ -121,6 +121,32 @@ def test_a_candidate_just_short_of_the_gain_is_promoted_as_often_as_the_error_ra
     assert stats.binomtest(promoted, runs, error_rate).pvalue > 0.01
 
 
+@pytest.mark.parametrize("runs", [400, pytest.param(20_000, marks=pytest.mark.proof)])
+def test_rows_of_a_day_that_are_alike_make_no_promotion_more_likely(runs: int) -> None:
+    draw, settings = np.random.default_rng(3), GateSettings(minimum_gain=0.02)
+    day_N = np.repeat(np.arange(20), 40)
+    promoted = {"by days": 0, "by rows": 0}
+
+    for _ in range(runs):
+        before = draw.gamma(2.0, 2.0, 800)
+        after = before * 0.98 + draw.normal(0, 1, 800) + draw.normal(0, 0.5, 20)[day_N]
+        promoted["by days"] += judge("v1", before, after, settings, day_N).allowed
+        promoted["by rows"] += judge("v1", before, after, settings).allowed
+
+    assert stats.binomtest(promoted["by days"], runs, settings.error_rate).pvalue > 0.01
+    assert promoted["by rows"] > 3 * settings.error_rate * runs
+
+
+def test_blocks_of_one_row_or_one_block_of_all_count_rows_as_independent() -> None:
+    before, after = drawn_errors(50), drawn_errors(50, seed=1)
+
+    each, one, none = (
+        judge("v1", before, after, GateSettings(), block_N) for block_N in (np.arange(50), np.zeros(50, np.int64), None)
+    )
+
+    assert each == one == none
+
+
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_predictions_that_are_not_finite_lose_and_it_says_whose(broken: float) -> None:
     good = np.full(40, 9.0)
