@@ -4,8 +4,8 @@ For each row d = champion's loss (1 - minimum_gain) - candidate's loss; the cand
 lower confidence bound of the mean of d is above 0. The test is paired because rows differ far more from each other than
 two models do on one row. Rows of one block, such as a day, are alike in d: what was learned of Christmas holds on the
 26th. So the deviation of the mean is that of the blocks' sums, and Student's t has one degree of freedom less than
-there are blocks (Cameron and Miller, "A practitioner's guide to cluster-robust inference", 2015, sections II and VI); with
-blocks of one row it is the usual test of means.
+there are blocks (Cameron and Miller, "A practitioner's guide to cluster-robust inference", 2015, sections II and VI);
+with blocks of one row it is the usual test of means.
 """
 
 from dataclasses import dataclass
