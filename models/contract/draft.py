@@ -38,6 +38,8 @@ _TOLD_ROWS, _FEWEST_TOLD = 100_000, 10
 """Rows on which it is looked whether a column says the target: at most, and at least, as few agree by chance."""
 _ALIKE = 0.9999
 """A correlation of ranks from which on two columns have one order."""
+_LARGEST = 1e37
+"""Networks compute in 32 bits, which hold little more, nor less than its inverse."""
 _A_YEAR_S, _TWO_DAYS_S, _TWO_MONTHS_S = 365 * 86_400, 2 * 86_400, 61 * 86_400
 
 
@@ -157,6 +159,8 @@ def _target(name: str, values: pa.ChunkedArray, task: Task | None) -> tuple[Numb
         if not can_be_number:
             way_out = f"use --task {suggested}" if can_be_class else "choose another target"
             raise ContractError(f"target {name!r} is {kind}, no number: {way_out}")
+        if odd := _beyond(values):
+            raise ContractError(f"target {name!r}: {odd}")
         return _number(name, values, nullable=False), task
     if not can_be_class:
         raise ContractError(
@@ -330,6 +334,8 @@ def _useless(values: pa.ChunkedArray, target: pa.ChunkedArray, label: Number | C
         return f"{what}: let `prepare` make numbers of it"
     if _is_number(values.type) and not len(_finite(values)):
         return "no finite number in any row"
+    if odd := _beyond(values):
+        return odd
     distinct = pc.count_distinct(pc.drop_null(values)).as_py()
     if distinct == 1:
         return f"{pc.drop_null(values)[0].as_py()!r} in each row" + ("" if present == len(values) else ", or empty")
@@ -402,7 +408,9 @@ def _seen(column: Number | Category, values: pa.ChunkedArray) -> str:
         numbers = _finite(values)
         infinite = int(np.isinf(_numbers(values)).sum())
         odd = f", {infinite:,} infinite" if infinite else ""
-        return f"{numbers.min():.9g} to {numbers.max():.9g}, {np.median(numbers):.9g} in the middle{gaps}{odd}"
+        digits = 6 if values.type in (pa.float16(), pa.float32()) else 12  # beyond which there is nothing but noise
+        least, most, middle = (f"{one:.{digits}g}" for one in (numbers.min(), numbers.max(), np.median(numbers)))
+        return f"{least} to {most}, {middle} in the middle{gaps}{odd}"
     counted = sorted(pc.value_counts(pc.drop_null(values)).to_pylist(), key=lambda one: -one["counts"])
     often = ", ".join(f"{one['values']} {one['counts'] / len(values):.1%}" for one in counted[:_SHOWN_VALUES])
     more = ", ..." if len(counted) > _SHOWN_VALUES else ""
@@ -414,6 +422,17 @@ def _distinct(values: pa.ChunkedArray) -> list[int | str]:
     known = (value for value in pc.unique(values).to_pylist() if value is not None and value != "")
     found = [value for value in known if not isinstance(value, float) or math.isfinite(value)]
     return sorted(int(value) if isinstance(value, bool | float) and value == int(value) else value for value in found)
+
+
+def _beyond(values: pa.ChunkedArray) -> str:
+    """Say of numbers that networks cannot compute with them; nothing of others."""
+    if not _is_number(values.type):
+        return ""
+    least, most = _finite(values).min(), _finite(values).max()
+    odd = most if most > -least else least
+    if 1 / _LARGEST <= abs(odd) <= _LARGEST or odd == 0:
+        return ""
+    return f"{odd:g} is no number that 32 bits hold: remove such rows, or let `prepare` make other numbers of it"
 
 
 def _has_fractions(values: pa.ChunkedArray) -> bool:

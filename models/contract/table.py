@@ -80,7 +80,9 @@ def validate(contract: Contract, table: pd.DataFrame, name: str) -> Validated:
     if time and contract.known:
         _add(reasons, table[contract.known] < table[time.name], f"{contract.known}: before {time.name}")
     if contract.unique:
-        _add(reasons, table.duplicated(list(contract.unique)), "duplicate of an earlier row")
+        fitting = table[~table.index.isin(list(reasons))]  # a refused row is no reason against its mended copy
+        again = fitting.duplicated(list(contract.unique)).reindex(table.index, fill_value=False)
+        _add(reasons, again, "duplicate of an earlier row")
     refused = table.index.isin(list(reasons))
     accepted = table[~refused].reset_index(drop=True).astype(_floats(contract, table))
     if time is not None:

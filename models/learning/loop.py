@@ -213,6 +213,8 @@ class _Training:
         report(ended)
         if error is not None:
             self._check(error, f"on validation rows after epoch {epoch}")
+        if not all(torch.isfinite(value).all() for value in self._network.parameters()):
+            self._check(math.nan, f"from step {self.step} on")
         if error is None or error < self._best_error:
             self._best_error, self.best_epoch = math.inf if error is None else error, epoch
             self._best_state = copy.deepcopy(_state(self._network))
@@ -317,10 +319,21 @@ def _restore(network: nn.Module, state: dict[str, Tensor]) -> None:
     """Have a network be what it was."""
     network.load_state_dict(state, strict=False)  # which takes no buffers that are not persistent
     for name, value in network.named_buffers():
-        value.copy_(state.get(name, value))
+        kept = state.get(name, value)
+        if kept.shape != value.shape:
+            owner, _, own = name.rpartition(".")
+            setattr(network.get_submodule(owner), own, kept.clone())
+        elif not torch.equal(kept, value):  # in place, as who trains with this process holds on to it
+            value.copy_(kept)
 
 
 def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise DefinitionError("the network has no parameter that a gradient is asked of: there is nothing to learn")
+    if sparse := [name for name, module in network.named_modules() if getattr(module, "sparse", False) is True]:
+        raise DefinitionError(
+            f"the network's {', '.join(sparse)} has sparse gradients, which AdamW cannot use: sparse=False"
+        )
     tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
     groups = [
         {"params": [p for p in network.parameters() if id(p) not in tables], "lr": settings.learning_rate},

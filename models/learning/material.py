@@ -3,7 +3,7 @@
 A table comes in parts, each cut in three (`models.learning.splits`). One pass prepares what is learned from, a part at
 a time. All of it is kept while it takes no more than it may; a larger table is read again in each epoch, and a sample
 stays for what a network takes from its rows. What one would answer without learning is made of all rows as well, which
-are read once more for it while they take no more as a table.
+are read once more for it where they take little as a table.
 
 Cost of the pass: what is kept twice, for the moment in which its parts become one, and one part of the table.
 """
@@ -24,6 +24,10 @@ from models.learning.splits import Split
 
 TABLE_ROWS = 10_000
 """As many of the rows that are learned from are kept as a table."""
+
+_TABLE_SHARE = 16
+"""All rows are read as a table where that takes at most this part of what may be kept: for a moment it is there twice,
+beside what is kept."""
 
 _SHARE = 4
 """Of a table that is not kept, a sample of at most this part of what may be kept is; it is read in groups of as much,
@@ -157,7 +161,7 @@ class _Gathering:
         if contract.time is None:  # files lie in no order that means anything, and their rows may be sorted
             table = table.sample(min(len(table), TABLE_ROWS), random_state=0, ignore_index=True)
         row_bytes = table.memory_usage(deep=True).sum() / max(1, len(table))
-        few = not streamed and row_bytes * sum(self._counts) <= self._most
+        few = not streamed and row_bytes * sum(self._counts) <= self._most / _TABLE_SHARE
         train = TrainingSet(
             sample=Examples.joined(self._kept) if self._kept else to_examples(contract, none),
             counts=tuple(self._counts),

@@ -48,7 +48,7 @@ class Prepared:
     def __len__(self) -> int:
         return len(self.numbers_NF)
 
-    def __getitem__(self, rows: slice) -> "Prepared":
+    def __getitem__(self, rows: slice | list[int]) -> "Prepared":
         return Prepared(*(array[rows] for array in self.arrays()))
 
     def arrays(self) -> list[npt.NDArray[Any]]:

@@ -113,7 +113,7 @@ def train(
     return Trained(
         onnx=onnx,
         profile=profile.encode(_profile(model, test_columns, tested)),
-        state=save({name: value.contiguous() for name, value in fitted.network.state_dict().items()}),
+        state=save(_each_its_own(fitted.network.state_dict())),
         metrics=measure(contract.target, tested.answers, tested.truth),
         evaluation=evaluate(
             contract,
@@ -226,7 +226,7 @@ def _check_answer(model: "Model", network: object, first: Prepared) -> nn.Module
         raise DefinitionError(f"model {model.name}: `network` gave a {type(network).__name__}, not a torch.nn.Module")
     probe = _with_extremes(model.contract, first)
     _check_arguments(model, network, len(as_tensors(probe)))
-    with torch.inference_mode():  # and in evaluation mode, so that the random state and running means stay as they are
+    with torch.no_grad():  # and in evaluation mode, so that the random state and running means stay as they are
         try:
             answer = network.eval()(*as_tensors(probe))
         except IndexError as error:
@@ -303,6 +303,11 @@ def _one_colour(
 
 def _sizes(contract: Contract) -> str:
     return ", ".join(f"{column.name}: {len(column.values) + 1}" for column in contract.categories) or "there are none"
+
+
+def _each_its_own(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Have what a network shares under two names written under both, which the format wants."""
+    return {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
 
 
 def _load_state(network: nn.Module, state: bytes) -> None:

@@ -43,6 +43,21 @@ def test_describes_each_kind_of_column() -> None:
     assert found.left_out == {}
 
 
+def test_shows_no_digits_that_a_column_does_not_have() -> None:
+    few = np.resize(np.array([0.1, 57.6, 1.36], np.float32), ROWS)
+
+    assert draft(table(few=few), "price").seen["few"] == "0.1 to 57.6, 1.36 in the middle"
+
+
+@pytest.mark.parametrize("odd", [1.7e308, -1e300, 1e-320])
+def test_leaves_out_numbers_that_networks_cannot_compute_with(odd: float) -> None:
+    values = np.where(np.arange(ROWS) == 7, odd, 0.0)
+
+    assert "is no number that 32 bits hold" in draft(table(odd=values), "price").left_out["odd"]
+    with pytest.raises(ContractError, match="target 'odd': .* remove such rows"):
+        draft(table(odd=values), "odd", task="regression")
+
+
 def test_without_a_time_there_is_none() -> None:
     found = draft(table(at=None), "price")
 
@@ -209,7 +224,7 @@ def test_a_column_from_which_the_target_follows_is_told_and_learned_from(target:
         1_000_000 + np.arange(ROWS) % 11,
         1e6 + np.linspace(0, 1e-3, ROWS),
         -2e9 + np.linspace(0, 30, ROWS),
-        np.linspace(-8e307, 8e307, ROWS),
+        np.linspace(-8e36, 8e36, ROWS),
         2**60 + np.arange(ROWS) % 300,
         np.linspace(3, 7, ROWS),
     ],

@@ -109,6 +109,10 @@ def test_keeps_the_first_of_duplicates() -> None:
     checked = validate(CONTRACT, table, "rides.parquet")
 
     assert checked.refused[REASON].tolist() == ["duplicate of an earlier row"]
+    spoilt = rides()
+    spoilt.loc[[0, 4], "distance"] = -1.0
+    mended = validate(CONTRACT, pd.concat([spoilt, rides().iloc[[4]]]), "rides.parquet")
+    assert mended.refused[REASON].tolist() == ["distance: outside 0 to 100 km"] * 2, "the row that was mended is taken"
     assert checked.refused["minutes"].tolist() == [31.0]
 
 

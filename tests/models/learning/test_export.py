@@ -151,6 +151,21 @@ class NotANumberAlone(FirstNumber):
         return numbers[:, 0] + 0 * numbers[:, 0].std()
 
 
+class LessTheFirst(FirstNumber):
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        return numbers[:, 0] - numbers[:1, 0]
+
+
+class SumsUp(FirstNumber):
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        return numbers[:, 0].cumsum(0)
+
+
+class FarFrom0(FirstNumber):
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        return 2000 + numbers[:, 0] - numbers[:, 0].mean()
+
+
 class CountsItsCalls(FirstNumber):
     calls = 0
 
@@ -211,7 +226,9 @@ def test_refuses_a_network_that_does_not_export_faithfully(
         export_and_check(CountsItsCalls(), ride_model, make_rides(100))
 
 
-@pytest.mark.parametrize(("net", "rows"), [(MeanOfTheBatch, 2), (NotANumberAlone, 1)])
+@pytest.mark.parametrize(
+    ("net", "rows"), [(MeanOfTheBatch, 2), (LessTheFirst, 2), (SumsUp, 2), (FarFrom0, 2), (NotANumberAlone, 1)]
+)
 def test_refuses_a_network_that_answers_a_row_by_what_comes_with_it(
     net: type[nn.Module], rows: int, ride_model: Model, make_rides: Callable[..., pd.DataFrame]
 ) -> None:

@@ -145,6 +145,26 @@ def test_refuses_a_training_that_diverges(ride_model: Model, examples: Examples)
     assert kept.content is None
 
 
+def test_refuses_weights_that_its_only_step_has_made_infinite(ride_model: Model, examples: Examples) -> None:
+    with pytest.raises(TrainingDiverged, match="the loss is nan from step 1 on; lower the learning_rate, 1e\\+30 now"):
+        train(ride_model, examples, learning_rate=1e30, weight_decay=1e30, epochs=1, batch_rows=len(examples))
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (lambda: nn.Sequential(nn.ReLU()), "has no parameter that a gradient is asked of"),
+        (lambda: nn.Sequential(nn.Linear(1, 1).requires_grad_(False)), "has no parameter that a gradient is asked of"),
+        (lambda: nn.Sequential(nn.Embedding(2, 1, sparse=True)), "the network's 0 has sparse gradients"),
+    ],
+)
+def test_refuses_a_network_that_cannot_learn(
+    network: Callable[[], nn.Module], said: str, ride_model: Model, examples: Examples
+) -> None:
+    with pytest.raises(DefinitionError, match=said):
+        train(replace(ride_model, network=lambda _: network()), examples)
+
+
 def test_refuses_a_network_whose_validation_error_is_no_number(ride_model: Model, examples: Examples) -> None:
     validation = replace(examples[:9], target_N=np.full(9, np.nan, np.float32))
     with pytest.raises(TrainingDiverged, match="the loss is nan on validation rows after epoch 1;"):

@@ -126,9 +126,9 @@ def test_reads_all_rows_once_more_where_a_table_of_them_is_no_more_than_may_be_k
     rides = make_rides(TABLE_ROWS + 500)
     pieces = [part_of(rides[:4_000]), part_of(rides[4_000:])]
 
-    whole = gather(ride_model.contract, pieces, 9).train.whole()
+    whole = gather(ride_model.contract, pieces, 90).train.whole()
     pd.testing.assert_frame_equal(whole, rides)
-    for memory_mb in (0.3, 0.1):  # a table of them takes more, and so do they as they are learned from
+    for memory_mb in (3, 0.1):  # a table of them takes more, and so do they as they are learned from
         assert len(gather(ride_model.contract, pieces, memory_mb).train.whole()) == TABLE_ROWS
 
 

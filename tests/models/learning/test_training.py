@@ -144,6 +144,41 @@ def test_a_network_without_mistakes_is_trained(ride_model: Model, split: Split) 
     learn(replace(ride_model, network=lambda _: Wrong()), split, SETTINGS, device="cpu", threads=1)
 
 
+class Shares(Wrong):
+    """Has a weight under two names, a buffer of one number that looks like two, and one that gets another shape."""
+
+    ones: Tensor
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.Embedding(3, 1)
+        self.again.weight = self.kind.weight
+        self.register_buffer("ones", torch.ones(1).expand(2), persistent=False)
+        self.register_buffer("seen", torch.zeros(1), persistent=False)
+
+    def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
+        if self.training:
+            self.seen = torch.zeros(3) + self.seen.max() + 1
+        answer: Tensor = (
+            super().forward(numbers, categories, time_parts) * self.ones[0] + self.again(categories[:, 0])[:, 0]
+        )
+        return answer
+
+
+def test_what_a_network_shares_is_kept_under_both_names(ride_model: Model, split: Split) -> None:
+    model = replace(ride_model, network=lambda _: Shares())
+
+    first = learn(model, split, SETTINGS, device="cpu", threads=1)
+    warm = learn(model, split, SETTINGS, device="cpu", threads=1, warm_start=first.state)
+
+    state = load(first.state)
+    assert state.keys() == {"kind.weight", "again.weight"}
+    assert torch.equal(state["kind.weight"], state["again.weight"])
+    assert isinstance(warm.fitted.network, Shares)
+    assert warm.fitted.network.seen.shape == (3,)
+
+
 @pytest.mark.parametrize(
     ("mistake", "said"),
     [
