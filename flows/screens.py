@@ -155,7 +155,8 @@ def tuned(result: "Tuned") -> None:
         _print_prose("what decides: ", shares, style="bold", indent=2)
     best = result.trials[0]
     if result.usual_error and best.error is not None:
-        gain = f"{1 - best.error / result.usual_error:.1%} less than the {figure(result.usual_error)} it began from"
+        less = f"{1 - best.error / result.usual_error:.1%} less than the {figure(result.usual_error)} it began from"
+        gain = less if best.error < result.usual_error else "the definition's own settings; nothing better was found"
         _print_prose("", f"trial {best.number} has the smallest validation error: {figure(best.error)}, {gain}")
     _print(f"okruh runs {result.model} {result.study} compares the trials; add --html for their curves")
     registered(result.model, result.registered)

@@ -5,6 +5,7 @@ new enough; nothing else is read, verified or, from a server, fetched.
 """
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -203,6 +204,9 @@ def _refuse_images(name: str, wanted: Mapping[str, str]) -> None:
         )
 
 
+_COUNTED = re.compile(r"Expected \d+ columns, got")
+
+
 def read_csv(name: str, source: Any, wanted: Mapping[str, str] = MappingProxyType({})) -> pa.Table:
     """Read a CSV file with a header: the wanted columns in their kinds, or all as they seem to be; empty is null.
 
@@ -220,13 +224,22 @@ def read_csv(name: str, source: Any, wanted: Mapping[str, str] = MappingProxyTyp
             arrow_csv.ParseOptions(newlines_in_values=True),
             convert,
         )
+        names = table.column_names
     except KeyError as error:  # whose text names the column, and no other that there is
         lacks = str(error.args[0]).partition("in include_columns")[0].strip()
         raise ContractError(
             f"{name}: {lacks[:1].lower()}{lacks[1:]} is missing; give the file its columns in the first line"
         ) from error
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise ContractError(f"{name}: it cannot be read as CSV ({' '.join(str(error).split())})") from error
+    except UnicodeDecodeError as error:  # of the header; of a value it is one of Arrow's
+        raise ContractError(f"{name}: its header is no UTF-8; save it as CSV in UTF-8") from error
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        way_out = "; columns are parted by commas, and numbers have points" if _COUNTED.search(reason) else ""
+        raise ContractError(f"{name}: it cannot be read as CSV ({reason}){way_out}") from error
+    if len(names) == 1 and ";" in names[0]:
+        raise ContractError(
+            f"{name}: its columns are parted by semicolons; save it with commas, and with decimal points"
+        )
     if not len(table):
         raise ContractError(f"{name}: the table has no rows; nothing to ingest")
     for column in (column for column, kind in wanted.items() if kind == "time"):

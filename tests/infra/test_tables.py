@@ -142,6 +142,19 @@ def test_says_which_moment_of_a_csv_file_is_none(moments: list[str], said: str) 
         tables.read_raw("a.csv", rides().assign(at=moments).to_csv().encode(), WANTED)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfea,b\n1,2\n", "its header is no UTF-8; save it as CSV in UTF-8"),
+        (b"a;b\n1;2\n", "its columns are parted by semicolons; save it with commas, and with decimal points"),
+        (b"a;b\n1,5;2\n", r"Expected 1 columns, got 2.*\); columns are parted by commas, and numbers have points"),
+    ],
+)
+def test_says_how_a_csv_file_is_to_be_written(content: bytes, said: str) -> None:
+    with pytest.raises(ContractError, match=rf"^odd\.csv: .*{said}"):
+        tables.read_csv("odd.csv", io.BytesIO(content))
+
+
 def test_parquet_is_read_as_csv_is_empty_text_as_null_and_whole_numbers_as_gaps_leave_them() -> None:
     table = rides().assign(kind=pd.Series(["bike", "", None]), zone=[7.0, np.nan, 9.0])
     decimals = pa.Table.from_pandas(table.assign(kind=table["kind"].astype("category")))
