@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import pandas as pd
 
 from flows import catalog
@@ -33,7 +34,8 @@ def ingest(model: str, source: str | None = None, branch: str | None = None) -> 
     Rows that break the model's contract go to quarantine with their reasons; a file that breaks it as a whole is
     refused by name and changes nothing. Files that were ingested before are found again: by size and times, without
     being read, where those are as they were, and by their content otherwise. Where partitions are files with a
-    time, rows that another file has already are refused if the contract says what is unique, and counted if not.
+    time, rows that another file has already are refused if the contract says what is unique, and counted if not;
+    once that other file's rows have changed, this one is read again.
 
     Args:
         model: name in the catalog.
@@ -44,7 +46,12 @@ def ingest(model: str, source: str | None = None, branch: str | None = None) -> 
     branch = branch or load_settings().branch
     files = files_to_ingest(definition, source)
     with Sync(definition, branch) as sync:
-        return [_ingest_file(definition, file, branch, sync) for file in files]
+        done = [_ingest_file(definition, file, branch, sync) for file in files]
+        # once more those whose rows were found in a file that has come after them, and changed
+        return [
+            _ingest_file(definition, file, branch, sync) if sync.is_outdated(one) else one
+            for file, one in zip(files, done, strict=True)
+        ]
 
 
 def _ingest_file(definition: Model, file: Path, branch: str, sync: Sync) -> Ingested:
@@ -69,18 +76,27 @@ def _ingest_file(definition: Model, file: Path, branch: str, sync: Sync) -> Inge
 
 def _compared(
     definition: Model, lake: Lake, branch: str, checked: "Validated", name: str
-) -> tuple["Validated", dict[str, int]]:
-    """Refuse rows that other files of the table have, or, where nothing says that rows are unique, count them."""
+) -> tuple["Validated", int, dict[str, str]]:
+    """Refuse rows that other files of the table have, or, where nothing says that rows are unique, count them.
+
+    Returns:
+        What is left, how many of its rows others have, and in which partitions any were found: path and digest.
+    """
     from models.contract.table import set_apart
 
     contract = definition.contract
     if contract.time is None or contract.is_monthly or checked.accepted.empty:
-        return checked, {}
+        return checked, 0, {}
     found = rows_elsewhere(definition, lake, lake.resolve(branch), checked.partition, checked.accepted)
+    if not found:
+        return checked, 0, {}
+    shared_with = {entry.path: entry.digest for entry in found}
     if not contract.unique:
-        return checked, {path: int(again.sum()) for path, again in found.items()}
-    reasons = {int(row): f"duplicate of a row in {path}" for path, again in found.items() for row in again.nonzero()[0]}
-    return (set_apart(contract, checked, reasons, name) if reasons else checked), {}
+        return checked, int(np.logical_or.reduce(list(found.values())).sum()), shared_with
+    reasons = {
+        int(row): f"duplicate of a row in {entry.path}" for entry, again in found.items() for row in again.nonzero()[0]
+    }
+    return set_apart(contract, checked, reasons, name), 0, shared_with
 
 
 def _content(definition: Model, lake: Lake, commit: str, path: str, accepted: pd.DataFrame) -> bytes:
@@ -119,7 +135,7 @@ def ingest_file(model: str, file: str, digest: str, branch: str, key: str) -> di
     raw = tables.read_raw(path.name, content, dict(definition.raw_kinds))
     checked = validate(definition.contract, definition.prepared(raw), path.name)
     lake = assemble(load_settings()).lake(model)
-    checked, repeated = _compared(definition, lake, branch, checked, path.name)
+    checked, repeated_rows, shared_with = _compared(definition, lake, branch, checked, path.name)
     accepted = partition_path(definition, checked.partition)
     note = {
         "kind": "ingest",
@@ -146,6 +162,7 @@ def ingest_file(model: str, file: str, digest: str, branch: str, key: str) -> di
             commit=commit,
             digest=stored.digest,
             refused_digest=quarantined,
-            repeated=repeated,
+            repeated_rows=repeated_rows,
+            shared_with=shared_with,
         )
     )

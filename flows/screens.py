@@ -98,11 +98,12 @@ def ingested(results: "list[Ingested]") -> None:
         reasons.update(one.reasons)
     for reason, count in reasons.most_common(8):
         _print(f"  {count:>9,} {reason}")
-    if again := sum(sum(one.repeated.values()) for one in results):
-        others = sorted({path for one in results for path in one.repeated})
+    if again := sum(one.repeated_rows for one in results):
+        others = sorted({path for one in results if one.repeated_rows for path in one.shared_with})
+        is_, counts, it = ("is", "counts", "it") if again == 1 else ("are", "count", "them")
         _print(
-            f"{again:,} rows are in {some(others)} already and count again; columns that the contract's `unique` names "
-            "have such rows refused"
+            f"{words.counted(again, 'row')} {is_} in {some(others)} already and {counts} again; columns that the "
+            f"contract's `unique` names have {it} refused"
         )
     if reasons:
         _print(f"refused rows, each with its reason, are in the lake under {_folder(results)}")

@@ -1,8 +1,8 @@
 """Which raw files are in the lake already: found out by size and times, without reading them and without Prefect.
 
 A file is taken for ingested where it looks as it did then (see `infra.seen_files`), contract, sources and lake are the
-ones of then, and the branch still has the digests of its accepted and its refused rows. Cost: one look at each file,
-and two listings of the lake a run.
+ones of then, and the branch still has the digests of its accepted and its refused rows, and of the partitions in which
+some of its rows were found. Cost: one look at each file, and two listings of the lake a run.
 """
 
 import hashlib
@@ -41,9 +41,12 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     """sha256 of the partition's accepted rows."""
     refused_digest: str | None
     """sha256 of its refused rows; None where there are none."""
-    repeated: dict[str, int] = {}
-    """How many accepted rows another partition of the table has as well, by its path: they count again. Looked for
-    where partitions are files with a time, and the contract says nothing of what is unique."""
+    repeated_rows: int = 0
+    """How many accepted rows other partitions of the table have as well: they count again. Looked for where partitions
+    are files with a time, and the contract says nothing of what is unique."""
+    shared_with: dict[str, str] = {}
+    """In which other partitions rows of the file were found, accepted or refused: by path, sha256 of each as it was
+    then. As long as all are as they were, the file need not be read again."""
     cached: bool = False
 
 
@@ -148,13 +151,27 @@ class Sync:
         return ingested if self.holds(ingested) else None
 
     def holds(self, found: Ingested) -> bool:
-        """Say whether the lake has what became of a file."""
+        """Say whether the lake has what became of a file, and nothing has changed for which rows were refused."""
+        return self._has(found) and self._has_shared(found)
+
+    def is_outdated(self, found: Ingested) -> bool:
+        """Say whether the lake has what became of a file, but no more the partitions in which its rows were found."""
+        return self._has(found) and not self._has_shared(found)
+
+    def _has(self, found: Ingested) -> bool:
+        held = self._listed()
+        accepted, refused = self._places(found)
+        return (held.get(accepted), held.get(refused)) == (found.digest, found.refused_digest)
+
+    def _has_shared(self, found: Ingested) -> bool:
+        return found.shared_with.items() <= self._listed().items()
+
+    def _listed(self) -> dict[str, str]:
         if self._held is None:
             commit = self._lake.resolve(self._branch)
             folders = (table_prefix(self._definition), _quarantine_prefix(self._definition))
             self._held = {entry.path: entry.digest for folder in folders for entry in self._lake.list(commit, folder)}
-        accepted, refused = self._places(found)
-        return (self._held.get(accepted), self._held.get(refused)) == (found.digest, found.refused_digest)
+        return self._held
 
     def remember(self, file: Path, look: Look, ingested: Ingested) -> None:
         """Take note of what became of a file; files that made its partition before do not hold any more."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from infra import tables
 from infra.dataset import partition_path, table_prefix
-from infra.lake.protocol import Lake
+from infra.lake.protocol import Entry, Lake
 from models.contract import images
 from models.contract.columns import Contract
 from models.model import Model
@@ -25,7 +25,7 @@ _spanned: dict[tuple[str, str], tuple[Any, Any] | None] = {}
 """By digest and column: while a thousand files are ingested, the footers would be opened half a million times."""
 
 
-def rows_elsewhere(model: Model, lake: Lake, commit: str, partition: str, rows: pd.DataFrame) -> dict[str, Repeated]:
+def rows_elsewhere(model: Model, lake: Lake, commit: str, partition: str, rows: pd.DataFrame) -> dict[Entry, Repeated]:
     """Find the rows that other partitions of the table have already: equal in what `unique` names, or else in all.
 
     A partition without these columns, or with others of their names, is of an older contract and has none of the rows.
@@ -35,11 +35,11 @@ def rows_elsewhere(model: Model, lake: Lake, commit: str, partition: str, rows: 
         rows: accepted by the contract, which has a time.
 
     Returns:
-        By the path of each partition that has any: which of the rows.
+        For each partition that has any: which of the rows.
 
     Raises: `ContractError`, `Corrupt`.
     """
-    contract, found = model.contract, dict[str, Repeated]()
+    contract, found = model.contract, dict[Entry, Repeated]()
     time, columns = contract.time_column.name, list(contract.unique or rows.columns)
     first, last = rows[time].min(), rows[time].max()
     asked = _keys(contract, pa.Table.from_pandas(rows[columns], preserve_index=False))
@@ -57,7 +57,7 @@ def rows_elsewhere(model: Model, lake: Lake, commit: str, partition: str, rows: 
             others = file.read(columns).select(columns)
         again = _in_common(asked, _keys(contract, others))
         if again.any():
-            found[entry.path] = again
+            found[entry] = again
     return found
 
 

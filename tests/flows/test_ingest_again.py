@@ -19,6 +19,7 @@ from infra.errors import Unavailable
 from infra.lake.transaction import transaction
 from models.catalog import taxi_eta
 from models.errors import ContractError
+from tests.flows import drafting
 from tests.flows.conftest import MonthMaker, lake
 from tests.flows.drafting import edit, rides
 
@@ -258,13 +259,20 @@ def test_rows_that_another_file_has_are_told_or_where_rows_are_unique_refused(
 
     a, b, c = (ingest("rides", str(tmp_path / f"{name}.csv"))[0] for name in "abc")
     screens.ingested([a, b, c])
+    first[:1].to_csv(tmp_path / "one.csv", index=False)
+    (one,) = ingest("rides", str(tmp_path / "one.csv"))
+    screens.ingested([one])
     told = [line for line in capsys.readouterr().out.splitlines() if "already" in line]
 
-    assert [one.repeated for one in (a, b, c)] == [{}, {"data/rows/a.parquet": 300}, {}]
+    assert [one.repeated_rows for one in (a, b, c, one)] == [0, 300, 0, 1]
+    assert b.shared_with == {"data/rows/a.parquet": a.digest}
     assert b.rows == 400
     assert told[0].startswith(
         "300 rows are in data/rows/a.parquet already and count again; columns that the contract's"
     )
+    assert told[1].startswith("1 row is in data/rows/a.parquet, data/rows/b.parquet already and counts again; ")
+    with transaction(drafting.lake(), "main", "drop", {}) as work:
+        work.delete("data/rows/one.parquet")
 
     edit(drafted, ("    partition=", '    unique=("at", "z"),\n    maximum_refused=0.8,\n    partition='))
     (again,) = ingest("rides", str(tmp_path / "a.csv"))
@@ -273,5 +281,31 @@ def test_rows_that_another_file_has_are_told_or_where_rows_are_unique_refused(
     assert (again.rows, again.reasons) == (1700, {"duplicate of a row in data/rows/b.parquet": 300})
     assert (b.rows, b.reasons) == (300, {"duplicate of a row in data/rows/c.parquet": 100})
     first[-50:].to_csv(tmp_path / "d.csv", index=False)
-    with pytest.raises(ContractError, match=r"^d\.csv: 100% of 50 rows .*: duplicate of a row in data/rows/a"):
+    with pytest.raises(
+        ContractError,
+        match=r"^d\.csv: 100% of 50 rows .*: duplicate of a row in data/rows/a",
+    ):
         ingest("rides", str(tmp_path / "d.csv"))
+
+
+def test_rows_are_not_lost_when_the_file_that_had_them_first_has_them_no_more(drafted: Path, tmp_path: Path) -> None:
+    edit(drafted, ("    partition=", '    unique=("at", "x"),\n    maximum_refused=0.9,\n    partition='))
+    rows, folder = rides(1500), tmp_path / "raw"
+    folder.mkdir()
+
+    def ingested(**files: pd.DataFrame) -> list[int]:
+        for name, part in files.items():
+            part.to_csv(folder / f"{name}.csv", index=False)
+            age(folder / f"{name}.csv")
+        return [one.rows for one in ingest("rides", str(folder))]
+
+    runs = [
+        ingested(a=rows[:1000], b=rows[500:1500]),
+        ingested(a=rows[:400]),
+        ingested(b=rows[900:1500]),
+        ingested(a=rows[:1000]),
+        ingested(b=rows[950:1500]),  # comes after a, of whose rows some were refused for those of b before
+        ingested(),
+    ]
+
+    assert runs == [[1000, 500], [400, 1000], [400, 600], [900, 600], [950, 550], [950, 550]]

@@ -62,7 +62,7 @@ def test_finds_rows_again_whatever_nulls_and_types_others_have(tmp_path: Path) -
 
         found = rows_elsewhere(MODEL, lake, lake.resolve("main"), asked.partition, asked.accepted)
 
-    assert {path.split("/")[-1]: again.tolist() for path, again in found.items()} == {
+    assert {entry.path.split("/")[-1]: again.tolist() for entry, again in found.items()} == {
         "gaps.parquet": [False, False, True, False],
         "half.parquet": [False, False, True, True],
     }
