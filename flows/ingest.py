@@ -21,6 +21,7 @@ from infra.lake.transaction import transaction
 from infra.repeats import rows_elsewhere
 from infra.seen_files import look_at
 from infra.settings import load_settings
+from models.errors import ContractError
 from models.model import Model
 
 if TYPE_CHECKING:
@@ -96,7 +97,13 @@ def _compared(
     reasons = {
         int(row): f"duplicate of a row in {entry.path}" for entry, again in found.items() for row in again.nonzero()[0]
     }
-    return set_apart(contract, checked, reasons, name), 0, shared_with
+    try:
+        return set_apart(contract, checked, reasons, name), 0, shared_with
+    except ContractError as error:  # where the lake has both files already, each is refused for the other
+        raise ContractError(
+            f"{error}; leave out a file whose rows another has: `okruh lake forget {definition.name} --object PATH "
+            "--by NAME --why TEXT` erases what the lake has of it"
+        ) from error
 
 
 def _content(definition: Model, lake: Lake, commit: str, path: str, accepted: pd.DataFrame) -> bytes:

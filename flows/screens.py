@@ -103,7 +103,8 @@ def ingested(results: "list[Ingested]") -> None:
         is_, counts, it = ("is", "counts", "it") if again == 1 else ("are", "count", "them")
         _print(
             f"{words.counted(again, 'row')} {is_} in {some(others)} already and {counts} again; columns that the "
-            f"contract's `unique` names have {it} refused"
+            f"contract's `unique` names have {it} refused. Leave out a file whose rows another has: `okruh lake "
+            "forget MODEL --object PATH --by NAME --why TEXT` erases what the lake has of it"
         )
     if reasons:
         _print(f"refused rows, each with its reason, are in the lake under {_folder(results)}")

@@ -283,7 +283,7 @@ def test_rows_that_another_file_has_are_told_or_where_rows_are_unique_refused(
     first[-50:].to_csv(tmp_path / "d.csv", index=False)
     with pytest.raises(
         ContractError,
-        match=r"^d\.csv: 100% of 50 rows .*: duplicate of a row in data/rows/a",
+        match=r"^d\.csv: 100% of 50 rows .*: duplicate of a row in data/rows/a.*`okruh lake forget rides --",
     ):
         ingest("rides", str(tmp_path / "d.csv"))
 
