@@ -36,19 +36,21 @@ def rows(first: str, **changes: Any) -> pd.DataFrame:
         "zone": pd.array([1, 2, 1, 2], "Int64"),
         "kind": pd.Series(["a", "b", None, "a"], dtype=object),
         "image": [np.array([1, place], np.uint8) for place in range(4)],
-        "y": [1.0, 2.0, 3.0, 4.0],
+        "y": [0.0, 2.0, 3.0, 4.0],
     }
     return pd.DataFrame(table | changes)
 
 
-def test_finds_rows_again_whatever_nulls_and_types_others_have(tmp_path: Path) -> None:
+def test_finds_rows_again_whatever_nulls_and_types_others_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gaps = pd.array([None, 2, 1, 2], "Int64")
     parts = {
         "itself": rows("2020-01-01"),
         "gaps": rows("2020-01-01", zone=gaps, kind=pd.Series([None] * 4, dtype=object)),
         "half": rows("2020-01-03", image=[np.array([1, place + 2], np.uint8) for place in range(4)]).assign(
-            y=[3.0, 4.0, 1.0, 2.0], kind=pd.Series([None, "a", "b", "a"], dtype=object)
+            y=[3.0, 4.0, 0.0, 2.0], kind=pd.Series([None, "a", "b", "a"], dtype=object)
         ),
+        "floats": rows("2020-01-01", zone=[1.0, 2.0, 1.5, 2.0], y=[0, 2, 3, 4]),
+        "unknown": rows("2020-01-01", y=[None, 2.0, 3.0, 4.0]),
         "images": rows("2020-01-01", image=[np.array([9, 9], np.uint8)] * 4),
         "older": rows("2020-01-01").assign(zone="one"),
         "lacking": rows("2020-01-01").drop(columns="zone"),
@@ -61,10 +63,15 @@ def test_finds_rows_again_whatever_nulls_and_types_others_have(tmp_path: Path) -
                 work.put(f"data/rows/{name}.parquet", tables.encode(table))
 
         found = rows_elsewhere(MODEL, lake, lake.resolve("main"), asked.partition, asked.accepted)
+        monkeypatch.delattr(tables, "opened")  # as each is read once
+        again = rows_elsewhere(MODEL, lake, lake.resolve("main"), asked.partition, asked.accepted)
 
-    assert {entry.path.split("/")[-1]: again.tolist() for entry, again in found.items()} == {
+    assert again.keys() == found.keys()
+    assert {entry.path.split("/")[-1]: which.tolist() for entry, which in found.items()} == {
+        "floats.parquet": [True, True, False, True],
         "gaps.parquet": [False, False, True, False],
         "half.parquet": [False, False, True, True],
+        "unknown.parquet": [False, True, True, True],
     }
     refused = set_apart(CONTRACT, asked, {2: "again", 3: "again"}, "itself.parquet").refused
     assert [cell.tolist() for cell in refused["image"]] == [[1, 2], [1, 3]]
