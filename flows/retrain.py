@@ -20,6 +20,7 @@ from models.deciding import retraining
 from models.deciding.retraining import Episode, RetrainingSettings
 from models.deciding.rollout import Rollout
 from models.deciding.verdict import PromotionReport, Verdict
+from models.learning.settings import TrainingSettings
 from models.model import Model
 from models.watching.alarms import Alarm
 
@@ -125,7 +126,7 @@ def _recipe(
     if serving is None:
         raise NotFound(f"{definition.name} has no champion to train on; run `okruh train {definition.name}` first")
     card = registry.load_card(lake, commit, serving.champion)
-    settings = policy.training.flat()
+    settings = msgspec.convert(card.settings, TrainingSettings).with_changes(policy.training).flat()
     if test_from is None:
         settings |= {"validation_share": 0.0, "test_share": card.settings["test_share"]}
     return Recipe(

@@ -50,8 +50,8 @@ class Told:
         tracker: Tracker | None = None,
     ) -> None:
         """Begin a training's record. `tracker`: without it, the platform's."""
-        training = (definition.retraining.training if plan.warm_start else definition.training).flat()
-        usual = together(training, definition.network_settings)
+        changes = definition.retraining.training if plan.warm_start else {}
+        usual = together(definition.training.with_changes(changes).flat(), definition.network_settings)
         settings = together(plan.settings, definition.network_with(plan.network))
         at = datetime.now(UTC)
         begun = Begun(

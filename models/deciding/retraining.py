@@ -7,11 +7,12 @@ have grown by `growth` since the last one (so that their number grows with the l
 nothing more to gain. A second alarm about the same change starts nothing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from models.deciding.verdict import Verdict
 from models.errors import DefinitionError
-from models.learning.settings import TrainingSettings
+from models.learning.settings import Setting, TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +32,23 @@ class RetrainingSettings:
     """At most this many of them."""
     closing_rows: int = 1000
     """A candidate that loses on at least this many test rows ends the episode."""
-    training: TrainingSettings = field(
-        default_factory=lambda: TrainingSettings(
-            epochs=8, batch_rows=256, learning_rate=2e-3, embedding_rate=0.5, weight_decay=0.3
-        )
+    training: Mapping[str, Setting] = field(
+        default_factory=lambda: {
+            "epochs": 8,
+            "batch_rows": 256,
+            "learning_rate": 2e-3,
+            "embedding_rate": 0.5,
+            "weight_decay": 0.3,
+        }
     )
-    """How the champion is trained on. Labels of a changed world are few at first, and those with one of a category's
-    values fewer: its tables learn slowly, and more decays than in a training."""
+    """Training settings, by name, that are others than the champion was trained by. Labels of a changed world are few
+    at first, and those with one of a category's values fewer: its tables learn slowly, and more decays."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot decide. Raises: `DefinitionError` naming the option."""
+        """Refuse settings that cannot decide, or train. Raises: `DefinitionError` naming the option."""
+        if not isinstance(self.training, Mapping):
+            raise DefinitionError('retraining.training must be a mapping of names to values, such as {"epochs": 8}')
+        TrainingSettings().with_changes(self.training)
         if self.growth <= 1 or self.retry_growth <= 1:
             raise DefinitionError("retraining.growth and retraining.retry_growth must be greater than 1")
         if not 0 < self.test_share < 1:

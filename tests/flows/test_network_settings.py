@@ -9,6 +9,7 @@ from flows.runs import Line, changes, runs
 from flows.train import train
 from infra import registry
 from models.catalog.taxi_eta import MODEL
+from models.learning.settings import Setting
 from models.setting_names import together
 from tests.flows.conftest import AS_OF, EPOCHS, THIRD_MONDAY, enthrone, lake
 from tests.flows.test_retrain import raise_alarm
@@ -41,8 +42,9 @@ def test_a_tracker_is_told_of_the_network(trained: Path) -> None:
     assert b"network.zone_size" in recorded.read_bytes()
 
 
-def test_a_champion_is_trained_on_as_the_network_that_it_is(trained: Path) -> None:
-    version = train("taxi_eta", AS_OF, overrides=EPOCHS, network=NARROW).version
+def test_a_champion_is_trained_on_as_the_network_that_it_is_and_by_its_own_settings(trained: Path) -> None:
+    own: dict[str, Setting] = {"loss": "squared", "clip_norm": 1.0, "memory_mb": 30.0, "seed": 3}
+    version = train("taxi_eta", AS_OF, overrides={**EPOCHS, **own}, network=NARROW).version
     enthrone(version, AS_OF)
     raise_alarm()
 
@@ -51,3 +53,6 @@ def test_a_champion_is_trained_on_as_the_network_that_it_is(trained: Path) -> No
     assert done.trained is not None
     card = registry.load_card(lake(), "main", done.trained.version)
     assert (card.warm_start, card.network_settings["width"], width(card.version)) == (version, 48, 48)
+    assert card.settings == MODEL.training.with_changes({**own, **MODEL.retraining.training}).flat()
+    (line,) = runs("taxi_eta", [card.version]).runs
+    assert changes(line) == "clip_norm=1 loss=squared seed=3 memory_mb=30 network.width=48"

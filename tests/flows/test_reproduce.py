@@ -79,7 +79,7 @@ def test_a_warm_started_version_of_a_replay_is_identical_from_the_lake_alone(tra
         learn_from=LEARN_FROM,
         validation_from=datetime(2020, 2, 20, 5, tzinfo=UTC),
         test_from=datetime(2020, 2, 20, 5, tzinfo=UTC),
-        settings=MODEL.retraining.training.with_changes(EPOCHS | {"seed": 3}).flat(),
+        settings=MODEL.training.with_changes({**MODEL.retraining.training, **EPOCHS, "seed": 3}).flat(),
         warm_start=champion(),
     )
     version = run_recipe(MODEL, recipe, "loop-1").version

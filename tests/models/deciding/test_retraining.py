@@ -1,11 +1,13 @@
 """The retraining policy: the whole decision table, and how trainings thin out while labels come."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from models.deciding.retraining import Episode, RetrainingSettings, due
 from models.errors import DefinitionError
+from models.learning.settings import TrainingSettings
 
 SETTINGS = RetrainingSettings(minimum_labels=200, growth=2.0, retry_growth=1.3)
 OPEN = Episode(alarm="a1", labels_now=1000, labels_trained=0, last_lost=False, ended=False)
@@ -82,8 +84,11 @@ def test_trainings_grow_with_the_logarithm_of_the_labels(lost: bool, trained_at:
         ({"test_rows": 0}, "leave no label to judge with"),
         ({"closing_rows": 0}, r"retraining\.closing_rows must lie in 1\.\.test_rows \(4000\), not 0"),
         ({"closing_rows": 4001}, r"retraining\.closing_rows must lie in 1\.\.test_rows \(4000\), not 4001"),
+        ({"training": {"epoch": 8}}, "no training setting is called epoch; there are epochs, "),
+        ({"training": {"epochs": 0}}, r"training\.epochs must be greater than 0, not 0"),
+        ({"training": TrainingSettings()}, r"retraining\.training must be a mapping of names to values, such as"),
     ],
 )
-def test_refuses_settings_that_cannot_decide_by_name(settings: dict[str, float], reason: str) -> None:
+def test_refuses_settings_that_cannot_decide_or_train_by_name(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(DefinitionError, match=reason):
-        RetrainingSettings(**settings)  # type: ignore[arg-type]
+        RetrainingSettings(**settings)
