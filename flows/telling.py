@@ -103,9 +103,9 @@ class Told:
         self.record.add(progress.step, progress.figures(), milestone=progress.ends_epoch)
         self._show(progress)
 
-    @property
     def tracker_run(self) -> str:
-        """What finds the run in the tracker; empty where that keeps nothing of it, which shows while it goes on."""
+        """Wait until it is known whether the tracker keeps the run, and give what finds it there, or nothing."""
+        self._tracked.settle()
         return self._tracked.reference
 
     def ended(self, bundle: Bundle) -> Ended:
@@ -114,7 +114,7 @@ class Told:
         return self._ended("finished", version=card.version, metrics=dict(card.metrics))
 
     def _ended(self, status: Literal["finished", "pruned", "failed", "broken off"], **what: Any) -> Ended:
-        untracked = self.begun.tracker_run != self.tracker_run
+        untracked = self.begun.tracker_run != self._tracked.reference
         return Ended(at=datetime.now(UTC), status=status, untracked=untracked, **what)
 
     def end_trial(self, status: Literal["finished", "pruned"], error: float) -> None:

@@ -129,7 +129,7 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
                 most,
             )
         trained = _learn(definition, material, plan, warm, told.report, checkpoints)
-        made = _bundle(definition, plan, rows.paths, material, trained, commit, told.tracker_run)
+        made = _bundle(definition, plan, rows.paths, material, trained, commit, told.tracker_run())
         bundle = _named_apart(lake, branch, made)
         ended = told.ended(bundle)
         registered = register(lake, branch, bundle, told.record.whole(ended))

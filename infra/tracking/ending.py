@@ -61,6 +61,9 @@ class _Run:
     def reference(self) -> str:
         return self._run.reference
 
+    def settle(self) -> None:
+        self._run.settle()
+
     def log(self, figures: Mapping[str, float], step: int) -> None:
         self._run.log(figures, step)
 

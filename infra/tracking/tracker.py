@@ -44,7 +44,11 @@ class Run(Protocol):
 
     @property
     def reference(self) -> str:
-        """What finds the run again: the W&B run path, or empty where nothing is kept of it."""
+        """What finds the run again: the W&B run path, or empty where nothing is kept of it, as far as is known."""
+        ...
+
+    def settle(self) -> None:
+        """Wait until it is known whether anything is kept of it; where it is not, nothing is."""
         ...
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -72,6 +76,9 @@ class SilentTracker:
     def start(self, project: str, id: str, name: str, config: Config, group: str | None = None) -> Run:  # noqa: A002, ARG002
         """Give a run that keeps nothing."""
         return self
+
+    def settle(self) -> None:
+        """Know it already."""
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Keep nothing."""
@@ -127,10 +134,13 @@ class _WandbRun:
             start_new_session=True,  # Ctrl-C is for the training, which ends the run then
         )
         self._start = start
+        self._left_s = start.wait_s
+        """For how long it may still be waited for."""
         self._over = False
         """Whether nothing is recorded any more."""
-        self._in_vain = False
-        """Whether nothing ever was."""
+        self._started = False
+        """Whether something ever was, in time."""
+        self._settled = threading.Event()
         self._dropped = False
         self._waiting: Queue[Message] = Queue(QUEUED)
         self._waiting.put(start)
@@ -141,7 +151,13 @@ class _WandbRun:
 
     @property
     def reference(self) -> str:
-        return "" if self._in_vain else f"{self._start.project}/{self._start.id}"
+        return "" if self._over and not self._started else f"{self._start.project}/{self._start.id}"
+
+    def settle(self) -> None:
+        began = monotonic()
+        if not self._settled.wait(self._left_s):
+            self._over = True
+        self._left_s = max(0.0, self._left_s - (monotonic() - began))
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         if self._over:
@@ -154,24 +170,22 @@ class _WandbRun:
             self._dropped = True
 
     def finish(self, outcome: Outcome | Score | None) -> None:
-        until = monotonic() + self._start.wait_s
+        until = monotonic() + self._left_s
         try:
             if self._sending.is_alive():
-                self._waiting.put(Finish(outcome=outcome), timeout=self._start.wait_s)
+                self._waiting.put(Finish(outcome=outcome), timeout=self._left_s)
             self._process.wait(max(0.0, until - monotonic()))
         except (Full, subprocess.TimeoutExpired):
             self._over = True
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            logger.warning(
-                "tracking has not ended within %g s and was broken off; `wandb sync %s` sends what is recorded of it",
-                self._start.wait_s,
-                self._place(),
-            )
+            what = "ended" if self._started else "started"
+            then = f"`wandb sync {self._place()}` sends what is recorded of it" if self._started else "nothing is kept"
+            logger.warning("tracking has not %s within %g s and was broken off; %s", what, self._start.wait_s, then)
         self._hearing.join(_SOON_S)
 
     def _place(self) -> Path:
-        """Name the run's own folder, or the one of all runs where there is none yet."""
+        """Name the run's own folder."""
         runs = Path(self._start.folder) / "wandb"
         return next(runs.glob(f"offline-run-*-{self._start.id}"), runs)
 
@@ -192,11 +206,15 @@ class _WandbRun:
         with self._process.stdout as pipe:
             for line in pipe:
                 said.append(line.decode(errors="replace").strip())
-                if said[-1] not in (recorder.STARTED, recorder.FINISHED):
+                if said[-1] == recorder.STARTED:
+                    self._started = not self._over
+                    self._settled.set()
+                elif said[-1] != recorder.FINISHED:
                     logger.warning("tracking: %s", said[-1])
         if not self._over and (not said or said == [recorder.STARTED]):
             logger.warning("tracking: the process that records this run has ended before it")
-        self._over, self._in_vain = True, recorder.STARTED not in said
+        self._over = True
+        self._settled.set()
 
 
 def make_tracker(settings: Settings) -> Tracker:

@@ -76,15 +76,19 @@ def test_a_tracker_changes_nothing_about_a_training(
     first, second = (
         registry.load_bundle(lake(), branch, one.version) for branch, one in (("main", untracked), ("tracked", tracked))
     )
-    assert (tracked.cached, second.card.origin.tracker_run != "") == (False, True)
+    assert not tracked.cached
+    if do is unseen:  # what is killed or hangs may have kept nothing yet
+        assert second.card.origin.tracker_run != ""
     assert (second.onnx, second.state, second.card.metrics) == (first.onnx, first.state, first.card.metrics)
     assert not [one for one in psutil.Process().children() if "infra.tracking.recorder" in one.cmdline()]
 
 
+@pytest.mark.parametrize("product", ["raise ImportError('broken')", "import signal\nsignal.pause()"])
 def test_a_run_of_which_the_tracker_keeps_nothing_is_named_nowhere(
-    trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, product: str
 ) -> None:
-    (tmp_path / "wandb.py").write_text("raise ImportError('broken')")
+    (tmp_path / "wandb.py").write_text(product)
+    monkeypatch.setenv("OKRUH_TRACKING_WAIT_S", "1")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("OKRUH_TRACKING", "offline")
 

@@ -25,6 +25,9 @@ class HeldUpRun:
     def log(self, figures: Mapping[str, float], step: int) -> None:
         self.steps.append(step)
 
+    def settle(self) -> None:
+        pass
+
     def finish(self, outcome: Outcome | Score | None) -> None:
         self._may_end.wait()
         if outcome is None:
