@@ -5,7 +5,8 @@ so far, and the trial that it was at. What is drawn follows from the seed, from 
 them count, so that a search that was broken off and goes on, one trial at a time, tries what it would have tried.
 
 Without a database's address everything is in a file of SQLite, and one process at a time is at a study of a home. In a
-shared database trials that another home left running are let be: they may be at work.
+shared database trials that another home left running are let be: they may be at work. So is what was begun there and
+has no home yet.
 """
 
 import fcntl
@@ -75,9 +76,12 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 class Study:
     """One search, of which this process alone takes trials in this home."""
 
-    def __init__(self, study: optuna.Study, home: str, space: Space, seed: int) -> None:
+    def __init__(self, study: optuna.Study, home: str, alone: bool, space: Space, seed: int) -> None:
+        """Prepare to take trials. `alone`: whether no other home does."""
         self._study = study
         self._home = home
+        # A kill may come between a trial's beginning and its home's name
+        self._ours = (home, None) if alone else (home,)
         self._seed = seed
         self._axes = {name: _distribution(axis) for name, axis in space.items()}
         self._running: dict[int, optuna.Trial] = {}
@@ -99,7 +103,7 @@ class Study:
                     {name: value for name, value in usual.items() if name in space and value in space[name]}
                 )
             left = [
-                one for one in trials if one.state == TrialState.RUNNING and one.user_attrs.get(_HOME) == self._home
+                one for one in trials if one.state == TrialState.RUNNING and one.user_attrs.get(_HOME) in self._ours
             ]
             for one in left:
                 self._break_off(one, 1)
@@ -128,8 +132,10 @@ class Study:
             return False
         # First what remains to be done: a kill in between leaves it to be found once more
         queued = {other.user_attrs.get(_AGAIN) for other in self._study.get_trials(deepcopy=False)}
-        if one.number not in queued and one.params.keys() == self._axes.keys():
-            self._study.enqueue_trial(one.params, user_attrs={_AGAIN: one.number, _LOSSES: losses})
+        # What was not drawn whole is drawn again, but for what it was told to be
+        params = one.params if one.params.keys() == self._axes.keys() else one.system_attrs.get("fixed_params")
+        if one.number not in queued and params:
+            self._study.enqueue_trial(params, user_attrs={_AGAIN: one.number, _LOSSES: losses})
         self._note(one, _STATUS, "broken off")
         self._study.tell(one.number, state=TrialState.FAIL)
         return True
@@ -219,7 +225,7 @@ class Studies:
                 pruner = optuna.pruners.MedianPruner(n_startup_trials=JUDGED_BY, n_warmup_steps=JUDGED_FROM)
                 study = optuna.create_study(storage=storage, study_name=name, pruner=pruner, load_if_exists=True)
             try:
-                yield Study(study, home, space, seed)
+                yield Study(study, home, self._address is None, space, seed)
             finally:
                 storage.remove_session()
                 storage.engine.dispose()

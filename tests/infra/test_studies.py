@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from optuna import Trial as OptunasTrial
 
 from infra.errors import Conflict, Misconfigured, Unavailable
 from infra.studies import FIRST_AT_RANDOM, LOSSES, Studies, Study, Trial, Value, best_first, name_of
@@ -21,6 +23,12 @@ USUAL: dict[str, Value] = {
     "training.epochs": 3,
 }
 MANY = FIRST_AT_RANDOM + 6
+KILLED = {0: "_suggest", 3: "report", 9: "set_user_attr", 11: "_suggest"}
+"""After how many trials a process is killed, and at which of Optuna's steps of the next one."""
+
+
+class Killed(BaseException):
+    """A kill, for what is in a database after it."""
 
 
 @pytest.fixture
@@ -85,18 +93,19 @@ def test_a_study_that_is_opened_again_goes_on_as_if_it_had_not_been_left(tmp_pat
         run(study, MANY)
         undisturbed = drawn(study.trials())
 
-    for place in range(MANY):
+    for count in range(MANY + 1):
         with parted.open("one", SPACE, 0) as study:
             broken_off = study.begin(USUAL, SPACE)
-            run(study, 1)
-            if place == 3:
-                study.report(study.ask().number, 1, 1.0)  # and nothing more is told of it
-        assert broken_off == (place == 4)
+            run(study, min(count, 1))
+            if count in KILLED:
+                with patch.object(OptunasTrial, KILLED[count], side_effect=Killed), pytest.raises(Killed):
+                    run(study, 1)
+        assert broken_off == (count - 1 in KILLED)
 
     with parted.open("one", SPACE, 0) as study:
         trials = study.trials()
     assert drawn(trials) == undisturbed
-    assert [one.status for one in trials].count("broken off") == 1
+    assert [one.status for one in trials].count("broken off") == len(KILLED)
 
 
 def test_a_trial_that_is_broken_off_again_has_failed(studies: Studies) -> None:
