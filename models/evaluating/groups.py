@@ -70,7 +70,7 @@ def _of_categories(column: Category, values: npt.NDArray[np.generic]) -> Groups:
     else:
         named = [value for value in column.values if value in known]
     place = {value: number for number, value in enumerate(named)}
-    names = (*map(str, named), OTHERS, MISSING)
+    names = (*(repr(value) if value in (MISSING, OTHERS) else str(value) for value in named), OTHERS, MISSING)
     by_value = [
         len(named) + 1 if value in ("", MISSING_CODE) else place.get(value, len(named)) for value in found.tolist()
     ]

@@ -12,7 +12,7 @@ CONTRACT = Contract(
     time=Time(name="at", zone="Europe/Prague", parts=(TimePart.HOUR,)),
     features=(
         Number(name="size", unit="m", minimum=0, maximum=100, nullable=True),
-        Category(name="kind", values=("bike", "car", "foot"), nullable=True),
+        Category(name="kind", values=("bike", "car", "foot", "(missing)", "(other values)"), nullable=True),
         Category(name="zone", values=tuple(range(1, 101)), nullable=True),
     ),
     target=Number(name="minutes", unit="min", minimum=0, maximum=100),
@@ -28,9 +28,11 @@ def told(one: Slice, columns: GraphInputs) -> list[str]:
 
 
 def test_the_values_of_a_category_are_groups() -> None:
-    kinds = np.array(["car", "bike", "", "car"], object)
+    kinds = np.array(["car", "bike", "", "car", "(missing)", "(other values)", "tram"], object)
 
-    assert told(Slice(column="kind"), {"kind": kinds}) == ["car", "bike", "(missing)", "car"]
+    found = told(Slice(column="kind"), {"kind": kinds})
+
+    assert found == ["car", "bike", "(missing)", "car", "'(missing)'", "'(other values)'", "(other values)"]
 
 
 def test_of_many_values_the_frequent_ones_are_groups() -> None:
