@@ -26,8 +26,9 @@ def processes() -> int:
 
 def in_company(run: Callable[[], R]) -> R | None:
     """Run a flow, in the leading process where there are more; the others take part, and give None."""
-    if processes() == 1:
+    if (count := processes()) == 1:
         return run()
+    _check_told(count)
     from flows.train import take_part
     from infra.settings import load_settings
     from models.learning.devices import choose_device
@@ -41,3 +42,16 @@ def in_company(run: Callable[[], R]) -> R | None:
         while (task := world.tell(None)) is not None:
             take_part(task)
     return None
+
+
+def _check_told(count: int) -> None:
+    """Refuse to be one of several without what `torchrun` tells each. Raises: `Misconfigured`."""
+    below = {"RANK": count, "LOCAL_RANK": count, "MASTER_PORT": 2**16}
+    for name in (*below, "MASTER_ADDR"):
+        said = os.environ.get(name, "")
+        is_number = said.isascii() and said.isdigit()
+        if not said or (name in below and not (is_number and int(said) < below[name])):
+            raise Misconfigured(
+                f"WORLD_SIZE says that {count} processes train together, but {name} is "
+                f"{repr(said) if said else 'not set'}; have `torchrun` start them, which tells each all of that"
+            )

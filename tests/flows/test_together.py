@@ -10,11 +10,14 @@ import pytest
 from prefect.server.api.server import SubprocessASGIServer
 
 from flows.reproduce import reproduce
+from flows.together import in_company
 from flows.train import train
 from infra import registry
+from infra.errors import Misconfigured
 from infra.provenance import ROOT
 from tests.flows.conftest import AS_OF, EPOCHS, lake
 
+TOLD = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "flows.cli")
 
 
@@ -42,3 +45,23 @@ def test_two_processes_train_and_one_registers(trained: Path) -> None:
     again_by_two = reproduce("taxi_eta", first["version"])
     assert again_by_two.environment.computed_now is not None
     assert (again_by_two.verdict, again_by_two.environment.computed_now.processes) == ("identical", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("RANK", "x", "RANK is 'x'"),
+        ("RANK", "2", "RANK is '2'"),
+        ("LOCAL_RANK", "", "LOCAL_RANK is not set"),
+        ("MASTER_PORT", "65536", "MASTER_PORT is '65536'"),
+        ("MASTER_ADDR", "", "MASTER_ADDR is not set"),
+    ],
+)
+def test_one_of_several_that_torchrun_has_not_told_which_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    for each, usual in (TOLD | {name: value}).items():
+        monkeypatch.setenv(each, usual)
+
+    with pytest.raises(Misconfigured, match=f"2 processes train together, but {said}; have `torchrun` start them"):
+        in_company(lambda: None)
