@@ -241,7 +241,10 @@ def _allowed(column: Number | Category) -> pa.Check:
 def _check_whole(contract: Contract, name: str, refusals: list[str], accepted: pd.DataFrame, partition: str) -> None:
     rows = len(accepted) + len(refusals)
     if len(refusals) / rows > contract.maximum_refused:
-        often = ", ".join(f"{reason} ({count} rows)" for reason, count in list(_counted(refusals).items())[:3])
+        often = ", ".join(
+            f"{reason} ({count} {'row' if count == 1 else 'rows'})"
+            for reason, count in list(_counted(refusals).items())[:3]
+        )
         raise ContractError(
             f"{name}: {len(refusals) / rows:.0%} of {rows} rows break the contract, at most "
             f"{contract.maximum_refused:.0%} may (`maximum_refused`): {often}"
