@@ -54,7 +54,7 @@ def test_leaves_out_numbers_that_networks_cannot_compute_with(odd: float) -> Non
     values = np.where(np.arange(ROWS) == 7, odd, 0.0)
 
     assert "is no number that 32 bits hold" in draft(table(odd=values), "price").left_out["odd"]
-    with pytest.raises(ContractError, match="target 'odd': .* remove such rows"):
+    with pytest.raises(ContractError, match=r"target 'odd': .* remove such rows"):
         draft(table(odd=values), "odd", task="regression")
 
 

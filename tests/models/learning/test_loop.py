@@ -154,7 +154,10 @@ def test_refuses_weights_that_its_only_step_has_made_infinite(ride_model: Model,
     ("network", "said"),
     [
         (lambda: nn.Sequential(nn.ReLU()), "has no parameter that a gradient is asked of"),
-        (lambda: nn.Sequential(nn.Linear(1, 1).requires_grad_(False)), "has no parameter that a gradient is asked of"),
+        (
+            lambda: nn.Sequential(nn.Linear(1, 1).requires_grad_(requires_grad=False)),
+            "has no parameter that a gradient is asked of",
+        ),
         (lambda: nn.Sequential(nn.Embedding(2, 1, sparse=True)), "the network's 0 has sparse gradients"),
     ],
 )
