@@ -57,7 +57,7 @@ def test_validation_keeps_most_trips_and_refuses_the_odd_ones_with_their_reasons
         "trip_miles: outside 0.1 to 50 miles": 294,
         "trip_minutes: outside 1 to 120 minutes": 186,
         "fare_usd: outside 2.5 to 250 USD": 69,
-        "duplicate of an earlier row": 8,
+        "duplicate of an earlier row": 7,
     }
 
 
