@@ -130,7 +130,7 @@ def _test_rows(definition: Model, lake: Lake, commit: str, judged: list[Card], a
 
 
 def _blocks(definition: Model, test: "pd.DataFrame") -> "npt.NDArray[np.int64]":
-    """Part the rows as a card's intervals do."""
+    """Part the rows as a card's intervals do, but by days of UTC."""
     if definition.contract.time is None:
         return blocks(len(test), None)
     return blocks(len(test), test["event_at"].dt.tz_localize(None).to_numpy("datetime64[s]").astype(np.int64))

@@ -28,6 +28,9 @@ GROUP_ROWS = 64 * 1024
 _GROUP_BYTES = 16 << 20
 """Of rows that hold lists fewer are, of so many bytes: writing them takes a dozen times that."""
 
+_COUNTED = re.compile(r"Expected \d+ columns, got")
+"""What Arrow says of a file whose columns are parted by something else than commas."""
+
 
 def encode(table: pd.DataFrame) -> bytes:
     """Write a table as Parquet; its index is dropped."""
@@ -202,9 +205,6 @@ def _refuse_images(name: str, wanted: Mapping[str, str]) -> None:
         raise ContractError(
             f"{name}: column {images[0]!r} is an image, which no CSV file holds: use Parquet, with lists"
         )
-
-
-_COUNTED = re.compile(r"Expected \d+ columns, got")
 
 
 def read_csv(name: str, source: Any, wanted: Mapping[str, str] = MappingProxyType({})) -> pa.Table:

@@ -203,7 +203,7 @@ class _Training:
             steps = self.step - step_before
             mean = float(self._world.mean((self._loss_sum - sum_before) / steps))
             report(self._progress(epoch, mean))
-            self._check(mean, f"by step {self.step} of {self._steps}")
+            self._check(mean, f"the loss is {mean} by step {self.step} of {self._steps}")
             if self._world.tell(kept.due()):
                 kept.save(self.state())
         loss = float(self._world.mean(self._loss_sum / self._epoch_steps))
@@ -212,19 +212,19 @@ class _Training:
         self.history.append(ended.figures())
         report(ended)
         if error is not None:
-            self._check(error, f"on validation rows after epoch {epoch}")
+            self._check(error, f"the loss is {error} on validation rows after epoch {epoch}")
         if not all(torch.isfinite(value).all() for value in self._network.parameters()):
-            self._check(math.nan, f"from step {self.step} on")
+            self._check(math.nan, f"weights are no finite numbers after step {self.step}")
         if error is None or error < self._best_error:
             self._best_error, self.best_epoch = math.inf if error is None else error, epoch
             self._best_state = copy.deepcopy(_state(self._network))
         self._loss_sum.zero_()
 
-    def _check(self, loss: float, when: str) -> None:
+    def _check(self, figure: float, said: str) -> None:
         """Refuse to go on where nothing can be learned any more, before a checkpoint keeps it."""
-        if not math.isfinite(loss):
+        if not math.isfinite(figure):
             raise TrainingDiverged(
-                f"training: the loss is {loss} {when}; lower the learning_rate, {self._settings.learning_rate:g} now "
+                f"training: {said}; lower the learning_rate, {self._settings.learning_rate:g} now "
                 "(training.learning_rate)"
             )
 

@@ -53,7 +53,7 @@ class TrainingSet:
     table: pd.DataFrame
     """At most `TABLE_ROWS` of them: the newest, in the order of time; without a time some of all, in no order."""
     whole: Callable[[], pd.DataFrame]
-    """Reads all as a table; gives `table` where they would take more than may be kept."""
+    """Reads all as a table; gives `table` where they would take more than a small part of what may be kept."""
 
     def __len__(self) -> int:
         return sum(self.counts)
