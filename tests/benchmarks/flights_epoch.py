@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.flights_epoch MEMORY_MB
 
-The lake is that of OKRUH_HOME. Printed is JSON: rows, seconds and bytes. Reading, cutting, preparing and learning
-count, and the network's answers to the rows that stop the training; what is imported does not.
+The lake is that of OKRUH_HOME. Printed is JSON: rows, seconds and bytes. The seconds are those of reading, cutting,
+preparing and learning, and of the network's answers to the rows that stop the training. The bytes are of the whole
+training: the graph, its proof and the evaluation as well. What is imported does not count.
 """
 
 import gc
@@ -13,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
-import torch
 
 from flows.recipes import Recipe, cut
 from infra.assembly import assemble
@@ -22,9 +22,9 @@ from infra.lake.protocol import Lake
 from infra.settings import load_settings
 from infra.tables import opened
 from models import definitions
-from models.learning.devices import repeatable
+from models.learning.loop import NoCheckpoints, Progress
 from models.learning.settings import TrainingSettings
-from models.learning.training import fit, make_network
+from models.learning.training import train
 from models.model import Model
 
 MODEL = "flight_delay"
@@ -46,23 +46,39 @@ class Epoch(msgspec.Struct, frozen=True):
     """Bytes of all rows' columns that are read, as Arrow holds them."""
 
 
+class _Clock(NoCheckpoints):
+    """Notes when a training begins to learn, and when it has."""
+
+    began = ended = 0.0
+
+    def load(self) -> None:
+        """Be asked before the first step."""
+        self.began = time.perf_counter()
+
+    def report(self, progress: Progress) -> None:
+        """Be told of each epoch's end."""
+        self.ended = time.perf_counter()
+
+
 def main(memory_mb: float) -> None:
     """Measure."""
     definition, settings = definitions.load(MODEL), load_settings()
     lake = assemble(settings).existing_lake(MODEL)
     training = definition.training.with_changes({"epochs": 1, "memory_mb": memory_mb})
-    _learn(definition, lake, training, _END - timedelta(days=16))  # so that all is imported, and threads are there
+    _train(definition, lake, training, _END - timedelta(days=16))  # so that all is imported, and threads are there
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew (proc(5))
-    before, began = _status("VmRSS"), time.perf_counter()
-    rows, read = _learn(definition, lake, training, None)
-    seconds = time.perf_counter() - began
+    before = _status("VmRSS")
+    rows, read_s, learned_s = _train(definition, lake, training, None)
     peak = _status("VmHWM") - before
-    found = Epoch(rows, seconds, read - began, peak, _columns(definition, lake))
+    found = Epoch(rows, read_s + learned_s, read_s, peak, _columns(definition, lake))
     sys.stdout.write(msgspec.json.encode(found).decode())
 
 
-def _learn(definition: Model, lake: Lake, training: TrainingSettings, learn_from: datetime | None) -> tuple[int, float]:
+def _train(
+    definition: Model, lake: Lake, training: TrainingSettings, learn_from: datetime | None
+) -> tuple[int, float, float]:
+    """Train, and give the rows that are learned from, and the seconds of reading and of learning them."""
     test_from = _END - timedelta(days=training.test_days)
     plan = Recipe(
         as_of=_END,
@@ -71,12 +87,11 @@ def _learn(definition: Model, lake: Lake, training: TrainingSettings, learn_from
         test_from=test_from,
         settings=training.flat(),
     )
-    with repeatable(training.seed, load_settings().train_threads):
-        material = cut(definition, known_rows(definition, lake, "main", _END, learn_from), plan)
-        read = time.perf_counter()
-        network = make_network(definition, material, {})
-        fit(definition, network, material, training, torch.device("cpu"))
-    return len(material.train), read
+    threads, clock, began = load_settings().train_threads, _Clock(), time.perf_counter()
+    material = cut(definition, known_rows(definition, lake, "main", _END, learn_from), plan)
+    read_s = time.perf_counter() - began
+    train(definition, material, training, device="cpu", threads=threads, report=clock.report, checkpoints=clock)
+    return len(material.train), read_s, clock.ended - clock.began
 
 
 def _columns(definition: Model, lake: Lake) -> int:

@@ -1,7 +1,7 @@
-"""What an epoch over 3,000,000 flights costs: in time as the table grows, in memory beside the columns that are used.
+"""What an epoch over 3,000,000 flights costs in time as the table grows, and a training of one in memory.
 
 Tables have a quarter, a half and all of the flights of each month. A table is kept in memory, prepared, or streamed
-from the lake in parts, with a quarter of its columns' size in memory. An epoch is measured in a process of its own.
+from the lake in parts, with a quarter of its columns' size in memory. Each training has a process of its own.
 """
 
 import statistics
@@ -55,7 +55,7 @@ def growth(starts: Sequence[Sequence[Epoch]]) -> Figure:
 
 
 def memory(name: str, epochs: Sequence[Epoch]) -> Figure:
-    """Compare the most memory that an epoch added with the columns that it read."""
+    """Compare the most memory that a training of one epoch added with the columns that it read."""
     peak = max(epoch.peak for epoch in epochs)
     return Figure(
         name=f"flights, {name}: peak memory / columns used",
