@@ -22,7 +22,7 @@ def load(name: str) -> Model:
 
 
 def files(name: str) -> DefinitionFiles:
-    """Read what a definition outside the checkout consists of; nothing of one that the checkout has."""
+    """Read what a definition consists of."""
     definitions.look_in(load_settings().catalog)
     return definitions.files(name)
 

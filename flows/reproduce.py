@@ -1,10 +1,10 @@
 """Reproduce: is a version still what its card says, trained again from the lake by the code that made it?
 
-No flow, and nothing of Prefect: beside the lake only the git checkout is asked. The recorded commit, and a definition
-that the bundle keeps because git does not, are written into a folder of their own under OKRUH_HOME, which is removed
-afterwards. They train there in a fresh process, on the recorded data commit, with the recorded settings, seed, warm
-start, device, threads and number of processes; no cache and no checkpoint is read, nothing is registered or tracked. It
-costs what the training did, and some ten seconds more.
+No flow, and nothing of Prefect: beside the lake only the git checkout is asked. The recorded commit, and the definition
+that the bundle keeps, are written into a folder of their own under OKRUH_HOME, which is removed afterwards. They train
+there in a fresh process, on the recorded data commit, with the recorded settings, seed, warm start, device, threads and
+number of processes; no cache and no checkpoint is read, nothing is registered or tracked. It costs what the training
+did, and some ten seconds more.
 """
 
 import os
@@ -28,7 +28,7 @@ from infra.lake.transaction import transaction
 from infra.settings import Settings, load_settings
 from models.bundle import Bundle, Card, Computed, check_name
 from models.deciding.reproduction import TOLERANCE, Likeness, Part, compare, judge
-from models.definition_files import unpack, unpack_into
+from models.definition_files import gather, unpack, unpack_into
 from models.errors import BundleError, DefinitionError
 
 ENTRY = "flows/train_again.py"
@@ -36,7 +36,7 @@ ENTRY = "flows/train_again.py"
 
 REPORTS = "reports/reproductions/"
 
-_PASSED = ("HOME", "CATALOG", "LAKE", "LAKEFS_ACCESS_KEY_ID", "LAKEFS_SECRET_ACCESS_KEY")
+_PASSED = ("HOME", "LAKE", "LAKEFS_ACCESS_KEY_ID", "LAKEFS_SECRET_ACCESS_KEY")
 """Settings that a fresh process is told, beside how to train; code of an earlier commit refuses those it lacks."""
 
 _OURS = "okruh: "
@@ -63,7 +63,7 @@ class Code(msgspec.Struct, frozen=True, kw_only=True):
     same_sources: bool
     """Whether the digest of the sources is that in the card."""
     definition: str | None = None
-    """Which definition it was, where it is none of the code's own."""
+    """Which definition it was; None where it is the code's own."""
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +128,7 @@ def reproduce(
     with checkout.own_folder(settings.home / "tmp", "reproduce") as folder:
         sources, again = folder / "code", folder / "again"
         used = _bring_code(then, sources, code)
-        where, definition = _bring_definition(then, sources, folder / "catalog")
+        where, definition = _bring_definition(then, sources, of_code=code is not None)
         again.mkdir()
         _train([model, version, ref, str(again)], then.card, sources, environment | where)
         now = Bundle.from_files({file.name: file.read_bytes() for file in again.iterdir()})
@@ -242,30 +242,38 @@ def _sources_here(bundle: Bundle) -> str:
     return provenance.source_digest(unpack(bundle.definition))
 
 
-def _bring_definition(bundle: Bundle, sources: Path, folder: Path) -> tuple[dict[str, str], str | None]:
-    """Write the definition that a bundle keeps into a new folder, unless the sources have one themselves.
+def _bring_definition(bundle: Bundle, sources: Path, of_code: bool) -> tuple[dict[str, str], str | None]:
+    """Write the definition that a bundle keeps over that of the sources.
+
+    Args:
+        of_code: whether the one that the sources have is preferred.
 
     Returns:
-        The variables that have a process take it, and which it is; None where the sources have it.
+        The variables that have a process take it, and which it is; None where it is the sources' own.
     """
-    model, outside = bundle.card.model, load_settings().catalog
-    if any((sources / "models" / "catalog" / name).exists() for name in (model, f"{model}.py")):
+    model, outside, folder = bundle.card.model, load_settings().catalog, sources / "models" / "catalog"
+    has_own = any((folder / name).exists() for name in (model, f"{model}.py"))
+    if has_own and (of_code or bundle.definition is None):
         return {}, None
     if bundle.definition is None:
-        return {}, f"the present one in {outside}; bundles of before kept none" if outside else None
+        said = f"the present one in {outside}; bundles of before kept none"
+        return ({"OKRUH_CATALOG": str(outside)}, said) if outside else ({}, None)
     unpack_into(bundle.definition, folder)
-    lent = _lend(outside, catalog.files(model).left_out, folder) if outside else []
-    beside = f", and beside it present files of {outside}, which no bundle keeps: {some(lent)}" if lent else ""
-    return {"OKRUH_CATALOG": str(folder)}, f"as the bundle keeps it{beside}"
+    brought = {path for path, _ in unpack(bundle.definition)}
+    for path, _ in gather([folder], model).kept:
+        if path not in brought:
+            (folder / path).unlink()  # it was not there when the version was made
+    lent = _lend(catalog.files(model).left_out, folder)
+    return {}, f"as the bundle keeps it{f', and beside it present files that no bundle keeps: {lent}' if lent else ''}"
 
 
-def _lend(outside: Path, paths: Sequence[str], folder: Path) -> list[str]:
-    """Link what is not in a folder to where it is, and say what that is."""
-    lent = [path for path in paths if not (folder / path).exists()]
-    for path in lent:
+def _lend(left_out: Sequence[tuple[str, Path]], folder: Path) -> str:
+    """Link what is not in a folder to where it is, and name that."""
+    lent = [(path, place) for path, place in left_out if not (folder / path).exists()]
+    for path, place in lent:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).symlink_to(outside / path)
-    return lent
+        (folder / path).symlink_to(place)
+    return some([str(place) for _, place in lent])
 
 
 def _lost(card: Card, digest: str) -> str:
@@ -273,8 +281,7 @@ def _lost(card: Card, digest: str) -> str:
     commit, here = card.origin.code_commit, provenance.ROOT
     if checkout.is_commit_id(commit):
         return f"commit {commit}, which made it, is not in the checkout {here}; fetch it there"
-    now = card.definition_digest is None and catalog.files(card.model).kept
-    also = f", with the present definition in {load_settings().catalog} (bundles of before kept none)," if now else ""
+    also = "" if card.definition_digest else ", with the present definition (bundles of before kept none),"
     made = f"with changes to {commit.removesuffix('+dirty')} that no commit has" if "+" in commit else "in no checkout"
     return (
         f"it was made {made}, by sources of digest {card.origin.source_digest}, and those in {here}{also} have "

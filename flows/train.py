@@ -120,14 +120,7 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     checkpoints = platform.checkpoints(model, f"{key}-{device}-{processes}")
     try:
         rows, material, warm = recipes.read(definition, lake, commit, plan)
-        if (most := len(material.train)) < (batch := int(plan.settings["batch_rows"] or 0)):
-            logger.warning(
-                "%s: training.batch_rows is %d, and there are %d rows to learn from: a step learns from all of them, "
-                "and an epoch is one step; set it to less for more steps",
-                model,
-                batch,
-                most,
-            )
+        _warn_of_few(definition, plan, material)
         trained = _learn(definition, material, plan, warm, told.report, checkpoints)
         made = _bundle(definition, plan, rows.paths, material, trained, commit, told.tracker_run())
         bundle = _named_apart(lake, branch, made)
@@ -142,6 +135,26 @@ def train_network(model: str, recipe: dict[str, Any], commit: str, branch: str, 
     return as_json(
         Registered(version=bundle.card.version, metrics=trained.metrics, commit=registered, variants=variants)
     )
+
+
+def _warn_of_few(definition: Model, plan: Recipe, material: "Material") -> None:
+    """Warn of what rows are too few for: for steps as large as they are set, and for a verdict."""
+    if (most := len(material.train)) < (batch := int(plan.settings["batch_rows"] or 0)):
+        logger.warning(
+            "%s: training.batch_rows is %d, and there are %d rows to learn from: a step learns from all of them, and "
+            "an epoch is one step; set it to less for more steps",
+            definition.name,
+            batch,
+            most,
+        )
+    if (held_out := len(material.test)) < (least := definition.gate.minimum_rows):
+        logger.warning(
+            "%s: %d rows judge this version, and `okruh promote` wants %d (gate.minimum_rows): ingest more, or hold "
+            "more out",
+            definition.name,
+            held_out,
+            least,
+        )
 
 
 def _became(variant: Variant, bundle: Bundle) -> str:
@@ -264,8 +277,7 @@ def _bundle(
     tracker_run: str,
 ) -> Bundle:
     digest = hashlib.sha256(trained.onnx).hexdigest()
-    kept = catalog.files(definition.name).kept
-    archive = pack(kept) if kept else None
+    archive = pack(catalog.files(definition.name).kept)
     card = Card(
         model=definition.name,
         version=f"{plan.as_of:%Y%m%d}-{digest[:8]}",
@@ -304,7 +316,7 @@ def _bundle(
         evaluation=trained.evaluation,
         variants=trained.variants.records,
         providers=trained.providers,
-        definition_digest=None if archive is None else hashlib.sha256(archive).hexdigest(),
+        definition_digest=hashlib.sha256(archive).hexdigest(),
     )
     return Bundle(
         card=card,

@@ -14,18 +14,22 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("models", "infra", "flows")
 """Folders of the sources that decide a step's result."""
 
+_DEFINITIONS = "models/catalog"
+"""What lies there decides the results of one model alone, whose bundles keep it."""
+
 
 @cache
 def source_digest(definition: tuple[tuple[str, bytes], ...] = (), root: Path = ROOT) -> str:
     """Digest of the Python sources that decide a step's result (16 hexadecimal digits).
 
     Args:
-        definition: paths and contents of the files of a definition outside them.
+        definition: paths and contents of the files of a model's definition.
         root: where the sources are.
     """
     digest = hashlib.sha256()
     files = [file for package in PACKAGES for file in sorted((root / package).rglob("*.py"))]
-    own = ((file.relative_to(root).as_posix(), file.read_bytes()) for file in files)
+    shared = [file for file in files if not file.is_relative_to(root / _DEFINITIONS)]
+    own = ((file.relative_to(root).as_posix(), file.read_bytes()) for file in shared)
     for path, content in chain(own, definition):
         digest.update(path.encode() + b"\0" + content + b"\0")
     return digest.hexdigest()[:16]
@@ -69,14 +73,17 @@ def _by_name(installed: Sequence[str]) -> dict[str, str]:
 def code_commit(root: Path = ROOT) -> str:
     """git commit of the checkout, `+dirty` when files differ or sources are untracked; `unknown` outside a checkout.
 
-    Sources that are installed somewhere within another project's checkout are not part of it.
+    Definitions do not count: bundles keep them, committed or not. Sources that are installed somewhere within another
+    project's checkout are not part of it.
     """
     try:
         if not git(root, "ls-files", *PACKAGES):
             return "unknown"
         commit = git(root, "rev-parse", "HEAD")
-        changed = git(root, "status", "--porcelain", "--untracked-files=no")
-        untracked = git(root, "ls-files", "--others", "--exclude-standard", *(f"{name}/*.py" for name in PACKAGES))
+        but = f":(exclude){_DEFINITIONS}"
+        changed = git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", but)
+        sources = (f"{name}/*.py" for name in PACKAGES)
+        untracked = git(root, "ls-files", "--others", "--exclude-standard", "--", *sources, but)
         return f"{commit}+dirty" if changed or untracked else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -3,9 +3,9 @@
 Four files: `model.onnx` (preprocessing inside), `card.json` (what it is and where it comes from), `profile.json` (what
 its errors and columns looked like when it was judged), `state.safetensors` (weights, to train on from). The card ties
 code, data and model together and carries the contract, so that a service needs nothing else. A fifth, `card.html`, is
-the card for people; it follows from the card, and bundles of before it was written have none. Where the definition asks
-for them, smaller graphs lie beside: `model.fp16.onnx`, `model.int8.onnx`. `definition.zip` holds a definition that git
-does not have, because it lies outside the checkout.
+the card for people; it follows from the card, and bundles of before it was written have none. `definition.zip` is what
+made the network: no commit may have it, and bundles of before it was kept lack it. Where the definition asks for them,
+smaller graphs lie beside: `model.fp16.onnx`, `model.int8.onnx`.
 """
 
 import hashlib
@@ -87,9 +87,9 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Which code, environment and runs made a bundle."""
 
     code_commit: str
-    """git commit of the checkout, with `+dirty` when files differed; `unknown` outside a checkout."""
+    """git commit of the checkout, with `+dirty` when files other than definitions differed; `unknown` outside one."""
     source_digest: str
-    """Digest of the package's own sources."""
+    """Digest of the package's own sources and of the definition."""
     environment_digest: str
     """Digest of the installed distributions and their versions."""
     flow_run: str
@@ -181,7 +181,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     providers: tuple[Provided, ...] = ()
     """What the graph was proved on; none in cards of before it was kept."""
     definition_digest: str | None = None
-    """sha256 of `definition.zip`; None where git has the definition, and in cards of before it was kept."""
+    """sha256 of `definition.zip`; None in cards of before it was kept."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -230,7 +230,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     variants: dict[str, bytes] = {}
     """Smaller graphs by name."""
     definition: bytes | None = None
-    """Files of a definition that git does not have."""
+    """Files of the definition, as `models.definition_files` packs them; None of before they were kept."""
 
     def __post_init__(self) -> None:
         """Refuse what is not the card's. Raises: `BundleError`."""

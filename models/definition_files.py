@@ -1,14 +1,14 @@
-"""The files of a definition that lies outside the checkout: what no git commit has, and a bundle therefore keeps.
+"""The files of a definition, which a bundle keeps: no git commit may have them.
 
-They are the definition's own folder, or its one module, and those of the same catalog that it imports; of each, all
-Python sources, and what else there is, smallest first, up to `KEPT_BYTES` in all. Left out are hidden files, bytecode,
-and tables, which are data: the lake has what was ingested of them, and can forget it.
+They are the definition's own folder, or its one module, and those of the catalog that it imports; of each, all Python
+sources, and what else there is, smallest first, up to `KEPT_BYTES` in all. Left out are hidden files, bytecode, and
+tables, which are data: the lake has what was ingested of them, and can forget it.
 """
 
 import ast
 import io
 import zipfile
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import resolve_name
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -23,37 +23,35 @@ _CATALOG = "models.catalog"
 
 
 class DefinitionFiles(NamedTuple):
-    """What a definition consists of; nothing where git has it."""
+    """What a definition consists of."""
 
-    kept: tuple[tuple[str, bytes], ...] = ()
+    kept: tuple[tuple[str, bytes], ...]
     """Paths within the catalog, in order, and contents."""
-    left_out: tuple[str, ...] = ()
-    """Paths of tables, of what is too large, and of links to folders."""
+    left_out: tuple[tuple[str, Path], ...]
+    """Tables, what is too large, and links to folders: paths within the catalog, and where they are."""
 
 
-def gather(catalog: Path, name: str, own: Set[str]) -> DefinitionFiles:
-    """Read the files of a definition.
+def gather(catalogs: Sequence[Path], name: str) -> DefinitionFiles:
+    """Read the files of a definition; there are none where no catalog has one of that name.
 
     Args:
-        catalog: the folder outside the checkout.
+        catalogs: folders of definitions; of two modules with one name that of the earlier folder is meant.
         name: of the definition.
-        own: modules that the checkout's catalog has itself, and which go before those of the folder.
 
     Raises: `DefinitionError` where one cannot be read.
     """
     try:
-        sources, others = _read_sources(catalog, name, own)
+        sources, others = _read_sources(catalogs, name)
         small, large = _divide(others)
-        kept = sources | {path: path.read_bytes() for path in small}
+        kept = sources | {path: others[path].read_bytes() for path in small}
     except OSError as error:
         raise DefinitionError(
             f"the definition of {name} cannot be read: {error.filename}: {error.strerror}; what it does not need "
             "may lie elsewhere"
         ) from error
-    named = {path.relative_to(catalog).as_posix(): content for path, content in kept.items()}
     return DefinitionFiles(
-        kept=tuple((path, named[path]) for path in sorted(named, key=PurePosixPath)),
-        left_out=tuple(sorted(path.relative_to(catalog).as_posix() for path in large)),
+        kept=tuple((path, kept[path]) for path in sorted(kept, key=PurePosixPath)),
+        left_out=tuple((path, others[path]) for path in sorted(large)),
     )
 
 
@@ -78,36 +76,38 @@ def unpack_into(content: bytes, folder: Path) -> None:
         archive.extractall(folder)
 
 
-def _read_sources(catalog: Path, name: str, own: Set[str]) -> tuple[dict[Path, bytes], list[Path]]:
+def _read_sources(catalogs: Sequence[Path], name: str) -> tuple[dict[str, bytes], dict[str, Path]]:
     """Read the Python sources of a definition and of what it imports, and list the other files beside them."""
-    sources, others = dict[Path, bytes](), list[Path]()
-    waiting, seen = [name], set(own)
+    sources, others = dict[str, bytes](), dict[str, Path]()
+    waiting, seen = [name], set[str]()
     while waiting:
         if (module := waiting.pop()) in seen:
             continue
         seen.add(module)
-        for path in _paths(catalog, module):
-            if path.suffix == ".py" and path.is_file():
-                sources[path] = path.read_bytes()
-                waiting += _imported(sources[path], path.relative_to(catalog))
-            elif path.is_file() or path.is_symlink():
-                others.append(path)
+        for path, place in next(filter(None, (_paths(catalog, module) for catalog in catalogs)), {}).items():
+            if place.suffix == ".py" and place.is_file():
+                sources[path] = place.read_bytes()
+                waiting += _imported(sources[path], PurePosixPath(path))
+            elif place.is_file() or place.is_symlink():
+                others[path] = place
     return sources, others
 
 
-def _paths(catalog: Path, module: str) -> Iterator[Path]:
+def _paths(catalog: Path, module: str) -> dict[str, Path]:
     """List what a module of a catalog has, hidden files and bytecode aside."""
-    for path in (catalog / f"{module}.py", *(catalog / module).rglob("*")):
-        parts = path.relative_to(catalog).parts
-        if path.exists() and not any(part.startswith(".") or part == "__pycache__" for part in parts):
-            yield path
+    found = {}
+    for place in (catalog / f"{module}.py", *(catalog / module).rglob("*")):
+        path = place.relative_to(catalog)
+        if place.exists() and not any(part.startswith(".") or part == "__pycache__" for part in path.parts):
+            found[path.as_posix()] = place
+    return found
 
 
-def _divide(others: list[Path]) -> tuple[list[Path], list[Path]]:
+def _divide(others: Mapping[str, Path]) -> tuple[list[str], list[str]]:
     """Say which files are kept, and which are not."""
-    room, kept, left_out = KEPT_BYTES, list[Path](), list[Path]()
-    for size, path in sorted((path.stat().st_size, path) for path in others):
-        if path.is_file() and path.suffix.lower() not in _TABLES and size <= room:
+    room, kept, left_out = KEPT_BYTES, list[str](), list[str]()
+    for size, path in sorted((place.stat().st_size, path) for path, place in others.items()):
+        if others[path].is_file() and PurePosixPath(path).suffix.lower() not in _TABLES and size <= room:
             kept.append(path)
             room -= size
         else:
@@ -115,7 +115,7 @@ def _divide(others: list[Path]) -> tuple[list[Path], list[Path]]:
     return kept, left_out
 
 
-def _imported(source: bytes, path: Path) -> Iterator[str]:
+def _imported(source: bytes, path: PurePosixPath) -> Iterator[str]:
     """Name the modules of the catalog that a source imports."""
     package = ".".join((_CATALOG, *path.parent.parts))
     try:

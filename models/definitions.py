@@ -34,13 +34,11 @@ def names() -> list[str]:
 
 @cache
 def files(name: str) -> DefinitionFiles:
-    """Read what a definition outside the checkout consists of, once, as it is imported once; nothing of other names.
+    """Read what a definition consists of, once, as it is imported once.
 
     Raises: `DefinitionError` where a file cannot be read.
     """
-    own = {module.name for module in pkgutil.iter_modules([str(CATALOG)])}
-    outside = [folder for folder in models.catalog.__path__ if folder != str(CATALOG)]
-    return gather(Path(outside[0]), name, own) if outside and name not in own else DefinitionFiles()
+    return gather([Path(folder) for folder in models.catalog.__path__], name)
 
 
 def load(name: str) -> Model:

@@ -32,6 +32,7 @@ _FEW_CLASSES = 10
 _CODED_AS = ("id", "code", "zone", "type", "class", "category", "kind", "zip", "zipcode", "postcode")
 """Last words of names of whole numbers that count nothing."""
 _LAST_WORD = re.compile(r"([A-Z]+|[A-Z]?[a-z]+)[^a-zA-Z]*$")
+_DATE = re.compile(r"(\d{4}([./-])\d{1,2}\2\d{1,2}|\d{1,2}([./-])\d{1,2}\3\d{4})([T ].*)?")
 _FEW_GROUPS, _MOST_SLICES = 20, 8
 """Values of a category that is a slice, and how many such are suggested."""
 _TOLD_ROWS, _FEWEST_TOLD = 100_000, 10
@@ -163,9 +164,10 @@ def _target(name: str, values: pa.ChunkedArray, task: Task | None) -> tuple[Numb
             raise ContractError(f"target {name!r}: {odd}")
         return _number(name, values, nullable=False), task
     if not can_be_class:
+        way_out = f"{'use --task regression, or ' if can_be_number else ''}choose another target"
         raise ContractError(
-            f"target {name!r} has {len(distinct):,} values, of {kind}: a category has at most {_MOST_CLASSES}, whole "
-            f"numbers or text; {'use --task regression, or ' if can_be_number else ''}choose another target"
+            f"target {name!r} has {len(distinct):,} values, of {kind}: one that is a category has at most "
+            f"{_MOST_CLASSES}, whole numbers or text; {way_out}"
         )
     if task == "binary" and len(distinct) != 2:
         raise ContractError(f"target {name!r} has {len(distinct)} values; --task binary wants two: use multiclass")
@@ -226,13 +228,17 @@ def _again(time: str, table: pa.Table) -> "np.ndarray[tuple[int], np.dtype[np.bo
 
 
 def _seen_in_order(contract: Contract, table: pa.Table) -> dict[str, str]:
-    """Say how many rows are there again, and of how many lags are found. Raises: `ContractError` for one of none."""
+    """Say when rows are, how many are there again, and how many lags are found.
+
+    Raises: `ContractError` for a lag of which none is.
+    """
     if contract.time is None:
         return {}
     again = _again(contract.time.name, table)
-    repeats = {contract.time.name: f"REPEATS? {again.mean():.1%} of rows are another row again"} if again.any() else {}
+    repeats = f"; REPEATS? {again.mean():.1%} of rows are another row again" if again.any() else ""
+    moments = {contract.time.name: _seen_moments(contract.time, table[contract.time.name]) + repeats}
     if not contract.lags:
-        return repeats
+        return moments
     rows = table.select(past_columns(contract)).to_pandas()
     if pa.types.is_date(table[contract.time_column.name].type):
         rows = rows.astype({contract.time_column.name: "datetime64[s]"})
@@ -245,7 +251,7 @@ def _seen_in_order(contract: Contract, table: pa.Table) -> dict[str, str]:
             )
     crowded = (~again & rows.duplicated([contract.time_column.name, *contract.lags[0].by])).mean()
     odd = f"; SEVERAL SERIES? {crowded:.1%} of rows have the moment of another" if crowded else ""
-    return repeats | {
+    return moments | {
         lag.name: f"{lag.meaning}, {found[lag.name].isna().mean():.1%} missing{odd}" for lag in contract.lags
     }
 
@@ -257,6 +263,8 @@ def _feature(name: str, values: pa.ChunkedArray) -> Number | Category | str:
         return Category(name=name, values=(0, 1), nullable=nullable)
     if _is_text(kind):
         distinct = _distinct(values)
+        if distinct and all(isinstance(one, str) and _DATE.fullmatch(one) for one in distinct):
+            return f"dates, such as {distinct[0]!r}, which no feature is: let `prepare` make numbers of them"
         if len(distinct) > _MOST_CATEGORIES:
             return f"text with {len(distinct):,} values; a category has at most {_MOST_CATEGORIES:,}"
         return Category(name=name, values=tuple(distinct), nullable=nullable)
@@ -415,6 +423,13 @@ def _seen(column: Number | Category, values: pa.ChunkedArray) -> str:
     often = ", ".join(f"{one['values']} {one['counts'] / len(values):.1%}" for one in counted[:_SHOWN_VALUES])
     more = ", ..." if len(counted) > _SHOWN_VALUES else ""
     return f"{len(counted):,} values: {often}{more}{gaps}"
+
+
+def _seen_moments(time: Time, values: pa.ChunkedArray) -> str:
+    """Describe a time in one line, and say which clock it is taken for."""
+    first, last = (str(np.datetime64(int(end(_seconds(values))), "s")).replace("T", " ") for end in (np.min, np.max))
+    zone = "" if time.zone is None else f", taken for {time.zone} as they have no offset: name their own by `zone`"
+    return f"{first} to {last}{' UTC' if time.zone is None else zone}"
 
 
 def _distinct(values: pa.ChunkedArray) -> list[int | str]:

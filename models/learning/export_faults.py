@@ -107,7 +107,8 @@ def mixed_rows(rows: int, most: int) -> ExportFailed:
     """Say that a row's answer depends on which others come with it."""
     return ExportFailed(
         f"the network answers a row otherwise among {rows} rows than among {most}, while a service answers whatever "
-        "comes together: compute over a row's own numbers (dim=1), and what all rows say in __init__ or nn.BatchNorm1d"
+        "comes together: compute over a row's own numbers (dim=1, batch_first=True), and what all rows say in __init__ "
+        "or nn.BatchNorm1d"
     )
 
 

@@ -93,15 +93,15 @@ def test_a_drafted_model_goes_through_the_circuit_as_it_is(
 
 def test_the_sources_that_decide_a_result_hold_the_definition_and_no_other(own: Path, orders: Path) -> None:
     file = Path(new("orders", str(orders), "returned").file)
-    before = catalog.sources("orders")
+    before, taxi = catalog.sources("orders"), catalog.sources("taxi_eta")
 
     edit(file, ('"width": 192', '"width": 8'))
     after = catalog.sources("orders")
     new("others", str(orders), "returned")
     definitions.files.cache_clear()
 
-    assert len({before, after, source_digest()}) == 3
-    assert (catalog.sources("orders"), catalog.sources("taxi_eta")) == (after, source_digest())
+    assert len({before, after, taxi, source_digest()}) == 4
+    assert (catalog.sources("orders"), catalog.sources("taxi_eta")) == (after, taxi)
 
 
 def test_a_table_by_an_address_that_fsspec_reads_is_drafted(own: Path, orders: Path) -> None:

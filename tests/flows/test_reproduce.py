@@ -27,9 +27,11 @@ from infra.errors import Misconfigured, NotFound
 from infra.provenance import ROOT, code_commit, source_digest
 from infra.selection import Selection
 from models.bundle import Origin
+from models.catalog import taxi_eta
 from models.catalog.taxi_eta import MODEL
 from models.deciding.reproduction import Part
 from models.definition_files import unpack
+from models.definitions import files
 from models.errors import BundleError, DefinitionError
 from tests.checkouts import git, nobodys_git
 from tests.flows import drafting
@@ -262,7 +264,7 @@ def test_a_definition_outside_the_checkout_is_trained_as_it_was(
     assert (here.verdict, later.verdict) == ("identical", "identical")
     assert (here.code.same_sources, later.code.same_sources) == (True, True)
     assert here.code.definition == (
-        f"as the bundle keeps it, and beside it present files of {own}, which no bundle keeps: rides/raw.csv"
+        f"as the bundle keeps it, and beside it present files that no bundle keeps: {own / 'rides' / 'raw.csv'}"
     )
     assert (later.code.used, later.code.definition) == (f"the sources in {ROOT}", "as the bundle keeps it")
 
@@ -283,7 +285,7 @@ def test_of_a_version_of_before_definitions_were_kept_the_present_one_is_trained
     said = f"the present one in {own}; bundles of before kept none"
     assert (done.verdict, done.code.definition) == ("identical", said)
     assert f"definition {said}" in " ".join(capsys.readouterr().out.split())
-    assert f", with the present definition in {own} (bundles of before kept none), have " in str(refused.value)
+    assert ", with the present definition (bundles of before kept none), have " in str(refused.value)
 
 
 @pytest.fixture
@@ -315,15 +317,19 @@ def commit(root: Path, file: str, text: str) -> str:
     return git(root, "rev-parse", "HEAD")
 
 
-def test_later_code_trains_by_the_recorded_commit_and_by_its_own_where_that_is_asked_for(
+def test_later_code_trains_by_the_recorded_commit_with_the_bundles_definition_and_by_its_own_where_that_is_asked_for(
     trained: Path, project: Path
 ) -> None:
-    recorded = git(project, "rev-parse", "HEAD")
+    (project / "models" / "catalog" / "taxi_eta" / "later.py").write_text("BROKEN = 1\n")
+    git(project, "add", ".")
+    recorded = commit(project, "models/catalog/taxi_eta/__init__.py", "BROKEN = 1\n")
     origin = origin_of(champion(), code_commit=recorded)
-    assert origin.source_digest == source_digest(root=project)
+    assert origin.source_digest == source_digest(files("taxi_eta").kept, project)
     version = changed(champion(), "of-a-commit", origin=origin)
     loop = project / "models" / "learning" / "examples.py"
-    later = commit(project, "models/learning/examples.py", f"{loop.read_text()}\nBROKEN = 1\n")
+    for file in Path(taxi_eta.__file__).parent.glob("*.py"):
+        shutil.copy(file, project / "models" / "catalog" / "taxi_eta")
+    later = commit(project, "models/learning/examples.py", f"{loop.read_text()}\nCHANGED = 1\n")
     okruh = command(project)
 
     same, missing, by_head = okruh(version, "--json"), okruh("pizza"), okruh(version, "--code", "HEAD", "--json")
@@ -331,10 +337,11 @@ def test_later_code_trains_by_the_recorded_commit_and_by_its_own_where_that_is_a
     first, by_later = json.loads(same.stdout), json.loads(by_head.stdout)
     assert (same.returncode, first["verdict"], first["code"]["used"]) == (0, "identical", f"git commit {recorded}")
     assert (first["code"]["recorded"], first["code"]["same_sources"]) == (recorded, True)
+    assert first["code"]["definition"] == "as the bundle keeps it"
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr.startswith("okruh: no version 'pizza' here; ")
     assert (by_head.returncode, by_later["code"]["used"]) == (0, f"git commit {later}")
-    assert by_later["code"]["same_sources"] is False
+    assert (by_later["code"]["same_sources"], by_later["code"]["definition"]) == (False, None)
     assert git(project, "status", "--porcelain") == ""
     assert nothing_left(trained)
 

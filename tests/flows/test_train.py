@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from infra import registry
 from infra.checkpoints import FileCheckpoints
 from infra.dataset import known_rows
 from infra.errors import NotFound
-from infra.provenance import code_commit, distributions, environment_digest, source_digest
-from models.bundle import FILES, PAGE
+from infra.provenance import code_commit, distributions, environment_digest
+from models.bundle import DEFINITION, FILES, PAGE
 from models.catalog.taxi_eta import MODEL
 from models.errors import ContractError, TrainingDiverged
 from models.learning import training
@@ -48,7 +49,10 @@ def test_a_bundle_names_code_data_environment_and_runs(trained: Path) -> None:
 
     assert card.data.paths == tuple(f"data/trips/{month}.parquet" for month in HISTORY)
     assert [entry.path for entry in lake().list(card.data.commit, "data/")] == list(card.data.paths)
-    assert (card.origin.source_digest, card.origin.environment_digest) == (source_digest(), environment_digest())
+    assert (card.origin.source_digest, card.origin.environment_digest) == (
+        catalog.sources("taxi_eta"),
+        environment_digest(),
+    )
     assert card.origin.code_commit == code_commit()
     assert card.origin.distributions == distributions()
     assert card.origin.computed is not None
@@ -70,7 +74,9 @@ def test_a_bundle_is_one_commit_that_names_what_it_comes_from(trained: Path) -> 
     commit = next(lake().log("main", f"bundles/{version}"))
 
     changed = {change.path for change in lake().diff(commit.parents[0], commit.id)}
-    assert changed == {f"bundles/{version}/{name}" for name in (*FILES, PAGE)} | {f"reports/runs/{version}.jsonl"}
+    assert changed == {f"bundles/{version}/{name}" for name in (*FILES, DEFINITION, PAGE)} | {
+        f"reports/runs/{version}.jsonl"
+    }
     assert commit.metadata == {
         "kind": "train",
         "version": version,
@@ -163,6 +169,19 @@ def test_a_batch_of_more_rows_than_there_are_is_said(trained: Path, caplog: pyte
     (version,) = registry.versions(lake(), "main")
     rows = registry.load_card(lake(), "main", version).data.rows_train
     assert said.startswith(f"taxi_eta: training.batch_rows is 1000000, and there are {rows} rows to learn from")
+
+
+def test_fewer_rows_to_judge_by_than_promoting_wants_are_said(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate, retraining = replace(MODEL.gate, minimum_rows=3000), replace(MODEL.retraining, minimum_labels=100_000)
+    monkeypatch.setattr(catalog, "load", lambda _: replace(MODEL, gate=gate, retraining=retraining))
+
+    version = train("taxi_eta", AS_OF, overrides={"epochs": 1, "test_days": 2}).version
+
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "flows.train"]
+    rows = registry.load_card(lake(), "main", version).data.rows_test
+    assert said.startswith(f"taxi_eta: {rows} rows judge this version, and `okruh promote` wants 3000 (gate.minimum")
 
 
 def test_a_training_that_was_broken_off_goes_on_from_its_checkpoint_to_the_same_bundle(

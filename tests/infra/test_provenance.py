@@ -34,10 +34,25 @@ def test_a_file_that_is_not_tracked_leaves_a_checkout_clean(tmp_path: Path) -> N
 
 def test_a_source_that_is_not_tracked_makes_a_checkout_dirty(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path)
-    (checkout / "models" / "catalog").mkdir()
-    (checkout / "models" / "catalog" / "mine.py").write_text("a = 3\n")
+    (checkout / "models" / "contract").mkdir()
+    (checkout / "models" / "contract" / "mine.py").write_text("a = 3\n")
 
     assert provenance.code_commit(checkout) == f"{git(checkout, 'rev-parse', 'HEAD')}+dirty"
+
+
+def test_definitions_that_are_changed_or_not_tracked_leave_a_checkout_clean_for_bundles_keep_them(
+    tmp_path: Path,
+) -> None:
+    checkout = make_checkout(tmp_path)
+    definition = checkout / "models" / "catalog" / "theirs" / "__init__.py"
+    definition.parent.mkdir(parents=True)
+    definition.write_text("a = 1\n")
+    git(checkout, "add", "--all")
+    git(checkout, "commit", "--quiet", "--message", "a definition")
+    definition.write_text("a = 2\n")
+    (checkout / "models" / "catalog" / "mine.py").write_text("a = 3\n")
+
+    assert provenance.code_commit(checkout) == git(checkout, "rev-parse", "HEAD")
 
 
 def test_a_checkout_may_hold_more_than_the_sources(tmp_path: Path) -> None:
@@ -88,7 +103,9 @@ def test_the_sources_digest_follows_names_and_contents(tmp_path: Path) -> None:
     assert all(len(digest) == 16 for digest in digests)
 
 
-@pytest.mark.parametrize("file", ["services/a.py", "tests/a.py", "models/trips/a.parquet", "models/__pycache__/a.pyc"])
+@pytest.mark.parametrize(
+    "file", ["services/a.py", "tests/a.py", "models/trips/a.parquet", "models/__pycache__/a.pyc", "models/catalog/a.py"]
+)
 def test_the_sources_digest_leaves_out_what_decides_no_steps_result(tmp_path: Path, file: str) -> None:
     checkout = make_checkout(tmp_path)
     before = provenance.source_digest(root=checkout)

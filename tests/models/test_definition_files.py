@@ -8,8 +8,6 @@ from models import definition_files
 from models.definition_files import DefinitionFiles, gather, pack, unpack, unpack_into
 from models.errors import DefinitionError
 
-OWN = {"taxi_eta"}
-
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Path:
@@ -26,7 +24,7 @@ def write(catalog: Path, path: str, text: str) -> Path:
 
 
 def kept(catalog: Path, name: str = "rides") -> list[str]:
-    return [path for path, _ in gather(catalog, name, OWN).kept]
+    return [path for path, _ in gather([catalog], name).kept]
 
 
 def test_keeps_the_definitions_folder_in_order_but_no_tables_hidden_files_or_bytecode(catalog: Path) -> None:
@@ -37,13 +35,13 @@ def test_keeps_the_definitions_folder_in_order_but_no_tables_hidden_files_or_byt
     for path in ("rides/raw/a.CSV", "rides/b.parquet"):
         write(catalog, path, "1\n")
 
-    assert gather(catalog, "rides", OWN) == DefinitionFiles(
+    assert gather([catalog], "rides") == DefinitionFiles(
         kept=(
             ("rides/__init__.py", b"MODEL = 1\n"),
             ("rides/network.py", b"1\n"),
             ("rides/parts/zones.json", b"1\n"),
         ),
-        left_out=("rides/b.parquet", "rides/raw/a.CSV"),
+        left_out=tuple((path, catalog / path) for path in ("rides/b.parquet", "rides/raw/a.CSV")),
     )
 
 
@@ -51,7 +49,7 @@ def test_keeps_the_definitions_folder_in_order_but_no_tables_hidden_files_or_byt
     ("file", "statement"),
     [
         ("rides/__init__.py", "from models.catalog.widths import WIDTH"),
-        ("rides/__init__.py", "from models.catalog import taxi_eta, widths"),
+        ("rides/__init__.py", "from models.catalog import numbers, widths"),
         ("rides/__init__.py", "import models.catalog.widths as named"),
         ("rides/__init__.py", "from ..widths import WIDTH"),
         ("rides/__init__.py", "from .. import widths"),
@@ -62,11 +60,29 @@ def test_keeps_what_a_definition_imports_of_its_catalog_and_what_that_does(
     catalog: Path, file: str, statement: str
 ) -> None:
     write(catalog, file, f"{statement}\n")
-    write(catalog, "widths.py", "from models.catalog.numbers import TWO\nfrom models.catalog.taxi_eta import MODEL\n")
+    write(catalog, "widths.py", "from models.catalog.numbers import TWO\n")
     write(catalog, "numbers/__init__.py", "import math\nfrom models.catalog import rides\nTWO = 2\n")
-    write(catalog, "taxi_eta/__init__.py", "nobody = 'imports it: the checkout has its own'\n")
+    write(catalog, "taxi_eta/__init__.py", "nobody = 'needs it'\n")
 
     assert set(kept(catalog)) == {"rides/__init__.py", file, "widths.py", "numbers/__init__.py"}
+
+
+def test_of_two_modules_with_one_name_the_earlier_folders_is_kept_and_what_only_another_has_as_well(
+    catalog: Path, tmp_path: Path
+) -> None:
+    first = tmp_path / "first"
+    write(catalog, "rides/__init__.py", "from ..taxi_eta import MODEL\nfrom ..widths import WIDTH\n")
+    write(catalog, "widths.py", "WIDTH = 1\n")
+    write(catalog, "taxi_eta/__init__.py", "MODEL = 'hidden'\n")
+    write(catalog, "taxi_eta/network.py", "hidden = 'as well'\n")
+    write(first, "taxi_eta/__init__.py", "MODEL = 1\n")
+    write(first, "rides/__pycache__/__init__.pyc", "of one that was removed")
+
+    assert dict(gather([first, catalog], "rides").kept) == {
+        "rides/__init__.py": (catalog / "rides" / "__init__.py").read_bytes(),
+        "taxi_eta/__init__.py": b"MODEL = 1\n",
+        "widths.py": b"WIDTH = 1\n",
+    }
 
 
 def test_a_definition_may_be_one_module(catalog: Path) -> None:
@@ -89,10 +105,10 @@ def test_keeps_all_sources_and_of_other_files_the_smallest(catalog: Path, monkey
     for path, size in (("long.py", 100), ("b.json", 15), ("c.json", 15), ("a.json", 20), ("weights.bin", 31)):
         write(catalog, f"rides/{path}", "#" * size)
 
-    found = gather(catalog, "rides", OWN)
+    found = gather([catalog], "rides")
 
     assert [path for path, _ in found.kept] == ["rides/__init__.py", "rides/b.json", "rides/c.json", "rides/long.py"]
-    assert found.left_out == ("rides/a.json", "rides/weights.bin")
+    assert [path for path, _ in found.left_out] == ["rides/a.json", "rides/weights.bin"]
 
 
 def test_names_folders_that_are_linked_and_follows_linked_files(catalog: Path, tmp_path: Path) -> None:
@@ -101,10 +117,10 @@ def test_names_folders_that_are_linked_and_follows_linked_files(catalog: Path, t
     (catalog / "rides" / "images").symlink_to(aside.parent)
     (catalog / "rides" / "gone").symlink_to(tmp_path / "nothing")
 
-    found = gather(catalog, "rides", OWN)
+    found = gather([catalog], "rides")
 
     assert [path for path, _ in found.kept] == ["rides/__init__.py", "rides/zones.json"]
-    assert found.left_out == ("rides/images",)
+    assert found.left_out == (("rides/images", catalog / "rides" / "images"),)
 
 
 def test_a_file_that_cannot_be_read_is_named(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,16 +135,16 @@ def test_a_file_that_cannot_be_read_is_named(catalog: Path, monkeypatch: pytest.
     monkeypatch.setattr(Path, "read_bytes", refuse)
 
     with pytest.raises(DefinitionError, match=r"of rides cannot be read: .*/rides/notes\.txt: Permission denied; what"):
-        gather(catalog, "rides", OWN)
+        gather([catalog], "rides")
 
 
 def test_an_archive_of_the_same_files_is_the_same_and_gives_them_back(catalog: Path, tmp_path: Path) -> None:
     write(catalog, "rides/parts/zones.json", "1\n")
-    files = gather(catalog, "rides", OWN).kept
+    files = gather([catalog], "rides").kept
     first = pack(files)
     (catalog / "rides" / "__init__.py").touch()
 
     unpack_into(first, tmp_path / "again")
 
-    assert first == pack(gather(catalog, "rides", OWN).kept)
-    assert unpack(first) == files == gather(tmp_path / "again", "rides", OWN).kept
+    assert first == pack(gather([catalog], "rides").kept)
+    assert unpack(first) == files == gather([tmp_path / "again"], "rides").kept

@@ -43,6 +43,30 @@ def test_describes_each_kind_of_column() -> None:
     assert found.left_out == {}
 
 
+def test_says_from_when_to_when_rows_are_and_for_which_clock_moments_without_an_offset_are_taken() -> None:
+    found = table()
+    aware = found.set_column(0, "at", found["at"].cast(pa.timestamp("us", "Europe/Prague")))
+    days = found.set_column(0, "at", found["at"].cast(pa.date32(), safe=False))
+
+    assert draft(aware, "price", "at").seen["at"] == "2020-01-01 01:00:00 to 2021-02-03 01:00:00 UTC"
+    for naive, first, last in ((found, "2020-01-01 01:00:00", "2021-02-03 01:00:00"), (days, "2020-01-01 00", "2021")):
+        said = draft(naive, "price", "at").seen["at"]
+        assert said.startswith(first)
+        assert f" to {last}" in said
+        assert said.endswith(", taken for UTC as they have no offset: name their own by `zone`")
+
+
+@pytest.mark.parametrize("odd", ["05.12.2020", "5/12/2020", "2020-12-05T08:00"])
+def test_leaves_out_dates_that_are_text_and_says_so_however_few_they_are(odd: str) -> None:
+    dates = np.where(np.arange(ROWS) % 2, odd, odd.replace("5", "4"))
+
+    found = draft(table(odd=dates, version=np.where(np.arange(ROWS) % 2, "1.2.34", "1.2.35")), "price")
+
+    assert set(found.left_out) == {"odd", "at"}
+    first = odd.replace("5", "4")
+    assert found.left_out["odd"] == f"dates, such as {first!r}, which no feature is: let `prepare` make numbers of them"
+
+
 def test_shows_no_digits_that_a_column_does_not_have() -> None:
     few = np.resize(np.array([0.1, 57.6, 1.36], np.float32), ROWS)
 
@@ -296,7 +320,7 @@ def test_what_is_asked_may_be_said() -> None:
         ({}, "kind", None, "regression", "target 'kind' is string, no number: use --task binary"),
         ({"odd": [str(place) for place in range(ROWS)]}, "odd", None, "regression", "no number: choose another target"),
         ({"odd": [str(place) for place in range(ROWS)]}, "odd", None, None, "whole numbers or text; choose another t"),
-        ({}, "price", None, "binary", "400 values, of double: a category has at most 100.*; use --task r"),
+        ({}, "price", None, "binary", "400 values, of double: one that is a category has at most 100.*; use --task r"),
         ({}, "count", None, "binary", "target 'count' has 8 values; --task binary wants two"),
         ({"price": [1.5] * ROWS}, "price", None, None, "target 'price' is 1.5 in each row: nothing can be learned"),
         ({"price": pa.nulls(ROWS, pa.float64())}, "price", None, None, "target 'price' is empty in each row"),
@@ -343,11 +367,15 @@ def test_tells_plain_repeats_from_rows_of_several_series() -> None:
     found = draft(twice, "price", "at", lags={"price_1h": 1}, by=["site"])
     crowded = draft(twice, "price", "at", lags={"price_1h": 1})
 
-    assert found.seen["at"] == "REPEATS? 9.1% of rows are another row again"
+    assert found.seen["at"].endswith("; REPEATS? 9.1% of rows are another row again")
     assert "SERIES" not in found.seen["price_1h"]
     assert crowded.seen["price_1h"].endswith("SEVERAL SERIES? 45.5% of rows have the moment of another")
-    assert draft(pa.concat_tables([one, one[:40]]), "price", "at").seen["at"].startswith("REPEATS? 9.1%")
-    assert "at" not in draft(series, "price", "at").seen
+    assert (
+        draft(pa.concat_tables([one, one[:40]]), "price", "at")
+        .seen["at"]
+        .endswith("REPEATS? 9.1% of rows are another row again")
+    )
+    assert "REPEATS" not in draft(series, "price", "at").seen["at"]
 
 
 def test_a_series_of_days_has_lags_of_days() -> None:
