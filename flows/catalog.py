@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from infra.provenance import source_digest
+from infra.provenance import code_commit, source_digest
 from infra.settings import load_settings
 from models import definitions
 from models.definition_files import DefinitionFiles
@@ -30,6 +30,11 @@ def files(name: str) -> DefinitionFiles:
 def sources(name: str) -> str:
     """Digest the sources that decide what comes of a model's steps, its definition among them."""
     return source_digest(files(name).kept)
+
+
+def commit(name: str) -> str:
+    """Give the git commit of the code that decides what comes of a model's steps, `+dirty` where it is not all."""
+    return code_commit(frozenset(place for _, place in files(name).left_out))
 
 
 def new_folder(name: str) -> Path:

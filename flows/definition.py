@@ -73,7 +73,7 @@ def _contract(found: Draft) -> list[str]:
     features = [line for column in drafted for line in _column(column, found.seen[column.name], 8)]
     return [
         "CONTRACT = Contract(",
-        *([f"    time={_time(time)},"] if time else []),
+        *([*_comment(found.seen[time.name], " " * 4), f"    time={_time(time)},"] if time else []),
         *(["    features=(", *features, "    ),"] if features else ["    features=(),"]),
         *_column(target, found.seen[target.name], 4, "target="),
         *(['    partition="file",'] if time else []),

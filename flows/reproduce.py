@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -28,7 +28,7 @@ from infra.lake.transaction import transaction
 from infra.settings import Settings, load_settings
 from models.bundle import Bundle, Card, Computed, check_name
 from models.deciding.reproduction import TOLERANCE, Likeness, Part, compare, judge
-from models.definition_files import gather, unpack, unpack_into
+from models.definition_files import gather, has, remove, unpack, unpack_into
 from models.errors import BundleError, DefinitionError
 
 ENTRY = "flows/train_again.py"
@@ -252,8 +252,7 @@ def _bring_definition(bundle: Bundle, sources: Path, of_code: bool) -> tuple[dic
         The variables that have a process take it, and which it is; None where it is the sources' own.
     """
     model, outside, folder = bundle.card.model, load_settings().catalog, sources / "models" / "catalog"
-    has_own = any((folder / name).exists() for name in (model, f"{model}.py"))
-    if has_own and (of_code or bundle.definition is None):
+    if has(folder, model) and (of_code or bundle.definition is None):
         return {}, None
     if bundle.definition is None:
         said = f"the present one in {outside}; bundles of before kept none"
@@ -262,14 +261,15 @@ def _bring_definition(bundle: Bundle, sources: Path, of_code: bool) -> tuple[dic
     brought = {path for path, _ in unpack(bundle.definition)}
     for path, _ in gather([folder], model).kept:
         if path not in brought:
-            (folder / path).unlink()  # it was not there when the version was made
-    lent = _lend(catalog.files(model).left_out, folder)
+            remove(folder, path)  # it was not there when the version was made
+    modules = {PurePosixPath(path).parts[0] for path in brought}
+    lent = _lend([one for one in catalog.files(model).left_out if PurePosixPath(one[0]).parts[0] in modules], folder)
     return {}, f"as the bundle keeps it{f', and beside it present files that no bundle keeps: {lent}' if lent else ''}"
 
 
 def _lend(left_out: Sequence[tuple[str, Path]], folder: Path) -> str:
     """Link what is not in a folder to where it is, and name that."""
-    lent = [(path, place) for path, place in left_out if not (folder / path).exists()]
+    lent = [(path, place) for path, place in left_out if not os.path.lexists(folder / path)]
     for path, place in lent:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).symlink_to(place)

@@ -12,7 +12,7 @@ from flows.progress import trainings_shown
 from flows.recipes import Recipe, data_digest
 from infra.assembly import Platform
 from infra.errors import Unavailable
-from infra.provenance import code_commit, environment_digest
+from infra.provenance import environment_digest
 from infra.runs import Begun, Ended, new_id
 from infra.tracking.messages import Outcome, Score
 from infra.tracking.tracker import Tracker
@@ -65,7 +65,7 @@ class Told:
             changed=tuple(name for name, value in settings.items() if value != usual[name]),
             data_commit=commit,
             data_digest=data_digest(definition, platform.lake(definition.name), commit)[:_DIGITS],
-            code_commit=code_commit(),
+            code_commit=catalog.commit(definition.name),
             source_digest=catalog.sources(definition.name),
             environment_digest=environment_digest(),
             warm_start=plan.warm_start,

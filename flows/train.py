@@ -17,7 +17,7 @@ from infra.assembly import assemble
 from infra.lake import copying
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
-from infra.provenance import code_commit, distributions, environment_digest
+from infra.provenance import distributions, environment_digest
 from infra.runs import REPORTS
 from infra.settings import load_settings
 from models.bundle import Bundle, Card, DataReference, Origin, Variant, bundle_folder
@@ -299,7 +299,7 @@ def _bundle(
             test_from=plan.test_from,
         ),
         origin=Origin(
-            code_commit=code_commit(),
+            code_commit=catalog.commit(definition.name),
             source_digest=catalog.sources(definition.name),
             environment_digest=environment_digest(),
             flow_run=flow_run_name(),

@@ -266,17 +266,21 @@ class _Search:
         self._tracker.wait_for_room()
         asked: Asked = self._study.ask()
         recipe = _with(self._definition, self._recipe, asked.settings)
-        told = Told(
-            assemble(load_settings()),
-            self._definition,
-            recipe,
-            self._commit,
-            self._branch,
-            self._device,
-            self._name,
-            asked.number,
-            self._tracker,
-        )
+        try:
+            told = Told(
+                assemble(load_settings()),
+                self._definition,
+                recipe,
+                self._commit,
+                self._branch,
+                self._device,
+                self._name,
+                asked.number,
+                self._tracker,
+            )
+        except BaseException:
+            self._study.give_back(asked.number)
+            raise
         self._told[asked.number] = told
         self._study.begun(asked.number, told.begun.id)
         task = Task(model=self._definition.name, recipe=recipe, commit=self._commit)

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("models", "infra", "flows")
 """Folders of the sources that decide a step's result."""
 
-_DEFINITIONS = "models/catalog"
-"""What lies there decides the results of one model alone, whose bundles keep it."""
+_CATALOG = Path("models", "catalog")
+"""What lies there, its own `__init__.py` aside, decides the results of one model alone, whose bundles keep it."""
 
 
 @cache
@@ -28,8 +28,8 @@ def source_digest(definition: tuple[tuple[str, bytes], ...] = (), root: Path = R
     """
     digest = hashlib.sha256()
     files = [file for package in PACKAGES for file in sorted((root / package).rglob("*.py"))]
-    shared = [file for file in files if not file.is_relative_to(root / _DEFINITIONS)]
-    own = ((file.relative_to(root).as_posix(), file.read_bytes()) for file in shared)
+    paths = [path for path in (file.relative_to(root) for file in files) if not _is_of_one_model(path)]
+    own = ((path.as_posix(), (root / path).read_bytes()) for path in paths)
     for path, content in chain(own, definition):
         digest.update(path.encode() + b"\0" + content + b"\0")
     return digest.hexdigest()[:16]
@@ -70,23 +70,29 @@ def _by_name(installed: Sequence[str]) -> dict[str, str]:
 
 
 @cache
-def code_commit(root: Path = ROOT) -> str:
+def code_commit(beside: frozenset[Path] = frozenset(), root: Path = ROOT) -> str:
     """git commit of the checkout, `+dirty` when files differ or sources are untracked; `unknown` outside a checkout.
 
-    Definitions do not count: bundles keep them, committed or not. Sources that are installed somewhere within another
-    project's checkout are not part of it.
+    Definitions do not count, for bundles keep them, committed or not; what bundles keep no part of does: `beside`, the
+    files that a model's definition consists of as well. Sources that are installed somewhere within another project's
+    checkout are not part of it.
     """
     try:
         if not git(root, "ls-files", *PACKAGES):
             return "unknown"
         commit = git(root, "rev-parse", "HEAD")
-        but = f":(exclude){_DEFINITIONS}"
-        changed = git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", but)
+        changed = git(root, "diff", "--name-only", "-z", "--relative", "HEAD")
         sources = (f"{name}/*.py" for name in PACKAGES)
-        untracked = git(root, "ls-files", "--others", "--exclude-standard", "--", *sources, but)
-        return f"{commit}+dirty" if changed or untracked else commit
+        untracked = git(root, "ls-files", "--others", "--exclude-standard", "-z", *sources)
+        paths = map(Path, filter(None, f"{changed}\0{untracked}".split("\0")))
+        dirty = any(not _is_of_one_model(path) or root / path in beside for path in paths)
+        return f"{commit}+dirty" if dirty else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _is_of_one_model(path: Path) -> bool:
+    return path.is_relative_to(_CATALOG) and path != _CATALOG / "__init__.py"
 
 
 def git(root: Path, *arguments: str, **variables: str) -> str:

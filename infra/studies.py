@@ -109,10 +109,10 @@ class Study:
                 self._break_off(one, 1)
         return len(left)
 
-    def lose(self, number: int, reason: str) -> bool:
-        """Take a trial back whose process is gone; say whether it is run again. It is not where that came before."""
+    def lose(self, number: int, reason: str) -> None:
+        """Take a trial back whose process is gone; it is run again, but where that came before."""
         with _translated():
-            return self._break_off(self._let_go(number), 1, reason)
+            self._break_off(self._let_go(number), 1, reason)
 
     def give_back(self, number: int) -> None:
         """Take a trial back that was interrupted, through no fault of its own; it is run again."""
@@ -123,13 +123,13 @@ class Study:
         del self._running[number]
         return next(one for one in self._study.get_trials(deepcopy=False) if one.number == number)
 
-    def _break_off(self, one: FrozenTrial, loss: int, reason: str = "") -> bool:
+    def _break_off(self, one: FrozenTrial, loss: int, reason: str = "") -> None:
         losses = one.user_attrs.get(_LOSSES, 0) + loss
         if losses >= LOSSES:
             self._note(one, _STATUS, "failed")
             self._note(one, _REASON, reason or f"its process was gone {losses} times while it ran")
             self._study.tell(one.number, state=TrialState.PRUNED)
-            return False
+            return
         # First what remains to be done: a kill in between leaves it to be found once more
         queued = {other.user_attrs.get(_AGAIN) for other in self._study.get_trials(deepcopy=False)}
         # What was not drawn whole is drawn again, but for what it was told to be
@@ -138,7 +138,6 @@ class Study:
             self._study.enqueue_trial(params, user_attrs={_AGAIN: one.number, _LOSSES: losses})
         self._note(one, _STATUS, "broken off")
         self._study.tell(one.number, state=TrialState.FAIL)
-        return True
 
     def ask(self) -> Asked:
         """Draw a trial; one that waits to be run again comes first."""

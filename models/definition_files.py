@@ -1,8 +1,9 @@
 """The files of a definition, which a bundle keeps: no git commit may have them.
 
-They are the definition's own folder, or its one module, and those of the catalog that it imports; of each, all Python
-sources, and what else there is, smallest first, up to `KEPT_BYTES` in all. Left out are hidden files, bytecode, and
-tables, which are data: the lake has what was ingested of them, and can forget it.
+They are the Python sources in the definition's own folder, or its one module, and those of the catalog's that it
+imports by a statement; and of what lies beside them the files that they name, or whose folder, smallest first, up to
+`KEPT_BYTES` in all. Left out are hidden files, bytecode, and tables, which are data: the lake has what was ingested of
+them, and can forget it.
 """
 
 import ast
@@ -28,7 +29,7 @@ class DefinitionFiles(NamedTuple):
     kept: tuple[tuple[str, bytes], ...]
     """Paths within the catalog, in order, and contents."""
     left_out: tuple[tuple[str, Path], ...]
-    """Tables, what is too large, and links to folders: paths within the catalog, and where they are."""
+    """What lies beside: paths within the catalog, and where they are."""
 
 
 def gather(catalogs: Sequence[Path], name: str) -> DefinitionFiles:
@@ -42,7 +43,7 @@ def gather(catalogs: Sequence[Path], name: str) -> DefinitionFiles:
     """
     try:
         sources, others = _read_sources(catalogs, name)
-        small, large = _divide(others)
+        small, rest = _divide(others, b"".join(sources.values()))
         kept = sources | {path: others[path].read_bytes() for path in small}
     except OSError as error:
         raise DefinitionError(
@@ -51,7 +52,7 @@ def gather(catalogs: Sequence[Path], name: str) -> DefinitionFiles:
         ) from error
     return DefinitionFiles(
         kept=tuple((path, kept[path]) for path in sorted(kept, key=PurePosixPath)),
-        left_out=tuple((path, others[path]) for path in sorted(large)),
+        left_out=tuple((path, others[path]) for path in sorted(rest)),
     )
 
 
@@ -70,10 +71,33 @@ def unpack(content: bytes) -> tuple[tuple[str, bytes], ...]:
         return tuple((one.filename, archive.read(one)) for one in archive.infolist())
 
 
-def unpack_into(content: bytes, folder: Path) -> None:
-    """Write the files of an archive into a folder."""
+def unpack_into(content: bytes, catalog: Path) -> None:
+    """Write the files of an archive into a folder of definitions; links that are in the way are removed."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        archive.extractall(folder)
+        for path in archive.namelist():
+            _remove_link(catalog, path)
+        archive.extractall(catalog)
+
+
+def remove(catalog: Path, path: str) -> None:
+    """Remove a file from a folder of definitions, or the link by which it is there."""
+    if not _remove_link(catalog, path):
+        (catalog / path).unlink()
+
+
+def _remove_link(catalog: Path, path: str) -> bool:
+    """Remove the link that a path leads by, and nothing that lies elsewhere; say whether there was one."""
+    parts = PurePosixPath(path).parts
+    links = (place for end in range(len(parts)) if (place := catalog.joinpath(*parts[: end + 1])).is_symlink())
+    found = next(links, None)
+    if found is not None:
+        found.unlink()
+    return found is not None
+
+
+def has(catalog: Path, module: str) -> bool:
+    """Say whether a folder has what an import of a module finds first there."""
+    return any((catalog / path).is_file() for path in (f"{module}/__init__.py", f"{module}.py"))
 
 
 def _read_sources(catalogs: Sequence[Path], name: str) -> tuple[dict[str, bytes], dict[str, Path]]:
@@ -84,13 +108,20 @@ def _read_sources(catalogs: Sequence[Path], name: str) -> tuple[dict[str, bytes]
         if (module := waiting.pop()) in seen:
             continue
         seen.add(module)
-        for path, place in next(filter(None, (_paths(catalog, module) for catalog in catalogs)), {}).items():
+        for path, place in _paths(_first(catalogs, module), module).items():
             if place.suffix == ".py" and place.is_file():
                 sources[path] = place.read_bytes()
                 waiting += _imported(sources[path], PurePosixPath(path))
             elif place.is_file() or place.is_symlink():
                 others[path] = place
     return sources, others
+
+
+def _first(catalogs: Sequence[Path], module: str) -> Path:
+    """Choose the folder that an import would take a module from: one without `__init__.py` comes after all others."""
+    import_it = [catalog for catalog in catalogs if has(catalog, module)]
+    have_it = [catalog for catalog in catalogs if (catalog / module).is_dir()]
+    return next(iter(import_it or have_it or catalogs))
 
 
 def _paths(catalog: Path, module: str) -> dict[str, Path]:
@@ -103,11 +134,14 @@ def _paths(catalog: Path, module: str) -> dict[str, Path]:
     return found
 
 
-def _divide(others: Mapping[str, Path]) -> tuple[list[str], list[str]]:
+def _divide(others: Mapping[str, Path], sources: bytes) -> tuple[list[str], list[str]]:
     """Say which files are kept, and which are not."""
     room, kept, left_out = KEPT_BYTES, list[str](), list[str]()
     for size, path in sorted((place.stat().st_size, path) for path, place in others.items()):
-        if others[path].is_file() and PurePosixPath(path).suffix.lower() not in _TABLES and size <= room:
+        _, *within = PurePosixPath(path).parts
+        is_named = any(part.encode() in sources for part in within)
+        is_table = PurePosixPath(path).suffix.lower() in _TABLES
+        if others[path].is_file() and is_named and not is_table and size <= room:
             kept.append(path)
             room -= size
         else:

@@ -32,7 +32,13 @@ _FEW_CLASSES = 10
 _CODED_AS = ("id", "code", "zone", "type", "class", "category", "kind", "zip", "zipcode", "postcode")
 """Last words of names of whole numbers that count nothing."""
 _LAST_WORD = re.compile(r"([A-Z]+|[A-Z]?[a-z]+)[^a-zA-Z]*$")
-_DATE = re.compile(r"(\d{4}([./-])\d{1,2}\2\d{1,2}|\d{1,2}([./-])\d{1,2}\3\d{4})([T ].*)?")
+_MONTH = r"[A-Z][a-z]{2,8}\.?"
+_DATE = re.compile(
+    rf"(\d{{4}}([/-])\d{{1,2}}\2\d{{1,2}}|\d{{1,2}}([./-])\d{{1,2}}\3\d{{4}}|\d{{1,2}}/\d{{1,2}}/\d\d|\d\d\.\d\d\.\d\d"
+    rf"|{_MONTH} \d{{1,2}},? \d{{4}}|\d{{1,2}}\.? {_MONTH} \d{{4}})([T ,].*)?"
+)
+_MOSTLY = 0.9
+"""A share of a column's values that are dates from which on it is one of dates, however it says that one is unknown."""
 _FEW_GROUPS, _MOST_SLICES = 20, 8
 """Values of a category that is a slice, and how many such are suggested."""
 _TOLD_ROWS, _FEWEST_TOLD = 100_000, 10
@@ -263,8 +269,6 @@ def _feature(name: str, values: pa.ChunkedArray) -> Number | Category | str:
         return Category(name=name, values=(0, 1), nullable=nullable)
     if _is_text(kind):
         distinct = _distinct(values)
-        if distinct and all(isinstance(one, str) and _DATE.fullmatch(one) for one in distinct):
-            return f"dates, such as {distinct[0]!r}, which no feature is: let `prepare` make numbers of them"
         if len(distinct) > _MOST_CATEGORIES:
             return f"text with {len(distinct):,} values; a category has at most {_MOST_CATEGORIES:,}"
         return Category(name=name, values=tuple(distinct), nullable=nullable)
@@ -337,12 +341,12 @@ def _useless(values: pa.ChunkedArray, target: pa.ChunkedArray, label: Number | C
     if not (_is_number(values.type) or _is_text(values.type) or pa.types.is_boolean(values.type)):
         if length := _images_length(values):
             return f"{length}; where they are images, declare an Image of that height, width and channels"
-        moment = pa.types.is_temporal(values.type)
+        moment = pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)
         what = "a moment, which no feature is" if moment else f"{values.type}, which is neither number nor text"
         return f"{what}: let `prepare` make numbers of it"
     if _is_number(values.type) and not len(_finite(values)):
         return "no finite number in any row"
-    if odd := _beyond(values):
+    if odd := _beyond(values) or _dates(values):
         return odd
     distinct = pc.count_distinct(pc.drop_null(values)).as_py()
     if distinct == 1:
@@ -351,6 +355,15 @@ def _useless(values: pa.ChunkedArray, target: pa.ChunkedArray, label: Number | C
     if is_name and distinct == present and present > 20 and not _says(values, target, label):
         return "another value in each row, as an id has"
     return "LEAK: says the target" if _says(values, target, label) else ""
+
+
+def _dates(values: pa.ChunkedArray) -> str:
+    """Say of text that it is dates; nothing of other columns."""
+    distinct = [one for one in pc.unique(values).to_pylist() if one] if _is_text(values.type) else []
+    dates = [one for one in distinct[:_TOLD_ROWS] if _DATE.fullmatch(one)]
+    if not dates or len(dates) < _MOSTLY * len(distinct[:_TOLD_ROWS]):
+        return ""
+    return f"dates, such as {dates[0]!r}, which no feature is: let `prepare` make numbers of them"
 
 
 def _images_length(values: pa.ChunkedArray) -> str:

@@ -317,7 +317,6 @@ def _state(network: nn.Module) -> dict[str, Tensor]:
 
 def _restore(network: nn.Module, state: dict[str, Tensor]) -> None:
     """Have a network be what it was."""
-    network.load_state_dict(state, strict=False)  # which takes no buffers that are not persistent
     for name, value in network.named_buffers():
         kept = state.get(name, value)
         if kept.shape != value.shape:
@@ -325,6 +324,7 @@ def _restore(network: nn.Module, state: dict[str, Tensor]) -> None:
             setattr(network.get_submodule(owner), own, kept.clone())
         elif not torch.equal(kept, value):  # in place, as who trains with this process holds on to it
             value.copy_(kept)
+    network.load_state_dict(state, strict=False)  # which takes no buffers that are not persistent
 
 
 def _optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:

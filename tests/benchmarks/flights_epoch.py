@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.flights_epoch MEMORY_MB
 
-The lake is that of OKRUH_HOME. Printed is JSON: rows, seconds and bytes. The seconds are those of reading, cutting,
-preparing and learning, and of the network's answers to the rows that stop the training. The bytes are of the whole
-training: the graph, its proof and the evaluation as well. What is imported does not count.
+The lake is that of OKRUH_HOME. Printed is JSON: rows, seconds and bytes. The seconds are those of reading, cutting and
+preparing what is learned from, of learning, and of the network's answers to the rows that stop the training. The bytes
+are of the whole training: the graph, its proof and the evaluation as well. What is imported does not count.
 """
 
 import gc
@@ -39,7 +39,7 @@ class Epoch(msgspec.Struct, frozen=True):
     """That are learned from."""
     seconds: float
     read_seconds: float
-    """Of these, until the first step."""
+    """Of these, until all is read and prepared."""
     peak: int
     """Bytes that were added to the process's own at most."""
     columns: int
@@ -56,7 +56,7 @@ class _Clock(NoCheckpoints):
         self.began = time.perf_counter()
 
     def report(self, progress: Progress) -> None:
-        """Be told of each epoch's end."""
+        """Be told of each window, and of the epoch's end last."""
         self.ended = time.perf_counter()
 
 

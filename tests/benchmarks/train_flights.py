@@ -76,7 +76,7 @@ def _slower(streamed: Sequence[Epoch], kept: Sequence[Epoch]) -> Figure:
         compared_with={
             "streamed s": medians["s"],
             "kept s": medians["k"],
-            "of which until the first step s": statistics.median(one.read_seconds for one in kept),
+            "of which reading and preparing s": statistics.median(one.read_seconds for one in kept),
         },
     )
 

@@ -49,7 +49,7 @@ def drafted(
         partition="file",
         slices=(Slice(column=time, part=TimePart.HOUR, edges=(6,)), Slice(column=name)),
     )
-    return Draft(contract, "regression", 100, 30.0, {name: seen, target: seen}, left_out or {})
+    return Draft(contract, "regression", 100, 30.0, {name: seen, target: seen, time: seen}, left_out or {})
 
 
 def loaded(text: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.numpy import load
 
-from flows import screens
+from flows import catalog, screens
 from flows.forget import forget
 from flows.ingest import ingest
 from flows.new import new
@@ -24,7 +24,7 @@ from flows.reproduce import REPORTS, Reproduced, reproduce
 from flows.train import register, run_recipe, train
 from infra import registry
 from infra.errors import Misconfigured, NotFound
-from infra.provenance import ROOT, code_commit, source_digest
+from infra.provenance import ROOT, source_digest
 from infra.selection import Selection
 from models.bundle import Origin
 from models.catalog import taxi_eta
@@ -94,7 +94,7 @@ def test_a_warm_started_version_of_a_replay_is_identical_from_the_lake_alone(tra
     assert [(part.name, part.likeness, part.differing) for part in done.parts] == [
         (name, "identical", 0) for name in ("data", "weights", "graph", "metrics", "evaluation", "profile")
     ]
-    assert (done.verdict, done.branch, done.code.recorded) == ("identical", "loop-1", code_commit())
+    assert (done.verdict, done.branch, done.code.recorded) == ("identical", "loop-1", catalog.commit("taxi_eta"))
     assert done.code.same_sources
     assert done.environment.same_distributions
     assert (done.environment.distributions, done.environment.computed) == ((), ())

@@ -20,7 +20,7 @@ from infra import registry
 from infra.checkpoints import FileCheckpoints
 from infra.dataset import known_rows
 from infra.errors import NotFound
-from infra.provenance import code_commit, distributions, environment_digest
+from infra.provenance import distributions, environment_digest
 from models.bundle import DEFINITION, FILES, PAGE
 from models.catalog.taxi_eta import MODEL
 from models.errors import ContractError, TrainingDiverged
@@ -53,7 +53,7 @@ def test_a_bundle_names_code_data_environment_and_runs(trained: Path) -> None:
         catalog.sources("taxi_eta"),
         environment_digest(),
     )
-    assert card.origin.code_commit == code_commit()
+    assert card.origin.code_commit == catalog.commit("taxi_eta")
     assert card.origin.distributions == distributions()
     assert card.origin.computed is not None
     assert (card.origin.computed.threads, card.origin.computed.torch) == (1, torch.__version__)

@@ -25,10 +25,10 @@ from flows.trial import Came
 from flows.tune import Tuned, _Search, study_name, tune
 from infra import registry
 from infra.assembly import assemble
-from infra.errors import Misconfigured
+from infra.errors import Misconfigured, Unavailable
 from infra.provenance import ROOT, distributions
 from infra.settings import load_settings
-from infra.studies import Studies, Trial
+from infra.studies import LOSSES, Studies, Trial
 from infra.tracking.ending import ending_beside
 from infra.tracking.tracker import SilentTracker
 from models.catalog.digits import MODEL
@@ -280,6 +280,21 @@ def test_a_trial_that_is_interrupted_is_run_again(images: Path, monkeypatch: pyt
     assert [one.status for one in went_on.trials] == ["finished", "finished", "broken off"]
     statuses = {line.trial: line.status for line in runs("digits", [went_on.study]).runs}
     assert sorted(statuses.values()) == ["broken off", "finished", "finished"]
+
+
+def test_a_trial_that_cannot_begin_is_no_trial_s_fault(images: Path) -> None:
+    in_the_way = images / "runs" / "digits"
+    in_the_way.parent.mkdir()
+    in_the_way.write_text("no folder")
+    for _ in range(LOSSES):
+        with pytest.raises(Unavailable, match="a run cannot be recorded in "):
+            tune("digits", 1, overrides={"epochs": 1})
+    in_the_way.unlink()
+
+    found = tune("digits", 1, overrides={"epochs": 1})
+
+    assert [one.status for one in found.trials if one.counts] == ["finished"]
+    assert found.trials[0].settings["training.learning_rate"] == MODEL.training.learning_rate
 
 
 def test_what_a_trial_has_said_before_its_end_and_is_heard_after_it_is_dropped(images: Path) -> None:

@@ -17,19 +17,19 @@ def test_says_the_commit_and_whether_files_differ_from_it(tmp_path: Path) -> Non
     checkout = make_checkout(tmp_path)
     commit = git(checkout, "rev-parse", "HEAD")
 
-    clean = provenance.code_commit(checkout)
+    clean = provenance.code_commit(root=checkout)
     (checkout / "models" / "a.py").write_text("a = 2\n")
     provenance.code_commit.cache_clear()
 
     assert clean == commit
-    assert provenance.code_commit(checkout) == f"{commit}+dirty"
+    assert provenance.code_commit(root=checkout) == f"{commit}+dirty"
 
 
 def test_a_file_that_is_not_tracked_leaves_a_checkout_clean(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path)
     (checkout / "notes.txt").write_text("remember\n")
 
-    assert provenance.code_commit(checkout) == git(checkout, "rev-parse", "HEAD")
+    assert provenance.code_commit(root=checkout) == git(checkout, "rev-parse", "HEAD")
 
 
 def test_a_source_that_is_not_tracked_makes_a_checkout_dirty(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_source_that_is_not_tracked_makes_a_checkout_dirty(tmp_path: Path) -> 
     (checkout / "models" / "contract").mkdir()
     (checkout / "models" / "contract" / "mine.py").write_text("a = 3\n")
 
-    assert provenance.code_commit(checkout) == f"{git(checkout, 'rev-parse', 'HEAD')}+dirty"
+    assert provenance.code_commit(root=checkout) == f"{git(checkout, 'rev-parse', 'HEAD')}+dirty"
 
 
 def test_definitions_that_are_changed_or_not_tracked_leave_a_checkout_clean_for_bundles_keep_them(
@@ -52,7 +52,23 @@ def test_definitions_that_are_changed_or_not_tracked_leave_a_checkout_clean_for_
     definition.write_text("a = 2\n")
     (checkout / "models" / "catalog" / "mine.py").write_text("a = 3\n")
 
-    assert provenance.code_commit(checkout) == git(checkout, "rev-parse", "HEAD")
+    assert provenance.code_commit(root=checkout) == git(checkout, "rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize("path", ["models/catalog/theirs/zones.csv", "models/catalog/__init__.py"])
+def test_what_no_bundle_keeps_of_a_definition_makes_a_checkout_dirty(tmp_path: Path, path: str) -> None:
+    checkout = make_checkout(tmp_path)
+    file = checkout / path
+    file.parent.mkdir(parents=True)
+    file.write_text("1\n")
+    git(checkout, "add", "--all")
+    git(checkout, "commit", "--quiet", "--message", "a table")
+    file.write_text("2\n")
+    commit = git(checkout, "rev-parse", "HEAD")
+
+    assert provenance.code_commit(frozenset([file]), checkout) == f"{commit}+dirty"
+    if path.endswith(".csv"):  # which is another model's
+        assert provenance.code_commit(frozenset([file.with_name("other.csv")]), checkout) == commit
 
 
 def test_a_checkout_may_hold_more_than_the_sources(tmp_path: Path) -> None:
@@ -61,17 +77,17 @@ def test_a_checkout_may_hold_more_than_the_sources(tmp_path: Path) -> None:
     git(tmp_path / "project", "add", "--all")
     git(tmp_path / "project", "commit", "--quiet", "--message", "move")
 
-    assert provenance.code_commit(checkout) == git(checkout, "rev-parse", "HEAD")
+    assert provenance.code_commit(root=checkout) == git(checkout, "rev-parse", "HEAD")
 
 
 def test_outside_a_checkout_the_commit_is_unknown(tmp_path: Path) -> None:
-    assert provenance.code_commit(tmp_path) == "unknown"
+    assert provenance.code_commit(root=tmp_path) == "unknown"
 
 
 def test_before_the_first_commit_it_is_unknown(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
 
-    assert provenance.code_commit(tmp_path) == "unknown"
+    assert provenance.code_commit(root=tmp_path) == "unknown"
 
 
 def test_what_is_installed_within_another_checkout_is_not_of_its_commit(tmp_path: Path) -> None:
@@ -79,14 +95,14 @@ def test_what_is_installed_within_another_checkout_is_not_of_its_commit(tmp_path
     (installed / "models").mkdir(parents=True)
     (installed / "models" / "a.py").write_text("a = 1\n")
 
-    assert provenance.code_commit(installed) == "unknown"
+    assert provenance.code_commit(root=installed) == "unknown"
 
 
 def test_without_git_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkout = make_checkout(tmp_path)
     monkeypatch.setenv("PATH", "")
 
-    assert provenance.code_commit(checkout) == "unknown"
+    assert provenance.code_commit(root=checkout) == "unknown"
 
 
 def test_the_sources_digest_follows_names_and_contents(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
-"""What is kept of a definition outside the checkout: all that its training reads, and no data."""
+"""What is kept of a definition: its sources and what they name, and neither data nor what merely lies beside."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from models import definition_files
-from models.definition_files import DefinitionFiles, gather, pack, unpack, unpack_into
+from models.definition_files import DefinitionFiles, gather, pack, remove, unpack, unpack_into
 from models.errors import DefinitionError
 
 
@@ -28,8 +29,10 @@ def kept(catalog: Path, name: str = "rides") -> list[str]:
 
 
 def test_keeps_the_definitions_folder_in_order_but_no_tables_hidden_files_or_bytecode(catalog: Path) -> None:
-    for path in ("rides/parts/zones.json", "rides/network.py", "others/__init__.py", "notes.txt"):
+    write(catalog, "rides/network.py", "ZONES, ICONS = 'zones.json', __file__ + '/../icons'\n")
+    for path in ("rides/parts/zones.json", "rides/icons/a.png", "others/__init__.py", "notes.txt"):
         write(catalog, path, "1\n")
+    write(catalog, "rides/token.json", "nothing names it\n")
     for path in ("rides/.env", "rides/.git/config.py", "rides/__pycache__/network.pyc"):
         write(catalog, path, "1\n")
     for path in ("rides/raw/a.CSV", "rides/b.parquet"):
@@ -38,10 +41,11 @@ def test_keeps_the_definitions_folder_in_order_but_no_tables_hidden_files_or_byt
     assert gather([catalog], "rides") == DefinitionFiles(
         kept=(
             ("rides/__init__.py", b"MODEL = 1\n"),
-            ("rides/network.py", b"1\n"),
+            ("rides/icons/a.png", b"1\n"),
+            ("rides/network.py", b"ZONES, ICONS = 'zones.json', __file__ + '/../icons'\n"),
             ("rides/parts/zones.json", b"1\n"),
         ),
-        left_out=tuple((path, catalog / path) for path in ("rides/b.parquet", "rides/raw/a.CSV")),
+        left_out=tuple((path, catalog / path) for path in ("rides/b.parquet", "rides/raw/a.CSV", "rides/token.json")),
     )
 
 
@@ -77,6 +81,8 @@ def test_of_two_modules_with_one_name_the_earlier_folders_is_kept_and_what_only_
     write(catalog, "taxi_eta/network.py", "hidden = 'as well'\n")
     write(first, "taxi_eta/__init__.py", "MODEL = 1\n")
     write(first, "rides/__pycache__/__init__.pyc", "of one that was removed")
+    write(first, "rides/raw.csv", "of one that was moved")
+    write(first, "widths/notes.txt", "no module, as an import finds it")
 
     assert dict(gather([first, catalog], "rides").kept) == {
         "rides/__init__.py": (catalog / "rides" / "__init__.py").read_bytes(),
@@ -102,8 +108,10 @@ def test_a_source_that_nobody_can_import_names_nothing(catalog: Path) -> None:
 
 def test_keeps_all_sources_and_of_other_files_the_smallest(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(definition_files, "KEPT_BYTES", 30)
-    for path, size in (("long.py", 100), ("b.json", 15), ("c.json", 15), ("a.json", 20), ("weights.bin", 31)):
+    named = ("b.json", "c.json", "a.json", "weights.bin")
+    for path, size in zip(("long.py", *named), (100, 15, 15, 20, 31), strict=True):
         write(catalog, f"rides/{path}", "#" * size)
+    write(catalog, "rides/__init__.py", f"FILES = {named}\n")
 
     found = gather([catalog], "rides")
 
@@ -116,6 +124,7 @@ def test_names_folders_that_are_linked_and_follows_linked_files(catalog: Path, t
     (catalog / "rides" / "zones.json").symlink_to(aside)
     (catalog / "rides" / "images").symlink_to(aside.parent)
     (catalog / "rides" / "gone").symlink_to(tmp_path / "nothing")
+    write(catalog, "rides/__init__.py", "ZONES, IMAGES, GONE = 'zones.json', 'images', 'gone'\n")
 
     found = gather([catalog], "rides")
 
@@ -125,6 +134,7 @@ def test_names_folders_that_are_linked_and_follows_linked_files(catalog: Path, t
 
 def test_a_file_that_cannot_be_read_is_named(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(catalog, "rides/notes.txt", "1")
+    write(catalog, "rides/__init__.py", "NOTES = 'notes.txt'\n")
     read_bytes = Path.read_bytes
 
     def refuse(path: Path) -> bytes:
@@ -138,8 +148,34 @@ def test_a_file_that_cannot_be_read_is_named(catalog: Path, monkeypatch: pytest.
         gather([catalog], "rides")
 
 
+@pytest.mark.parametrize("link", ["rides", "rides/parts", "rides/__init__.py"])
+def test_what_a_link_leads_to_is_neither_written_to_nor_removed(catalog: Path, tmp_path: Path, link: str) -> None:
+    write(catalog, "rides/parts/layers.py", "LAYERS = 1\n")
+    archive = pack(gather([catalog], "rides").kept)
+    elsewhere, there = tmp_path / "elsewhere", tmp_path / "there"
+    write(there, "rides/later.py", "of later\n")
+    (there / link).parent.mkdir(exist_ok=True)
+    target = write(elsewhere, "a.py", "theirs\n") if link.endswith(".py") else elsewhere
+    write(elsewhere, "layers.py", "theirs\n")
+    write(elsewhere, "__init__.py", "theirs\n")
+    if link == "rides":
+        shutil.rmtree(there / "rides")
+    (there / link).symlink_to(target)
+    before = {file: file.read_text() for file in elsewhere.iterdir()}
+
+    if link == "rides":
+        remove(there, "rides/layers.py")
+        (there / link).symlink_to(target)
+    unpack_into(archive, there)
+
+    assert {file: file.read_text() for file in elsewhere.iterdir()} == before
+    assert unpack(pack(gather([there], "rides").kept))[0] == ("rides/__init__.py", b"MODEL = 1\n")
+    assert not any(place.is_symlink() for place in there.rglob("*"))
+
+
 def test_an_archive_of_the_same_files_is_the_same_and_gives_them_back(catalog: Path, tmp_path: Path) -> None:
     write(catalog, "rides/parts/zones.json", "1\n")
+    write(catalog, "rides/__init__.py", "ZONES = 'zones.json'\n")
     files = gather([catalog], "rides").kept
     first = pack(files)
     (catalog / "rides" / "__init__.py").touch()

@@ -56,15 +56,27 @@ def test_says_from_when_to_when_rows_are_and_for_which_clock_moments_without_an_
         assert said.endswith(", taken for UTC as they have no offset: name their own by `zone`")
 
 
-@pytest.mark.parametrize("odd", ["05.12.2020", "5/12/2020", "2020-12-05T08:00"])
-def test_leaves_out_dates_that_are_text_and_says_so_however_few_they_are(odd: str) -> None:
-    dates = np.where(np.arange(ROWS) % 2, odd, odd.replace("5", "4"))
+@pytest.mark.parametrize(
+    "odd", ["05.12.2020", "5/12/20", "05.12.20", "2020-12-05T08:00", "Dec 5, 2020", "5. December 2020"]
+)
+def test_leaves_out_dates_that_are_text_and_says_so_however_few_or_many_they_are(odd: str) -> None:
+    few = np.where(np.arange(ROWS) % 20, odd.replace("12", "11"), odd)
+    many = np.array([f"{1 + row // 28 % 12}/{1 + row % 28}/{1990 + row // 336}" for row in range(ROWS)])
+    many[7] = "unknown"
+    other = np.where(np.arange(ROWS) % 2, "1.2.34", "May be")
 
-    found = draft(table(odd=dates, version=np.where(np.arange(ROWS) % 2, "1.2.34", "1.2.35")), "price")
+    found = draft(table(odd=few, many=many, version=other), "price")
 
-    assert set(found.left_out) == {"odd", "at"}
-    first = odd.replace("5", "4")
-    assert found.left_out["odd"] == f"dates, such as {first!r}, which no feature is: let `prepare` make numbers of them"
+    what = "which no feature is: let `prepare` make numbers of them"
+    assert set(found.left_out) == {"odd", "many", "at"}
+    assert found.left_out["odd"] == f"dates, such as {odd!r}, {what}"
+    assert found.left_out["many"] == f"dates, such as '1/1/1990', {what}"
+
+
+def test_a_column_of_durations_is_called_no_moment() -> None:
+    found = draft(table(odd=pa.array(np.arange(ROWS).astype("m8[s]"))), "price")
+
+    assert found.left_out["odd"].startswith("duration[s], which is neither number nor text: let `prepare` make")
 
 
 def test_shows_no_digits_that_a_column_does_not_have() -> None:

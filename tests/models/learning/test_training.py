@@ -150,12 +150,12 @@ class Shares(Wrong):
     ones: Tensor
     seen: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, persistent: bool = False) -> None:
         super().__init__()
         self.again = nn.Embedding(3, 1)
         self.again.weight = self.kind.weight
         self.register_buffer("ones", torch.ones(1).expand(2), persistent=False)
-        self.register_buffer("seen", torch.zeros(1), persistent=False)
+        self.register_buffer("seen", torch.zeros(1), persistent=persistent)
 
     def forward(self, numbers: Tensor, categories: Tensor, time_parts: Tensor) -> Tensor:
         if self.training:
@@ -164,6 +164,14 @@ class Shares(Wrong):
             super().forward(numbers, categories, time_parts) * self.ones[0] + self.again(categories[:, 0])[:, 0]
         )
         return answer
+
+
+def test_a_buffer_that_is_kept_may_get_another_shape(ride_model: Model, split: Split) -> None:
+    model = replace(ride_model, network=lambda _: Shares(persistent=True))
+
+    trained = learn(model, split, SETTINGS, device="cpu", threads=1)
+
+    assert load(trained.state)["seen"].shape == (3,)
 
 
 def test_what_a_network_shares_is_kept_under_both_names(ride_model: Model, split: Split) -> None:
