@@ -33,7 +33,7 @@ def card(model: str, version: str | None = None, branch: str | None = None) -> F
 
     Raises: `NotFound`.
     """
-    catalog.load(model)
+    catalog.check(model)
     settings = load_settings()
     platform = assemble(settings)
     if not platform.has_lake(model):

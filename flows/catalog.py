@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from infra.assembly import assemble
 from infra.provenance import code_commit, source_digest
 from infra.settings import load_settings
 from models import definitions
+from models.bundle import check_name
 from models.definition_files import DefinitionFiles
 from models.model import Model
 
@@ -19,6 +21,16 @@ def load(name: str) -> Model:
     """Import a definition. Raises: `DefinitionError`, `Misconfigured`."""
     definitions.look_in(load_settings().catalog)
     return definitions.load(name)
+
+
+def check(name: str) -> None:
+    """Refuse a model of which there is neither a definition nor, of one that is gone, a lake.
+
+    Raises: `DefinitionError`, `Misconfigured`.
+    """
+    check_name(name)
+    if not assemble(load_settings()).has_lake(name):
+        load(name)  # which says what there is, where it is not that
 
 
 def files(name: str) -> DefinitionFiles:

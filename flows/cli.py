@@ -72,6 +72,7 @@ app = typer.Typer(
 )
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name in models/catalog.", callback=_known)]
+OwnerName = Annotated[str, typer.Argument(metavar="MODEL", help="Name in models/catalog, or of one that was there.")]
 Branch = Annotated[str | None, typer.Option(help="Lake branch; without it, OKRUH_BRANCH.")]
 AsOf = Annotated[str | None, typer.Option(metavar="TIME", help="Only what was known then, ISO 8601; without it, now.")]
 LearnFrom = Annotated[str | None, typer.Option(metavar="TIME", help="Only rows about later moments.")]
@@ -363,7 +364,7 @@ def status(model: ModelName, branch: Branch = None, as_json: Json = False) -> No
 
 @app.command()
 def lineage(
-    model: ModelName,
+    model: OwnerName,
     subject: Annotated[str, typer.Argument(metavar="ID|VERSION", help="A prediction id or a version.")],
     branch: Branch = None,
     as_json: Json = False,
@@ -376,7 +377,7 @@ def lineage(
 
 @app.command()
 def reproduce(
-    model: ModelName,
+    model: OwnerName,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A registered version.")],
     tolerance: Annotated[
         float | None,
@@ -405,7 +406,7 @@ def reproduce(
 
 @app.command()
 def runs(
-    model: ModelName,
+    model: OwnerName,
     names: Annotated[
         list[str] | None,
         typer.Argument(metavar="RUN", help="To compare: ids, their beginnings, or versions; without, all."),
@@ -428,7 +429,7 @@ def runs(
 
 @app.command()
 def card(
-    model: ModelName,
+    model: OwnerName,
     version: Annotated[
         str | None, typer.Argument(metavar="VERSION", help="Without it, the champion, or else the newest.")
     ] = None,

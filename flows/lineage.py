@@ -62,7 +62,7 @@ def lineage(model: str, subject: str, branch: str | None = None) -> Lineage:
 
     Raises: `NotFound`.
     """
-    catalog.load(model)
+    catalog.check(model)
     settings = load_settings()
     platform = assemble(settings)
     unknown = NotFound(f"{subject!r} is neither a version nor a prediction of {model}; see `okruh status {model}`")

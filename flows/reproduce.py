@@ -26,7 +26,7 @@ from infra.lake.names import some
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import Settings, load_settings
-from models.bundle import Bundle, Card, Computed, check_name
+from models.bundle import Bundle, Card, Computed
 from models.deciding.reproduction import TOLERANCE, Likeness, Part, compare, judge
 from models.definition_files import gather, has, remove, unpack, unpack_into
 from models.errors import BundleError, DefinitionError
@@ -120,8 +120,9 @@ def reproduce(
     """
     if not 0 <= tolerance < 1:
         raise Misconfigured(f"tolerance {tolerance:g}: it is a share, from 0 to below 1")
+    catalog.check(model)
     settings = load_settings()
-    lake = _existing_lake(settings, model)
+    lake = assemble(settings).existing_lake(model)
     branch, ref = _find(lake, [branch] if branch else registry.branches_to_search(lake, settings.branch), version)
     then, began = registry.load_bundle(lake, ref, version), time.monotonic()
     environment = _environment(settings, then.card, device)
@@ -151,15 +152,6 @@ def reproduce(
         seconds=time.monotonic() - began,
     )
     return _kept(lake, done) if keep else done
-
-
-def _existing_lake(settings: Settings, model: str) -> Lake:
-    """Give a model's lake; its definition may be gone meanwhile. Raises: `NotFound`, `DefinitionError`."""
-    check_name(model)
-    platform = assemble(settings)
-    if not platform.has_lake(model):
-        catalog.load(model)  # says what there is, where it is not that
-    return platform.existing_lake(model)
 
 
 def _find(lake: Lake, branches: Sequence[str], version: str) -> tuple[str, str]:

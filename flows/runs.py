@@ -83,7 +83,7 @@ def runs(model: str, names: Sequence[str] = (), most: int | None = None, curves:
 
     Raises: `NotFound` for a name that no run bears, `Misconfigured` for one that several do, `Unavailable`.
     """
-    catalog.load(model)
+    catalog.check(model)
     settings = load_settings()
     found = sorted(_all(assemble(settings), model, settings.branch), key=lambda run: run.begun.at, reverse=True)
     picked = [run for name in dict.fromkeys(names) for run in _named(found, name)] if names else found[:most]

@@ -15,7 +15,7 @@ from models.pages.words import counted
 
 _COLOURS = (
     *("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280"),
-    *("#00838f", "#975a16", "#c53030", "#4a5568", "#1a365d"),
+    *("#00838f", "#d69e2e", "#c53030", "#4a5568", "#1a365d"),
 )
 _MOST_COMPARED = 10
 """Runs that are compared where none are chosen: the newest."""
@@ -129,4 +129,4 @@ def _repeated(count: int) -> list[str]:
 
 
 def _scrolled(table: str) -> str:
-    return f"<div style='overflow-x:auto'>{table}</div>"
+    return f"<div style='overflow-x:auto;white-space:nowrap'>{table}</div>"

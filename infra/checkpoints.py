@@ -61,9 +61,10 @@ class FileCheckpoints:
             sync_folder(self._path.parent)
         except OSError as error:
             written.unlink(missing_ok=True)
+            goes_on = "from the checkpoint before" if self._path.exists() else "from the start"
             raise Unavailable(
                 f"a checkpoint of {len(content) >> 20} MiB cannot be written to {self._path.parent}: {error.strerror}; "
-                "make room and run the same again: it goes on from the checkpoint before"
+                f"make room and run the same again: it goes on {goes_on}"
             ) from error
         self._last_s = time.monotonic()
 

@@ -21,7 +21,7 @@ def apart(settings: Mapping[str, V]) -> tuple[dict[str, V], dict[str, V]]:
     found: dict[str, dict[str, V]] = {TRAINING: {}, NETWORK: {}}
     for name, value in settings.items():
         kind = next((kind for kind in found if name.startswith(kind)), None)
-        if kind is None:
+        if kind is None or name == kind:
             raise DefinitionError(f"no setting is called {name}; a name is {TRAINING}NAME or {NETWORK}NAME")
         found[kind][name.removeprefix(kind)] = value
     return found[TRAINING], found[NETWORK]

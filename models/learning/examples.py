@@ -28,7 +28,7 @@ from models.learning.preprocessing import Prepared, prepare, smallest_integer
 WINDOW_BYTES = 4 << 20
 """A window has so many, or one batch: it stays in a processor's caches until it is used."""
 
-_ANSWERED_ROWS, _ANSWERED_NUMBERS = 1 << 13, 1 << 18
+_ANSWERED_ROWS, _ANSWERED_NUMBERS = 1 << 11, 1 << 18
 """Rows that a network answers at once, and numbers of images among them, so that what it computes on the way takes
 little memory."""
 
@@ -122,13 +122,13 @@ class HeldRows:
         end, window = len(self) // batch * batch, _window(batch, self._row_bytes)
         for start in range(step * batch, end, window):
             rows = order_N[start : min(start + window, end)]
-            yield [_as_learned(part.index_select(0, rows)) for part in self._parts]
+            yield [as_learned(part.index_select(0, rows)) for part in self._parts]
 
     def in_order(self) -> Iterator[list[Tensor]]:
         """Give all rows, some at a time."""
         step = answered_rows(self._parts[:-1])
         for start in range(0, len(self), step):
-            yield [_as_learned(part[start : start + step]) for part in self._parts]
+            yield [as_learned(part[start : start + step]) for part in self._parts]
 
 
 class StreamedRows:
@@ -177,7 +177,7 @@ class StreamedRows:
                     whole = len(joined[-1]) // batch * batch
                     over, start = [part[whole:].clone() for part in joined], stop
                     if whole:
-                        yield [_as_learned(part[:whole].to(self._device)) for part in joined]
+                        yield [as_learned(part[:whole].to(self._device)) for part in joined]
 
     def _count(self, group: list[int]) -> int:
         return sum(self._counts[place] for place in group)
@@ -207,7 +207,7 @@ def _row_bytes(parts: list[Tensor]) -> int:
     return max(1, sum(part[:1].numel() * part.element_size() for part in parts))
 
 
-def _as_learned(part: Tensor) -> Tensor:
+def as_learned(part: Tensor) -> Tensor:
     """Give codes in 64 bits; bytes, of images alone, as floats."""
     if part.is_floating_point():
         return part

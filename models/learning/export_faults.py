@@ -99,7 +99,7 @@ def fixed_rows(where: str, rows: int, traced: int) -> ExportFailed:
     return ExportFailed(
         f"the network cannot be written as a graph for any number of rows: {where} fails on {rows} of them, as it "
         f"holds on to the {traced} that it was traced with; take no number of rows into Python: use -1 in view and "
-        "reshape, and new_zeros(numbers.shape[0], ...) for what has one"
+        "reshape, new_zeros(numbers.shape[0], ...) for what has one, and batch_first=True where rows go in turn"
     )
 
 

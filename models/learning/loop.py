@@ -180,7 +180,7 @@ class _Training:
         self._learning = _compiled(world.wrap(network), settings, device)
         self._loss_sum = torch.zeros((), device=device)
         """Of the epoch's steps."""
-        self._best_state = copy.deepcopy(_state(network))
+        self._best_state = copy.deepcopy(state_of(network))
         self._best_error = math.inf
         self.step = self.resumed_at = 0
         self.best_epoch = 0
@@ -217,7 +217,7 @@ class _Training:
             self._check(math.nan, f"weights are no finite numbers after step {self.step}")
         if error is None or error < self._best_error:
             self._best_error, self.best_epoch = math.inf if error is None else error, epoch
-            self._best_state = copy.deepcopy(_state(self._network))
+            self._best_state = copy.deepcopy(state_of(self._network))
         self._loss_sum.zero_()
 
     def _check(self, figure: float, said: str) -> None:
@@ -230,7 +230,7 @@ class _Training:
 
     def best_network(self) -> nn.Module:
         """Give the network as the best epoch left it, on the CPU."""
-        _restore(self._network, self._best_state)
+        restore(self._network, self._best_state)
         return self._network.cpu().eval()
 
     def _learn(self, window: list[Tensor]) -> None:
@@ -280,7 +280,7 @@ class _Training:
     def state(self) -> bytes:
         """Write down where the training is; every process takes part."""
         state = {
-            "network": _state(self._network),
+            "network": state_of(self._network),
             "optimizer": self._optimizer.state_dict(),
             "step": self.step,
             "history": self.history,
@@ -297,7 +297,7 @@ class _Training:
     def go_on(self, content: bytes) -> None:
         """Be where a training of the same rows and settings was."""
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=self._device, weights_only=True)
-        _restore(self._network, state["network"])
+        restore(self._network, state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self.history = state["step"], state["history"]
         self.resumed_at = self.step
@@ -307,7 +307,7 @@ class _Training:
         set_random_state(state["random"][self._world.rank], self._device)
 
 
-def _state(network: nn.Module) -> dict[str, Tensor]:
+def state_of(network: nn.Module) -> dict[str, Tensor]:
     """Give what a network has learned, with buffers that are not persistent: they may change while it learns."""
     state = network.state_dict()
     for name, value in network.named_buffers():
@@ -315,7 +315,7 @@ def _state(network: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _restore(network: nn.Module, state: dict[str, Tensor]) -> None:
+def restore(network: nn.Module, state: dict[str, Tensor]) -> None:
     """Have a network be what it was."""
     for name, value in network.named_buffers():
         kept = state.get(name, value)

@@ -114,8 +114,10 @@ class ImageNetwork(nn.Module):
             channels: of the first layer; those after it have twice as many. Each of these halves height and width,
                 until no more than `_SMALL` pixels are left either way.
 
-        Raises: `DefinitionError` where there is no image.
+        Raises: `DefinitionError` where there is no image, or no channel.
         """
+        if channels < 1:
+            raise DefinitionError(f"network.channels must be at least 1, not {channels}")
         super().__init__()
         image, images_NKHW = contract.image, train.inputs.images_NKHW
         if image is None or images_NKHW is None:

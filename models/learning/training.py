@@ -1,9 +1,8 @@
 """One training, from three spans of a table to what a bundle holds."""
 
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,22 +13,22 @@ from safetensors.torch import load, save
 from torch import nn
 
 from models.bundle import Computed, Parity, Provided
-from models.contract.answers import losses, shape
-from models.contract.columns import Contract, Image, Number
+from models.contract.answers import losses
+from models.contract.columns import Contract
 from models.contract.table import time_part, to_columns
-from models.errors import BundleError, DefinitionError, ParityFailed, first_line
+from models.errors import BundleError, DefinitionError, OkruhError, ParityFailed
 from models.evaluating.evaluation import Answered, evaluate
 from models.evaluating.measures import measure
 from models.figures import Epoch, Evaluation
 from models.inference import GraphInputs, Predictor, Runtime
-from models.learning import export, export_faults, loop, variants
+from models.learning import checks, export, export_faults, loop, variants
 from models.learning.devices import choose_device, describe, repeatable
 from models.learning.examples import Examples, HeldRows, to_examples
-from models.learning.export import Traced, as_tensors, check_parity, try_providers
+from models.learning.export import Traced, check_parity, try_providers
 from models.learning.loop import Checkpoints, Fitted, Report
 from models.learning.material import TABLE_ROWS, Material
 from models.learning.objectives import answering, objective
-from models.learning.preprocessing import CATEGORIES, IMAGES, NUMBERS, TIME_PARTS, Prepared, prepare
+from models.learning.preprocessing import Prepared, prepare
 from models.learning.settings import Setting, TrainingSettings
 from models.learning.world import current
 from models.watching import profile
@@ -95,15 +94,9 @@ def train(
         made = make_network(model, material, network_settings or {}, warm_start)
         traced = trace(model, made, material)
         fitted = fit(model, made, material, settings, chosen, report, checkpoints)
-        judged = pd.concat([learned, validation, test], ignore_index=True).tail(
-            max(len(validation) + len(test), PARITY_ROWS)
-        )
-        columns = to_columns(contract, judged)
-        prepared = prepare(contract, columns)
-        _check_time_parts(contract, judged, prepared)
         network = answering(fitted.network, contract.target)
         onnx = traced.graph(network)
-        answered = loop.predict(network, prepared)
+        columns, answered = _answered(contract, network, learned, validation, test)
         parity = check_parity(onnx, contract, columns, answered, model.parity_tolerance)
         providers = try_providers(onnx, contract, columns, answered, parity)
     stopped, tested = _held_out(contract, answered, validation, test)
@@ -131,6 +124,19 @@ def train(
         computed=describe(chosen, threads, current().size),
         fitted=fitted,
     )
+
+
+def _answered(
+    contract: Contract, network: nn.Module, learned: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame
+) -> tuple[GraphInputs, npt.NDArray[np.float32]]:
+    """Give the rows that parity is proved on, the test rows last, as a graph takes them, and the network's answers."""
+    judged = pd.concat([learned, validation, test], ignore_index=True).tail(
+        max(len(validation) + len(test), PARITY_ROWS)
+    )
+    columns = to_columns(contract, judged)
+    prepared = prepare(contract, columns)
+    _check_time_parts(contract, judged, prepared)
+    return columns, loop.predict(network, prepared)
 
 
 def _held_out(contract: Contract, answered: npt.NDArray[np.float32], *parts: pd.DataFrame) -> Iterator[Answered]:
@@ -178,6 +184,7 @@ def fit(
     validation = HeldRows(to_examples(model.contract, held_out), device) if len(held_out) else None
     aim = objective(settings, model.contract.target, torch.from_numpy(material.train.class_counts), device)
     rows, world = material.train.rows(device), current()
+    checks.rehearse(model, network.to(device), material.train.sample[:EXAMPLE_ROWS], aim, device)
     return loop.fit(
         network, rows, validation, aim, settings, device, report=report, checkpoints=checkpoints, world=world
     )
@@ -192,7 +199,7 @@ def make_network(
         the warm state does not fit it.
     """
     sample, of = material.train.sample, model.network_with(network_settings)
-    network = _check_answer(model, _made(model, sample, of), sample.inputs[:EXAMPLE_ROWS])
+    network = checks.check_answers(model, _made(model, sample, of), sample.inputs[:EXAMPLE_ROWS])
     if warm_start is not None:
         _load_state(network, warm_start)
     return network
@@ -205,53 +212,19 @@ def trace(model: "Model", network: nn.Module, material: Material) -> Traced:
 
 
 def _made(model: "Model", examples: Examples, settings: dict[str, Setting]) -> object:
-    """Make an untrained network. Raises: `DefinitionError` where it cannot be made with what was changed."""
+    """Make an untrained network. Raises: `DefinitionError` where it cannot be made."""
     changed = [f"network.{name}={value}" for name, value in settings.items() if value != model.network_settings[name]]
     try:
         return model.network(examples, **settings)
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if not changed:
-            raise
+    except OkruhError:
+        raise
+    except checks.THEIRS as error:
+        with_changes = f" with {', '.join(changed)}" if changed else ""
+        place = export_faults.line_of(error)
         raise DefinitionError(
-            f"model {model.name}: the network cannot be made with {', '.join(changed)}: {first_line(error)}"
+            f"model {model.name}: the network cannot be made{with_changes}: {checks.said(error)}"
+            f"{f', in {place}' if place else ''}"
         ) from error
-
-
-def _check_answer(model: "Model", network: object, first: Prepared) -> nn.Module:
-    """Refuse a network that does not answer row by row, every category and null included.
-
-    The loss would stretch another shape silently, and a category that comes rarely would fail late.
-    """
-    if not isinstance(network, nn.Module):
-        raise DefinitionError(f"model {model.name}: `network` gave a {type(network).__name__}, not a torch.nn.Module")
-    probe = _with_extremes(model.contract, first)
-    _check_arguments(model, network, len(as_tensors(probe)))
-    with torch.no_grad():  # and in evaluation mode, so that the random state and running means stay as they are
-        try:
-            answer = network.eval()(*as_tensors(probe))
-        except IndexError as error:
-            raise DefinitionError(
-                f"model {model.name}: the network looks something up beyond its table: an embedding needs n + 1 rows "
-                f"for a category with n values ({_sizes(model.contract)}), and one for each value of a time part"
-            ) from error
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-            place = export_faults.line_of(error)
-            raise DefinitionError(
-                f"model {model.name}: {place or 'the network'} fails on the first rows: {first_line(error)}"
-            ) from error
-    wanted, target = shape(model.contract.target, len(probe)), model.contract.target
-    if tuple(answer.shape) != wanted or answer.dtype != torch.float32:
-        last = "`.squeeze(-1)` of a last layer of one" if isinstance(target, Number) else "a last layer of one a value"
-        raise DefinitionError(
-            f"model {model.name}: the network answers {len(probe)} rows with {answer.dtype} of shape "
-            f"{tuple(answer.shape)}; its forward must give float32 of shape {wanted}, such as {last}"
-        )
-    if not torch.isfinite(answer).all():
-        raise DefinitionError(
-            f"model {model.name}: the untrained network gives no finite number for some rows; null numbers reach it as "
-            "NaN: replace them (models.learning.blocks.replace_missing)"
-        )
-    return network
 
 
 def _example(rows: Prepared) -> Prepared:
@@ -261,48 +234,6 @@ def _example(rows: Prepared) -> Prepared:
         return np.resize(array, (EXAMPLE_ROWS, *array.shape[1:]))
 
     return Prepared(*map(first, rows.arrays()))
-
-
-def _check_arguments(model: "Model", network: nn.Module, count: int) -> None:
-    """Refuse a network that takes other arguments than it is given."""
-    try:
-        inspect.signature(network.forward).bind(*range(count))
-    except TypeError as error:
-        wanted = ", ".join((NUMBERS, CATEGORIES, TIME_PARTS, IMAGES)[:count])
-        raise DefinitionError(
-            f"model {model.name}: the network's forward must take ({wanted}), as its contract says; {error}"
-        ) from error
-
-
-def _with_extremes(contract: Contract, first: Prepared) -> Prepared:
-    """Add a bright row with the last value of each category, and a dark one with null wherever it is allowed."""
-    last, null = first[:1], first[:1]
-    nullable = [column.nullable for column in contract.numbers]
-    unknown = [column.nullable for column in contract.categories]
-    codes = np.asarray([[len(column.values) for column in contract.categories]], dtype=np.int64)
-    bright, dark = (_one_colour(contract.image, first.images_NKHW, end) for end in ("maximum", "minimum"))
-    rows = (
-        first,
-        Prepared(last.numbers_NF, codes, last.time_parts_NP, bright),
-        Prepared(
-            np.where(nullable, np.float32(np.nan), null.numbers_NF).astype(np.float32),
-            np.where(unknown, 0, null.categories_NC).astype(np.int64),
-            null.time_parts_NP,
-            dark,
-        ),
-    )
-    return Prepared(*(np.concatenate(alike) for alike in zip(*(one.arrays() for one in rows), strict=True)))
-
-
-def _one_colour(
-    image: Image | None, images_NKHW: npt.NDArray[Any] | None, bound: Literal["minimum", "maximum"]
-) -> npt.NDArray[Any] | None:
-    """Give an image that is as dark, or as bright, as it may be."""
-    return None if image is None or images_NKHW is None else np.full_like(images_NKHW[:1], getattr(image, bound))
-
-
-def _sizes(contract: Contract) -> str:
-    return ", ".join(f"{column.name}: {len(column.values) + 1}" for column in contract.categories) or "there are none"
 
 
 def _each_its_own(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

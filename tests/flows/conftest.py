@@ -34,7 +34,6 @@ from infra.journal.journal import Journal
 from infra.lake.protocol import Lake
 from infra.lake.transaction import transaction
 from infra.settings import load_settings
-from models.bundle import Bundle
 from models.catalog.taxi_eta import MODEL
 from models.contract.rows import RowDecoder
 from models.deciding import rollout
@@ -167,7 +166,7 @@ def add_scaled(version: str, factor: float) -> str:
     card = msgspec.structs.replace(
         made.card, version=version, onnx_digest=_sha256(graph), created_at=made.card.created_at + timedelta(hours=1)
     )
-    register(lake(), "main", Bundle(card=card, onnx=graph, profile=made.profile, state=made.state))
+    register(lake(), "main", msgspec.structs.replace(made, card=card, onnx=graph))
     return version
 
 

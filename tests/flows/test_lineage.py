@@ -11,7 +11,7 @@ from flows.archive import archive
 from flows.lineage import lineage
 from infra import registry
 from infra.errors import NotFound
-from models.bundle import FILES, PAGE
+from models.bundle import DEFINITION, FILES, PAGE
 from models.errors import DefinitionError
 from tests.flows.conftest import AS_OF, Answers, add_scaled, answered, champion, journal, lake, trip
 
@@ -40,7 +40,7 @@ def test_traces_an_answer_to_data_code_and_runs(trained: Path) -> None:
     assert (found.promoted_at, found.branch) == (AS_OF, "main")
     assert found.promoted_because[0].startswith("error ")
     registered = {change.path for change in lake().diff(lake().resolve(found.data_commit), found.registered_by)}
-    assert registered == {f"bundles/{champion()}/{name}" for name in (*FILES, PAGE)} | {
+    assert registered == {f"bundles/{champion()}/{name}" for name in (*FILES, DEFINITION, PAGE)} | {
         f"reports/runs/{champion()}.jsonl"
     }
 

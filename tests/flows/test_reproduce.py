@@ -16,11 +16,14 @@ import torch
 from safetensors.numpy import load
 
 from flows import catalog, screens
+from flows.card import card
 from flows.forget import forget
 from flows.ingest import ingest
+from flows.lineage import lineage
 from flows.new import new
 from flows.recipes import Recipe
 from flows.reproduce import REPORTS, Reproduced, reproduce
+from flows.runs import runs
 from flows.train import register, run_recipe, train
 from infra import registry
 from infra.errors import Misconfigured, NotFound
@@ -256,9 +259,15 @@ def test_a_definition_outside_the_checkout_is_trained_as_it_was(
     shutil.rmtree(own)
     monkeypatch.delenv("OKRUH_CATALOG")
     later = reproduce("rides", in_no_checkout)
+    still_told = (
+        card("rides", made).card.version,
+        lineage("rides", made).version,
+        runs("rides", [made]).runs[0].version,
+    )
 
     bundle = registry.load_bundle(drafting.lake(), "main", made)
     assert bundle.card.network_settings["layers"] == 1
+    assert still_told == (made, made, made)
     assert bundle.definition is not None
     assert [path for path, _ in unpack(bundle.definition)] == ["rides/__init__.py", "widths.py"]
     assert (here.verdict, later.verdict) == ("identical", "identical")

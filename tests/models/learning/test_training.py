@@ -252,10 +252,10 @@ def test_refuses_network_settings_that_nothing_can_be_made_with(
         learn(sized(ride_model), split, SETTINGS, device="cpu", threads=1, network_settings=changes)
 
 
-def test_what_fails_by_the_definition_alone_keeps_its_traceback(ride_model: Model, split: Split) -> None:
+def test_what_fails_by_the_definition_alone_is_told_by_its_line(ride_model: Model, split: Split) -> None:
     model = replace(sized(ride_model), network_settings={"width": -1, "slope": 0.5})
 
-    with pytest.raises(RuntimeError, match="negative dimension"):
+    with pytest.raises(DefinitionError, match=r"cannot be made: .*negative dimension.*, in line \d+ of test_tr"):
         learn(model, split, SETTINGS, device="cpu", threads=1)
 
 
