@@ -162,7 +162,7 @@ def test_a_span_with_one_class_only_is_refused(own: Path, file: Callable[[pd.Dat
         ),
         (
             "return self.last(numbers).squeeze(-1) - self.last(numbers).mean()",
-            r"answers a row otherwise among 2 rows than among 7, .* compute over a row's own numbers \(dim=1\)",
+            r"answers a row otherwise among 2 rows than among 7, .* compute over a row's own numbers \(dim=1,",
         ),
     ],
 )
