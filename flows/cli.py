@@ -72,7 +72,9 @@ app = typer.Typer(
 )
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name in models/catalog.", callback=_known)]
-OwnerName = Annotated[str, typer.Argument(metavar="MODEL", help="Name in models/catalog, or of one that was there.")]
+PastModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Name in models/catalog, or of one that was there.")
+]
 Branch = Annotated[str | None, typer.Option(help="Lake branch; without it, OKRUH_BRANCH.")]
 AsOf = Annotated[str | None, typer.Option(metavar="TIME", help="Only what was known then, ISO 8601; without it, now.")]
 LearnFrom = Annotated[str | None, typer.Option(metavar="TIME", help="Only rows about later moments.")]
@@ -364,7 +366,7 @@ def status(model: ModelName, branch: Branch = None, as_json: Json = False) -> No
 
 @app.command()
 def lineage(
-    model: OwnerName,
+    model: PastModelName,
     subject: Annotated[str, typer.Argument(metavar="ID|VERSION", help="A prediction id or a version.")],
     branch: Branch = None,
     as_json: Json = False,
@@ -377,7 +379,7 @@ def lineage(
 
 @app.command()
 def reproduce(
-    model: OwnerName,
+    model: PastModelName,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A registered version.")],
     tolerance: Annotated[
         float | None,
@@ -406,7 +408,7 @@ def reproduce(
 
 @app.command()
 def runs(
-    model: OwnerName,
+    model: PastModelName,
     names: Annotated[
         list[str] | None,
         typer.Argument(metavar="RUN", help="To compare: ids, their beginnings, or versions; without, all."),
@@ -429,7 +431,7 @@ def runs(
 
 @app.command()
 def card(
-    model: OwnerName,
+    model: PastModelName,
     version: Annotated[
         str | None, typer.Argument(metavar="VERSION", help="Without it, the champion, or else the newest.")
     ] = None,

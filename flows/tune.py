@@ -266,21 +266,17 @@ class _Search:
         self._tracker.wait_for_room()
         asked: Asked = self._study.ask()
         recipe = _with(self._definition, self._recipe, asked.settings)
-        try:
-            told = Told(
-                assemble(load_settings()),
-                self._definition,
-                recipe,
-                self._commit,
-                self._branch,
-                self._device,
-                self._name,
-                asked.number,
-                self._tracker,
-            )
-        except BaseException:
-            self._study.give_back(asked.number)
-            raise
+        told = Told(
+            assemble(load_settings()),
+            self._definition,
+            recipe,
+            self._commit,
+            self._branch,
+            self._device,
+            self._name,
+            asked.number,
+            self._tracker,
+        )
         self._told[asked.number] = told
         self._study.begun(asked.number, told.begun.id)
         task = Task(model=self._definition.name, recipe=recipe, commit=self._commit)
@@ -320,8 +316,8 @@ class _Search:
         try:
             yield
         except BaseException as error:
-            for number, told in self._told.items():
+            for told in self._told.values():
                 told.fail(error)
-                with suppress(Unavailable):  # it is said already what fails
-                    self._study.give_back(number)
+            with suppress(Unavailable):  # it is said already what fails
+                self._study.give_back()
             raise

@@ -114,10 +114,11 @@ class Study:
         with _translated():
             self._break_off(self._let_go(number), 1, reason)
 
-    def give_back(self, number: int) -> None:
-        """Take a trial back that was interrupted, through no fault of its own; it is run again."""
+    def give_back(self) -> None:
+        """Take all trials back that are interrupted, through no fault of their own; they are run again."""
         with _translated():
-            self._break_off(self._let_go(number), 0)
+            for number in list(self._running):
+                self._break_off(self._let_go(number), 0)
 
     def _let_go(self, number: int) -> FrozenTrial:
         del self._running[number]

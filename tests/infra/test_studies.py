@@ -142,7 +142,8 @@ def test_a_trial_that_is_given_back_may_come_back_however_often(studies: Studies
     with studies.open("one", SPACE, 0) as study:
         study.begin(USUAL, SPACE)
         for _ in range(LOSSES + 1):
-            study.give_back(study.ask().number)
+            study.ask()
+            study.give_back()
 
         run(study, 1)
         assert [one.status for one in study.trials()] == ["broken off"] * (LOSSES + 1) + ["finished"]
