@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 THEIRS = (Exception, SystemExit)
 """Whatever a definition's code raises."""
 
-_FEWEST = 8
-"""Rows that are learned from at once, as layers may need some: the same again where there are fewer."""
+TRIED_ROWS = 8
+"""Rows that a network is tried with: layers may need some at once, so that they come again where there are fewer."""
 
 
 def check_answers(model: "Model", network: object, first: Prepared) -> nn.Module:
@@ -84,19 +84,19 @@ def check_answers(model: "Model", network: object, first: Prepared) -> nn.Module
     return network
 
 
-def rehearse(model: "Model", network: nn.Module, few: Examples, aim: Objective, device: torch.device) -> None:
+def rehearse(model: "Model", network: nn.Module, sample: Examples, aim: Objective, device: torch.device) -> None:
     """Refuse a network that fails, or from which nothing is learned, as soon as it shall learn.
 
     It answers twice, and takes one step of which nothing remains; random numbers are left as they are.
 
     Args:
         network: on the device; left in evaluation mode.
-        few: rows to learn from, one at least.
+        sample: rows to learn from, one at least; the first are taken.
 
     Raises: `DefinitionError`.
     """
-    order = torch.arange(_FEWEST) % len(few)
-    *inputs, target_N = (as_learned(part[order]).to(device) for part in few.tensors())
+    order = torch.arange(TRIED_ROWS) % len(sample)
+    *inputs, target_N = (as_learned(part[order]).to(device) for part in sample.tensors())
     state = {name: value.clone() for name, value in state_of(network).items()}
     drawn = random_state(device)
     try:
@@ -149,12 +149,12 @@ def _called(model: "Model", network: nn.Module, given: Sequence[Tensor]) -> Any:
 
 def _check_learned(model: "Model", network: nn.Module, answer: object) -> None:
     """Refuse an answer that no loss fits, or by which no weight can be learned."""
-    wanted = shape(model.contract.target, _FEWEST)
+    wanted = shape(model.contract.target, TRIED_ROWS)
     if not isinstance(answer, Tensor) or tuple(answer.shape[-len(wanted) :]) != wanted:
         got = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
         raise DefinitionError(
-            f"model {model.name}: while it learns, the network answers {_FEWEST} rows with {got}; it must be of shape "
-            f"{wanted}, or have several answers to each row before that"
+            f"model {model.name}: while it learns, the network answers {TRIED_ROWS} rows with {got}; it must be of "
+            f"shape {wanted}, or have several answers to each row before that"
         )
     if not answer.requires_grad and any(parameter.requires_grad for parameter in network.parameters()):
         raise DefinitionError(

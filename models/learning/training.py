@@ -36,7 +36,6 @@ from models.watching import profile
 if TYPE_CHECKING:
     from models.model import Model
 
-EXAMPLE_ROWS = 8
 PARITY_ROWS = TABLE_ROWS
 """Parity is proved on at least this many rows (or all): everything held out, and the newest ones trained on, or, where
 rows have no time, any."""
@@ -184,7 +183,7 @@ def fit(
     validation = HeldRows(to_examples(model.contract, held_out), device) if len(held_out) else None
     aim = objective(settings, model.contract.target, torch.from_numpy(material.train.class_counts), device)
     rows, world = material.train.rows(device), current()
-    checks.rehearse(model, network.to(device), material.train.sample[:EXAMPLE_ROWS], aim, device)
+    checks.rehearse(model, network.to(device), material.train.sample, aim, device)
     return loop.fit(
         network, rows, validation, aim, settings, device, report=report, checkpoints=checkpoints, world=world
     )
@@ -199,7 +198,7 @@ def make_network(
         the warm state does not fit it.
     """
     sample, of = material.train.sample, model.network_with(network_settings)
-    network = checks.check_answers(model, _made(model, sample, of), sample.inputs[:EXAMPLE_ROWS])
+    network = checks.check_answers(model, _made(model, sample, of), sample.inputs[: checks.TRIED_ROWS])
     if warm_start is not None:
         _load_state(network, warm_start)
     return network
@@ -231,7 +230,7 @@ def _example(rows: Prepared) -> Prepared:
     """Give rows to trace a network with: the first ones, again and again where there are few."""
 
     def first(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.resize(array, (EXAMPLE_ROWS, *array.shape[1:]))
+        return np.resize(array, (checks.TRIED_ROWS, *array.shape[1:]))
 
     return Prepared(*map(first, rows.arrays()))
 
